@@ -1,0 +1,213 @@
+//! The engine as others see it: a closed set of commands in, one channel of events per request out. Leaves the loop
+//! behind it to `engine`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ids::RequestId;
+use crate::request::{Event, GenerateRequest, ScoreRequest};
+use crate::{EngineError, model::adapter::AdapterInfo};
+
+/// What can be asked of the engine thread.
+#[derive(Debug)]
+pub enum Command {
+    /// Generate; events go to `events` until `Done` or `Failed`.
+    Generate(RequestId, Box<GenerateRequest>, mpsc::Sender<Event>),
+    /// Score; `Scored` events, then `Done` or `Failed`.
+    Score(RequestId, Box<ScoreRequest>, mpsc::Sender<Event>),
+    /// Forget a request and free its blocks at once.
+    Abort(RequestId),
+    /// Load an adapter under a name.
+    LoadAdapter {
+        /// The name requests will use.
+        name: String,
+        /// A PEFT folder.
+        path: PathBuf,
+        /// Replace an adapter of the same name.
+        replace: bool,
+        /// The answer.
+        reply: oneshot::Sender<Result<AdapterInfo, EngineError>>,
+    },
+    /// Forget an adapter; running sequences keep theirs.
+    UnloadAdapter {
+        /// Its name.
+        name: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<(), EngineError>>,
+    },
+    /// The loaded adapters.
+    Adapters(oneshot::Sender<Vec<AdapterInfo>>),
+    /// A snapshot of queues, blocks and counters.
+    Stats(oneshot::Sender<EngineStats>),
+    /// Finish what runs, refuse what comes; answers when idle.
+    Drain(oneshot::Sender<()>),
+}
+
+/// Queue lengths, blocks and counters at one moment, for the policy's pool unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Requests not yet admitted.
+    pub waiting: usize,
+    /// Sequences admitted and not finished.
+    pub running: usize,
+    /// KV blocks of the policy's pool.
+    pub total_blocks: usize,
+    /// Blocks referenced by a sequence.
+    pub used_blocks: usize,
+    /// Most blocks ever referenced at once.
+    pub peak_used_blocks: usize,
+    /// Steps run.
+    pub steps: u64,
+    /// Groups preempted.
+    pub preemptions: u64,
+    /// Prompt tokens taken from the prefix cache.
+    pub prefix_hit_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+}
+
+/// A cheap, cloneable way to talk to the engine thread.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    commands: mpsc::Sender<Command>,
+    next_id: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// The events of one request. Dropping it aborts the request.
+#[derive(Debug)]
+pub struct EventStream {
+    id: RequestId,
+    events: mpsc::Receiver<Event>,
+    commands: mpsc::Sender<Command>,
+    ended: bool,
+}
+
+impl EventStream {
+    /// The next event; `None` after `Done` or `Failed`, or if the engine's thread ended.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = self.events.recv().await;
+        self.note(event)
+    }
+
+    /// [`EventStream::next`] for callers outside an async runtime.
+    pub fn next_blocking(&mut self) -> Option<Event> {
+        let event = self.events.blocking_recv();
+        self.note(event)
+    }
+
+    fn note(&mut self, event: Option<Event>) -> Option<Event> {
+        self.ended |= matches!(event, None | Some(Event::Done(_) | Event::Failed(_)));
+        event
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            // A full queue is no reason to wait: the engine also notices the closed channel at its next event.
+            let _ = self.commands.try_send(Command::Abort(self.id));
+        }
+    }
+}
+
+/// Commands that may wait before senders are held back.
+pub const COMMAND_QUEUE: usize = 1024;
+
+impl EngineHandle {
+    /// A handle and the receiving end for the engine's thread.
+    pub fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        (Self { commands, next_id: Arc::default() }, receiver)
+    }
+
+    /// Starts generation.
+    ///
+    /// # Errors
+    /// [`EngineError::Shutdown`] if the engine has stopped; anything else comes as [`Event::Failed`].
+    pub async fn generate(&self, request: GenerateRequest) -> Result<EventStream, EngineError> {
+        // One event per token at most, and a handful per candidate: the engine never waits for a slow reader.
+        let n = request.alignment.as_ref().map_or(request.num_choices, |a| a.n).max(request.num_choices);
+        let capacity = n.saturating_mul(request.sampling.max_tokens.saturating_add(3)).saturating_add(4);
+        self.start(capacity, |id, events| Command::Generate(id, Box::new(request), events)).await
+    }
+
+    /// Starts scoring.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::generate`].
+    pub async fn score(&self, request: ScoreRequest) -> Result<EventStream, EngineError> {
+        let num_texts = match &request.input {
+            crate::request::ScoreInput::Candidates { candidates, .. } => candidates.len(),
+            crate::request::ScoreInput::Texts(texts) => texts.len(),
+        };
+        self.start(num_texts + 4, |id, events| Command::Score(id, Box::new(request), events)).await
+    }
+
+    async fn start(
+        &self,
+        capacity: usize,
+        command: impl FnOnce(RequestId, mpsc::Sender<Event>) -> Command,
+    ) -> Result<EventStream, EngineError> {
+        let id = RequestId(self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let (sender, events) = mpsc::channel(capacity.clamp(16, tokio::sync::Semaphore::MAX_PERMITS));
+        self.send(command(id, sender)).await?;
+        Ok(EventStream { id, events, commands: self.commands.clone(), ended: false })
+    }
+
+    async fn send(&self, command: Command) -> Result<(), EngineError> {
+        self.commands.send(command).await.map_err(|_| EngineError::Shutdown)
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| EngineError::Shutdown)
+    }
+
+    /// Loads a PEFT folder under a name; with `replace`, in place of one of the same name.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] or [`EngineError::InvalidRequest`]; nothing changes then.
+    pub async fn load_adapter(
+        &self,
+        name: String,
+        path: PathBuf,
+        replace: bool,
+    ) -> Result<AdapterInfo, EngineError> {
+        self.ask(|reply| Command::LoadAdapter { name, path, replace, reply }).await?
+    }
+
+    /// Forgets an adapter; running sequences keep theirs.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn unload_adapter(&self, name: String) -> Result<(), EngineError> {
+        self.ask(|reply| Command::UnloadAdapter { name, reply }).await?
+    }
+
+    /// The loaded adapters.
+    ///
+    /// # Errors
+    /// [`EngineError::Shutdown`].
+    pub async fn adapters(&self) -> Result<Vec<AdapterInfo>, EngineError> {
+        self.ask(Command::Adapters).await
+    }
+
+    /// A snapshot of queues, blocks and counters.
+    ///
+    /// # Errors
+    /// [`EngineError::Shutdown`].
+    pub async fn stats(&self) -> Result<EngineStats, EngineError> {
+        self.ask(Command::Stats).await
+    }
+
+    /// Lets what runs finish and refuses what comes; returns when the engine is idle.
+    ///
+    /// # Errors
+    /// [`EngineError::Shutdown`].
+    pub async fn drain(&self) -> Result<(), EngineError> {
+        self.ask(Command::Drain).await
+    }
+}

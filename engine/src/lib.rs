@@ -1,0 +1,18 @@
+//! The inference engine: models, paged KV cache, scheduler, sampler, adapters, reward models and
+//! best-of-N. Knows neither HTTP nor training.
+//!
+//! One OS thread owns all state; everyone else holds an [`EngineHandle`]. A step is
+//! `schedule → execute → update`. See `ARCHITECTURE.md` for the data flow and the invariants.
+
+pub mod batch;
+pub mod error;
+pub mod handle;
+pub mod ids;
+pub mod model;
+pub mod request;
+pub mod sampling_params;
+
+pub use error::EngineError;
+pub use handle::EngineHandle;
+pub use request::{Event, GenerateRequest, ScoreRequest};
+pub use sampling_params::SamplingParams;

@@ -1,0 +1,102 @@
+//! What the decoder asks of the machine: the few operations it is made of, over a backend's own tensors. Serving runs
+//! them on packed weights and the paged cache, training on an autograd tape; the decoder is written once. Leaves
+//! batches to the backends: each knows the positions and sequences of the tokens it is about to see.
+
+use super::config::ModelConfig;
+use crate::EngineError;
+
+/// A result of the model.
+pub type Result<T> = std::result::Result<T, EngineError>;
+
+/// One named matrix of a checkpoint, as stored: `[out_features, in_features]`, row-major.
+#[derive(Clone, Debug)]
+pub struct Matrix<'a> {
+    /// Its module's name without `.weight`, e.g. `model.layers.0.self_attn.q_proj`.
+    pub module: String,
+    /// Rows.
+    pub out_features: usize,
+    /// Columns.
+    pub in_features: usize,
+    /// The values.
+    pub values: Values<'a>,
+    /// `[out_features]`.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Stored numbers.
+#[derive(Clone, Debug)]
+pub enum Values<'a> {
+    /// Single precision.
+    F32(std::borrow::Cow<'a, [f32]>),
+    /// bfloat16.
+    Bf16(std::borrow::Cow<'a, [half::bf16]>),
+}
+
+/// The attention of one layer. Fused rows are `[q heads | k heads | v heads]`, each head `head_dim` wide.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Index of the layer (of its KV cache).
+    pub layer: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Scores are multiplied by this.
+    pub scale: f32,
+    /// Attend to this many last tokens only.
+    pub sliding_window: Option<usize>,
+    /// `cap · tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
+/// The operations of a decoder. Tensors are `[rows, width]`; a row is a token of the current batch, in order.
+pub trait Backend {
+    /// Activations.
+    type Tensor;
+    /// A projection: one matrix, or several fused row-wise (`q_proj`, `k_proj`, `v_proj`), with its biases and whatever
+    /// adapters apply.
+    type Linear;
+    /// The weight of a norm, `[width]`.
+    type Norm;
+    /// Precomputed rotations.
+    type Rope;
+
+    /// Takes the matrices of one projection, to be stacked along the output.
+    fn new_linear(&mut self, parts: Vec<Matrix<'_>>) -> Result<Self::Linear>;
+    /// Takes the weight of the norm `name` (without `.weight`).
+    fn new_norm(&mut self, name: &str, weight: Vec<f32>, eps: f32) -> Result<Self::Norm>;
+    /// Prepares the rotations of a model.
+    fn new_rope(&mut self, config: &ModelConfig) -> Result<Self::Rope>;
+
+    /// Rows `ids` of a projection's matrix: `[ids.len(), in_features]`. A tied embedding is stored once.
+    fn embed(&mut self, table: &Self::Linear, ids: &[u32]) -> Result<Self::Tensor>;
+    /// `x Wᵀ + b`, plus adapters.
+    fn linear(&mut self, weight: &Self::Linear, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// Root-mean-square norm of each row.
+    fn rms_norm(&mut self, norm: &Self::Norm, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `residual + x`, and its norm.
+    fn add_rms_norm(
+        &mut self,
+        norm: &Self::Norm,
+        residual: Self::Tensor,
+        x: Self::Tensor,
+    ) -> Result<(Self::Tensor, Self::Tensor)>;
+    /// RMSNorm of each query head by `q` and each key head by `k`, in fused rows.
+    fn qk_norm(
+        &mut self,
+        q: &Self::Norm,
+        k: &Self::Norm,
+        spec: &AttentionSpec,
+        qkv: Self::Tensor,
+    ) -> Result<Self::Tensor>;
+    /// Rotates query and key heads of fused rows by their tokens' positions.
+    fn rope(&mut self, rope: &Self::Rope, spec: &AttentionSpec, qkv: Self::Tensor) -> Result<Self::Tensor>;
+    /// Causal attention of fused rows: `[rows, num_heads * head_dim]`.
+    fn attention(&mut self, spec: &AttentionSpec, qkv: Self::Tensor) -> Result<Self::Tensor>;
+    /// `silu(gate) · up` of fused rows `[gate | up]`: half the width.
+    fn swiglu(&mut self, gate_up: Self::Tensor) -> Result<Self::Tensor>;
+    /// Picks rows.
+    fn gather_rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
+}

@@ -1,0 +1,1 @@
+//! The demo lab: a small help-desk world with a programmatic oracle.

@@ -1,0 +1,1 @@
+//! Preference data: record formats and their files. Knows neither models nor HTTP.

@@ -1,0 +1,1 @@
+//! The `rectify` server and command line as a library.
