@@ -1,1 +1,3 @@
 //! The `rectify` server and command line as a library.
+
+pub mod cli;

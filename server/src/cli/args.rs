@@ -1,0 +1,142 @@
+//! Options shared by the commands that load models, and their value parsers. Leaves defaults to the configuration:
+//! an option that is absent here is the configuration's.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Which models to load and how.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Models")]
+pub struct ModelArgs {
+    /// Folder of the policy in Hugging Face's layout; without it, the embedded demo.
+    #[arg(long, value_name = "DIR")]
+    pub policy: Option<PathBuf>,
+    /// A reward model and its name: a sequence-classification folder, or a PEFT adapter with a score head on the
+    /// policy's base. May be given several times; the first is the default.
+    #[arg(long = "reward", value_name = "NAME=DIR")]
+    pub rewards: Vec<NamedDir>,
+    /// Precision of weights and KV cache.
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Threads that compute; by default one per core.
+    #[arg(long, value_parser = positive)]
+    pub threads: Option<usize>,
+    /// Memory for the KV cache of the policy, such as 4GiB or 512MiB.
+    #[arg(long, value_name = "SIZE")]
+    pub kv_cache_memory: Option<ByteSize>,
+    /// Longest sequence (prompt and answer) in tokens; by default the model's own.
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub max_model_len: Option<usize>,
+    /// A YAML configuration file; options given here override it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for what the server keeps.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Precision of weights, as people name it to vLLM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dtype {
+    /// Single precision.
+    Float32,
+    /// Half the memory and more than twice the speed.
+    Bfloat16,
+}
+
+/// A folder and the name it goes by, written `NAME=DIR`; a bare `DIR` is named after its last component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedDir {
+    /// How requests name it.
+    pub name: String,
+    /// The folder.
+    pub path: PathBuf,
+}
+
+impl FromStr for NamedDir {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, path) = match text.split_once('=') {
+            Some((name, path)) => (name.to_owned(), PathBuf::from(path)),
+            None => {
+                let path = PathBuf::from(text);
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                (name.unwrap_or_default(), path)
+            }
+        };
+        if name.is_empty() || path.as_os_str().is_empty() {
+            return Err("write NAME=DIR, such as helpful=./rm-helpful".to_owned());
+        }
+        Ok(Self { name, path })
+    }
+}
+
+/// A number of bytes, written with a unit: `512MiB`, `4GiB`, `2GB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 7] = [
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("KB", 1_000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
+            ("B", 1),
+        ];
+        let refusal = || "write a number and a unit, such as 4GiB or 512MiB".to_owned();
+        let text = text.trim();
+        let (number, unit) = UNITS
+            .iter()
+            .find_map(|&(unit, size)| text.strip_suffix(unit).map(|number| (number, size)))
+            .unwrap_or((text, 1));
+        let number: f64 = number.trim().parse().map_err(|_| refusal())?;
+        let bytes = number * unit as f64;
+        // 2^53 bytes: beyond it f64 no longer counts single bytes, and no machine has them.
+        if bytes.is_finite() && (1.0..9.0e15).contains(&bytes) {
+            Ok(Self(bytes as u64))
+        } else {
+            Err(refusal())
+        }
+    }
+}
+
+/// A count of at least one.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("must be a whole number of at least 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!("4GiB".parse(), Ok(ByteSize(4 << 30)));
+        assert_eq!("1.5 MiB".parse(), Ok(ByteSize(3 << 19)));
+        assert_eq!("2GB".parse(), Ok(ByteSize(2_000_000_000)));
+        assert_eq!("1024".parse(), Ok(ByteSize(1024)));
+        for bad in ["", "GiB", "-1GiB", "0", "1e400B", "NaN", "lots"] {
+            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reward_is_named_or_takes_its_folders_name() {
+        let named = |name: &str, path: &str| Ok(NamedDir { name: name.into(), path: path.into() });
+        assert_eq!("safe=./rm".parse(), named("safe", "./rm"));
+        assert_eq!("models/rm-safe".parse(), named("rm-safe", "models/rm-safe"));
+        for bad in ["", "=", "a=", "=b"] {
+            assert!(bad.parse::<NamedDir>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The command line: the tree of commands and what they share. Leaves each command to its file, and serving to
+//! the HTTP side of this crate.
+
+mod args;
+mod bench;
+mod chat;
+mod config;
+mod error;
+mod generate;
+mod progress;
+mod score;
+mod serve;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+pub use args::{ByteSize, Dtype, ModelArgs, NamedDir};
+pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs};
+pub use chat::ChatArgs;
+pub use config::{ConfigArgs, ConfigCommand};
+pub use error::{CliError, usage_sentence};
+pub use generate::{GenerateArgs, Keep, Shard};
+pub use progress::ProgressMode;
+pub use score::ScoreArgs;
+pub use serve::ServeArgs;
+pub use train::{TrainArgs, TrainCommand};
+
+/// Inference-time alignment: sample N candidates, score them with a reward model in the same process, return the best.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "rectify", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    /// Show a progress bar: on terminals, always, or never (plain lines instead).
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub progress: ProgressMode,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands of `rectify`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve the OpenAI-compatible API; without options, on the embedded demo.
+    Serve(Box<ServeArgs>),
+    /// Chat in the terminal.
+    Chat(Box<ChatArgs>),
+    /// Best-of-N over a file of prompts, offline.
+    Generate(Box<GenerateArgs>),
+    /// Score a file of answers with a reward model.
+    Score(Box<ScoreArgs>),
+    /// Train a policy or a reward model.
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print, check or describe the configuration.
+    Config(ConfigArgs),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// [`CliError`], whose [`CliError::exit_code`] is the process's.
+    pub fn run(self) -> Result<(), CliError> {
+        let progress = self.progress;
+        match self.command {
+            Command::Serve(args) => serve::run(*args),
+            Command::Chat(args) => chat::run(*args),
+            Command::Generate(args) => generate::run(*args, progress),
+            Command::Score(args) => score::run(*args, progress),
+            Command::Train(command) => train::run(command, progress),
+            Command::Bench(command) => bench::run(command, progress),
+            Command::Config(args) => config::run(args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_of_arguments_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_interface_parses() {
+        for line in [
+            "rectify serve",
+            "rectify serve --policy p --reward helpful=rm --reward safe=rm2 --host 0.0.0.0 --port 9 --data-dir d",
+            "rectify chat --n 16",
+            "rectify generate -i a.jsonl -o b.jsonl -n 16 --keep pairs --shard 1/4 --resume --progress never",
+            "rectify score -i a.jsonl -o b.jsonl --reward helpful=rm",
+            "rectify train sft --data d.jsonl --policy p --output o --resume",
+            "rectify train reward --data d.jsonl --policy p --output o --config c.yaml",
+            "rectify bench generate --policy p --prompt-len 256 --gen-len 128 --n 16 --json",
+            "rectify bench serving --url http://127.0.0.1:8080 --requests 64 --json",
+            "rectify config print",
+            "rectify config check",
+            "rectify config schema",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn refused_arguments_are_one_sentence_that_names_the_flag() {
+        for (line, named) in [
+            ("rectify generate -i a -o b --shard 4/4", "--shard"),
+            ("rectify generate -i a -o b --kepe best", "--kepe"),
+            ("rectify generate -o b", "--input"),
+            ("rectify serve --port 70000", "--port"),
+            ("rectify serve --dtype int3", "--dtype"),
+            ("rectify serve --kv-cache-memory lots", "--kv-cache-memory"),
+            ("rectify sevre", "sevre"),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            let sentence = usage_sentence(&error);
+            assert!(sentence.contains(named), "{line}: {sentence}");
+            assert_eq!(sentence.lines().count(), 1, "{line}: {sentence}");
+        }
+    }
+}
