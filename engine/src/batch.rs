@@ -31,7 +31,7 @@ pub struct Batch {
     /// Rows whose score is wanted, as token indices, `[num_score_rows]`. The head is the row's adapter's, or else the
     /// model's own.
     pub score_rows: Vec<u32>,
-    /// Blocks to copy before anything else (copy-on-write), as `(from, to)`.
+    /// Blocks to copy before anything else (copy-on-write), as `(from, to)`, in this order.
     pub block_copies: Vec<(BlockId, BlockId)>,
 }
 

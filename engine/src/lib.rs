@@ -5,14 +5,20 @@
 //! `schedule → execute → update`. See `ARCHITECTURE.md` for the data flow and the invariants.
 
 pub mod batch;
+pub mod config;
+pub mod engine;
 pub mod error;
 pub mod handle;
 pub mod ids;
 pub mod model;
+pub mod parts;
 pub mod request;
 pub mod sampling_params;
 
+pub use config::EngineConfig;
+pub use engine::{Engine, start};
 pub use error::EngineError;
 pub use handle::EngineHandle;
+pub use parts::{AdapterLoader, EngineParts, RewardParts, RewardSpec, RewardWeights, TokenBytes};
 pub use request::{Event, GenerateRequest, ScoreRequest};
 pub use sampling_params::SamplingParams;

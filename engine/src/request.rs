@@ -46,8 +46,8 @@ pub struct Alignment {
     pub select: Select,
     /// Subtracted from the reward per completion token.
     pub length_penalty: f32,
-    /// Most tokens to generate over all candidates; `None` is no limit. Candidates that are still going end with
-    /// `length` when it is spent.
+    /// Most tokens to generate over all candidates, at least `n`; `None` is no limit. Each candidate may use an equal
+    /// share and then ends with `length`, so that what it says does not depend on when the others ran.
     pub max_total_tokens: Option<usize>,
 }
 

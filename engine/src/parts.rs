@@ -1,0 +1,103 @@
+//! What the engine is built from, and the borders to what it does not know: tokenizers, reward templates, adapter
+//! files. Leaves the loop to `engine`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::EngineError;
+use crate::batch::Executor;
+use crate::model::adapter::Adapter;
+use crate::request::Message;
+
+/// Everything the engine's thread owns. Built on that thread, so executors need not be `Send`.
+pub struct EngineParts {
+    /// Name of the policy; its answers carry `<name>@base` or `<adapter>@<hash>` as policy version.
+    pub policy_name: Arc<str>,
+    /// The policy.
+    pub policy: Box<dyn Executor>,
+    /// Text of the policy's tokens.
+    pub token_bytes: Arc<dyn TokenBytes>,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Reward models; the first is the default.
+    pub rewards: Vec<RewardParts>,
+    /// Adapters loaded from the start.
+    pub adapters: Vec<Arc<Adapter>>,
+    /// Reads adapters named by requests.
+    pub adapter_loader: Box<dyn AdapterLoader>,
+}
+
+impl std::fmt::Debug for EngineParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rewards: Vec<&str> = self.rewards.iter().map(|reward| &*reward.name).collect();
+        f.debug_struct("EngineParts")
+            .field("policy", &self.policy_name)
+            .field("rewards", &rewards)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A reward model.
+pub struct RewardParts {
+    /// The name requests use.
+    pub name: Arc<str>,
+    /// Its template and tokenizer.
+    pub spec: Arc<dyn RewardSpec>,
+    /// Its weights.
+    pub weights: RewardWeights,
+}
+
+/// Where a reward model's weights are.
+pub enum RewardWeights {
+    /// A model of its own, with its own KV blocks and a score head.
+    Own(Box<dyn Executor>),
+    /// An adapter with a score head on the policy's base: rows of the policy's own batch.
+    Adapter(Arc<Adapter>),
+}
+
+/// The bytes each token stands for; what incremental detokenisation needs of a tokenizer.
+pub trait TokenBytes: Send + Sync {
+    /// Bytes of `token`, possibly a part of a UTF-8 character; empty for special tokens and unknown ids.
+    fn token_bytes(&self, token: u32) -> &[u8];
+}
+
+/// A reward model's own template and tokenizer. Token ids come with special tokens, no beginning-of-text doubled; the
+/// score is read at the last one.
+pub trait RewardSpec: Send + Sync {
+    /// The conversation without an answer: a prefix that candidates' sequences share, as far as the template allows.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the template refuses the conversation.
+    fn prompt_tokens(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError>;
+
+    /// The conversation with `answer` as the last, complete assistant turn.
+    ///
+    /// # Errors
+    /// As [`RewardSpec::prompt_tokens`].
+    fn candidate_tokens(&self, messages: &[Message], answer: &str) -> Result<Vec<u32>, EngineError>;
+
+    /// A whole text that is already templated.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    fn text_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError>;
+}
+
+/// Reads an adapter from a PEFT folder and checks that it fits the policy. Any
+/// `FnMut(&str, &Path) -> Result<Arc<Adapter>, EngineError>` is one.
+pub trait AdapterLoader {
+    /// Loads the folder `path` under `name`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the file and what would be right.
+    fn load(&mut self, name: &str, path: &Path) -> Result<Arc<Adapter>, EngineError>;
+}
+
+impl<F> AdapterLoader for F
+where
+    F: FnMut(&str, &Path) -> Result<Arc<Adapter>, EngineError>,
+{
+    fn load(&mut self, name: &str, path: &Path) -> Result<Arc<Adapter>, EngineError> {
+        self(name, path)
+    }
+}
