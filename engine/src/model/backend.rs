@@ -32,6 +32,37 @@ pub enum Values<'a> {
     Bf16(std::borrow::Cow<'a, [half::bf16]>),
 }
 
+impl Values<'_> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same values, borrowed.
+    pub fn reborrow(&self) -> Values<'_> {
+        match self {
+            Self::F32(values) => Values::F32(std::borrow::Cow::Borrowed(values)),
+            Self::Bf16(values) => Values::Bf16(std::borrow::Cow::Borrowed(values)),
+        }
+    }
+
+    /// In single precision.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.into_owned(),
+            Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
+        }
+    }
+}
+
 /// The attention of one layer. Fused rows are `[q heads | k heads | v heads]`, each head `head_dim` wide.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionSpec {

@@ -83,7 +83,7 @@ impl<B: Backend> Decoder<B> {
             num_kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
             scale: (config.head_dim as f32).sqrt().recip(),
-            sliding_window: config.sliding_window,
+            sliding_window: config.windows.get(layer).copied().flatten(),
             soft_cap: None,
         }
     }

@@ -2,5 +2,14 @@
 
 pub mod adapter;
 pub mod backend;
+pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+pub mod family;
+pub mod fields;
+pub mod generation_config;
+pub mod layout;
+pub mod load;
+pub mod mmap;
+pub mod rope;
+pub mod source;

@@ -1,0 +1,317 @@
+//! Named tensors of a model: safetensors files, one or sharded, mapped from disk or embedded, or tensors in memory.
+//! Leaves packing to the backends; nothing is copied here but what is unaligned or half precision.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use super::backend::{Matrix, Result, Values};
+use super::config::ModelConfig;
+use super::layout::{self, TensorRole};
+use super::source::{FileBytes, ModelSource};
+use crate::EngineError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Named tensors.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What messages about missing tensors name.
+    origin: PathBuf,
+    files: Vec<(PathBuf, FileBytes)>,
+    tensors: HashMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shape: Vec<usize>,
+    data: Data,
+}
+
+#[derive(Debug)]
+enum Data {
+    /// A range of bytes of a file.
+    File {
+        file: usize,
+        dtype: Dtype,
+        start: usize,
+        end: usize,
+    },
+    Memory(Values<'static>),
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors`, or the shards of `model.safetensors.index.json`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the file, and the tensor if it is about one.
+    pub fn open(source: &ModelSource) -> Result<Self> {
+        if source.contains(INDEX) && !source.contains(SINGLE) {
+            return Self::open_sharded(source);
+        }
+        if let ModelSource::Folder(folder) = source
+            && folder.is_dir()
+            && !source.contains(SINGLE)
+        {
+            let message = format!("has no weights: neither {SINGLE} nor {INDEX} is there");
+            return Err(EngineError::load(folder, message));
+        }
+        Self::open_files(source, SINGLE, &[SINGLE])
+    }
+
+    /// Opens one safetensors file of `source`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_file(source: &ModelSource, file: &str) -> Result<Self> {
+        Self::open_files(source, file, &[file])
+    }
+
+    fn open_files(source: &ModelSource, origin: &str, files: &[&str]) -> Result<Self> {
+        let mut checkpoint =
+            Self { origin: source.path_of(origin), files: Vec::new(), tensors: HashMap::new() };
+        for file in files {
+            checkpoint.add_file(source.path_of(file), source.require(file)?)?;
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_sharded(source: &ModelSource) -> Result<Self> {
+        let index = source.require_json(INDEX)?;
+        let Some(map) = index.get("weight_map").and_then(|map| map.as_object()) else {
+            return Err(index.error("weight_map", "is missing, but must map tensor names to files"));
+        };
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in map {
+            // A name with a path in it could reach outside of the folder.
+            let file = file.as_str().filter(|file| Path::new(file).file_name() == Some(file.as_ref()));
+            let Some(file) = file else {
+                return Err(
+                    index.error(&format!("weight_map.{tensor}"), "must be the name of a file in the folder")
+                );
+            };
+            shards.entry(file).or_default().push(tensor);
+        }
+        let files: Vec<&str> = shards.keys().copied().collect();
+        let checkpoint = Self::open_files(source, INDEX, &files)?;
+        for (file, tensors) in shards {
+            let missing = tensors.into_iter().find(|tensor| !checkpoint.contains(tensor));
+            if let Some(tensor) = missing {
+                let message = format!("lacks the tensor `{tensor}`, which {INDEX} says it holds");
+                return Err(EngineError::load(source.path_of(file), message));
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_file(&mut self, path: PathBuf, bytes: FileBytes) -> Result<()> {
+        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+            EngineError::load(
+                &path,
+                format!("is not a whole safetensors file, perhaps a broken copy: {error}"),
+            )
+        })?;
+        let data_start = header + 8;
+        for (name, info) in metadata.tensors() {
+            let (start, end) = (data_start + info.data_offsets.0, data_start + info.data_offsets.1);
+            let data = Data::File { file: self.files.len(), dtype: info.dtype, start, end };
+            let entry = Entry { shape: info.shape.clone(), data };
+            if self.tensors.insert(name.clone(), entry).is_some() {
+                return Err(EngineError::load(
+                    &path,
+                    format!("holds `{name}`, which another shard holds too"),
+                ));
+            }
+        }
+        self.files.push((path, bytes));
+        Ok(())
+    }
+
+    /// No tensors yet; `origin` is what messages call it.
+    pub fn in_memory(origin: impl Into<PathBuf>) -> Self {
+        Self { origin: origin.into(), files: Vec::new(), tensors: HashMap::new() }
+    }
+
+    /// Adds or replaces a tensor.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if `values` does not fill `shape`.
+    pub fn insert(
+        &mut self,
+        name: impl Into<String>,
+        shape: Vec<usize>,
+        values: Values<'static>,
+    ) -> Result<()> {
+        let (name, wanted) = (name.into(), shape.iter().product::<usize>());
+        if wanted != values.len() {
+            let message = format!("the tensor `{name}` has {} values, but shape {shape:?}", values.len());
+            return Err(EngineError::load(&self.origin, message));
+        }
+        self.tensors.insert(name, Entry { shape, data: Data::Memory(values) });
+        Ok(())
+    }
+
+    /// A model to be trained from nothing: matrices drawn from a normal distribution of standard deviation 0.02, norms
+    /// 1, biases 0. The same seed gives the same numbers, whatever the shapes of other tensors.
+    pub fn random(config: &ModelConfig, seed: u64) -> Self {
+        let mut checkpoint = Self::in_memory("random weights");
+        for (stream, spec) in layout::tensors(config).into_iter().enumerate() {
+            let count = spec.shape.iter().product();
+            let values = match spec.role {
+                TensorRole::Weight => normal(seed, stream as u64, count, INITIALIZER_RANGE),
+                TensorRole::Norm => vec![1.0; count],
+                TensorRole::Bias => vec![0.0; count],
+            };
+            let data = Data::Memory(Values::F32(Cow::Owned(values)));
+            checkpoint.tensors.insert(spec.name, Entry { shape: spec.shape, data });
+        }
+        checkpoint
+    }
+
+    /// What messages call it: the file, or the index of the shards.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The values of a tensor, which must have `shape`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming file and tensor if it is missing, has another shape or a dtype we do not read.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<'_>> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(EngineError::load(&self.origin, format!("lacks the tensor `{name}`")));
+        };
+        if entry.shape != shape {
+            let message = format!("the tensor `{name}` has shape {:?}, but must have {shape:?}", entry.shape);
+            return Err(EngineError::load(self.file_of(entry), message));
+        }
+        match &entry.data {
+            Data::Memory(values) => Ok(values.reborrow()),
+            &Data::File { file, dtype, start, end } => {
+                let (path, bytes) = &self.files[file];
+                read(&bytes[start..end], dtype).ok_or_else(|| {
+                    let message = format!("the tensor `{name}` is {dtype:?}, but must be F32, BF16 or F16");
+                    EngineError::load(path, message)
+                })
+            }
+        }
+    }
+
+    /// The values of a tensor in single precision.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub fn f32_values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.values(name, shape)?.into_f32())
+    }
+
+    /// The matrix `module.weight`, `[out_features, in_features]`, with `module.bias` if `bias`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub fn matrix(
+        &self,
+        module: &str,
+        out_features: usize,
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Matrix<'_>> {
+        let values = self.values(&format!("{module}.weight"), &[out_features, in_features])?;
+        let bias = bias.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()?;
+        Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias })
+    }
+
+    /// Checks that every tensor of the model is there with its shape, and no other.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the file and the first tensor that is wrong.
+    pub fn validate(&self, config: &ModelConfig) -> Result<()> {
+        let specs = layout::tensors(config);
+        for spec in &specs {
+            self.values(&spec.name, &spec.shape)?;
+        }
+        let known: std::collections::HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        let extra =
+            self.names().into_iter().find(|name| !known.contains(name) && !layout::is_ignored(config, name));
+        if let Some(name) = extra {
+            let message = format!(
+                "holds the tensor `{name}`, which a {} model with this config.json does not have",
+                config.family.model_type
+            );
+            let path = self.tensors.get(name).map_or(self.origin.as_path(), |entry| self.file_of(entry));
+            return Err(EngineError::load(path, message));
+        }
+        Ok(())
+    }
+
+    fn file_of(&self, entry: &Entry) -> &Path {
+        match &entry.data {
+            Data::File { file, .. } => &self.files[*file].0,
+            Data::Memory(_) => &self.origin,
+        }
+    }
+}
+
+/// Stored bytes as numbers; borrowed where alignment allows. `None` for other dtypes.
+fn read(bytes: &[u8], dtype: Dtype) -> Option<Values<'_>> {
+    match dtype {
+        Dtype::F32 => Some(Values::F32(match bytemuck::try_cast_slice(bytes) {
+            Ok(values) => Cow::Borrowed(values),
+            Err(_) => {
+                Cow::Owned(bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect())
+            }
+        })),
+        Dtype::BF16 => Some(Values::Bf16(match bytemuck::try_cast_slice(bytes) {
+            Ok(values) => Cow::Borrowed(values),
+            Err(_) => {
+                Cow::Owned(bytes.as_chunks().0.iter().map(|&chunk| bf16::from_le_bytes(chunk)).collect())
+            }
+        })),
+        Dtype::F16 => {
+            let wide = |&chunk: &[u8; 2]| f16::from_le_bytes(chunk).to_f32();
+            Some(Values::F32(Cow::Owned(bytes.as_chunks().0.iter().map(wide).collect())))
+        }
+        _ => None,
+    }
+}
+
+/// Standard deviation of a matrix's random start, as in every family we know.
+const INITIALIZER_RANGE: f32 = 0.02;
+
+/// Normal numbers by the Box–Muller transform, two from two uniform ones.
+fn normal(seed: u64, stream: u64, count: usize, deviation: f32) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
+        values.push((radius * cos) as f32 * deviation);
+        values.push((radius * sin) as f32 * deviation);
+    }
+    values.truncate(count);
+    values
+}

@@ -1,0 +1,137 @@
+//! Where a model's files come from: a folder, or files embedded in the binary. Leaves their meaning to the readers.
+
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use super::backend::Result;
+use super::mmap::MappedFile;
+use crate::EngineError;
+
+/// A folder in Hugging Face's layout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// On disk.
+    Folder(PathBuf),
+    /// In the binary.
+    Embedded {
+        /// What messages call it.
+        name: &'static str,
+        /// File names and their bytes.
+        files: &'static [(&'static str, &'static [u8])],
+    },
+}
+
+/// The bytes of one file.
+#[derive(Debug)]
+pub enum FileBytes {
+    /// Mapped from disk.
+    Mapped(MappedFile),
+    /// Embedded in the binary.
+    Static(&'static [u8]),
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&Path> for ModelSource {
+    fn from(path: &Path) -> Self {
+        Self::Folder(path.to_owned())
+    }
+}
+
+impl ModelSource {
+    /// What to call the model if nobody named it: the folder's name, or the embedded name.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self {
+            Self::Folder(path) => {
+                let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
+                let name = canonical.file_name().unwrap_or(path.as_os_str());
+                Cow::Owned(name.to_string_lossy().into_owned())
+            }
+            Self::Embedded { name, .. } => Cow::Borrowed(name),
+        }
+    }
+
+    /// `file` as messages should call it.
+    pub fn path_of(&self, file: &str) -> PathBuf {
+        match self {
+            Self::Folder(path) => path.join(file),
+            Self::Embedded { name, .. } => Path::new(name).join(file),
+        }
+    }
+
+    /// Whether `file` is there.
+    pub fn contains(&self, file: &str) -> bool {
+        match self {
+            Self::Folder(path) => path.join(file).is_file(),
+            Self::Embedded { files, .. } => files.iter().any(|(name, _)| *name == file),
+        }
+    }
+
+    /// The bytes of `file`, `None` if there is no such file.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it is there and cannot be read.
+    pub fn open(&self, file: &str) -> Result<Option<FileBytes>> {
+        if !self.contains(file) {
+            return Ok(None);
+        }
+        match self {
+            Self::Folder(path) => Ok(Some(FileBytes::Mapped(MappedFile::open(&path.join(file))?))),
+            Self::Embedded { files, .. } => {
+                Ok(files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| FileBytes::Static(bytes)))
+            }
+        }
+    }
+
+    /// The bytes of `file`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if the folder or the file is missing or cannot be read.
+    pub fn require(&self, file: &str) -> Result<FileBytes> {
+        if let Self::Folder(path) = self
+            && !path.is_dir()
+        {
+            let what = if path.exists() { "is not a folder" } else { "does not exist" };
+            return Err(EngineError::load(path, format!("{what}; a model is a folder with {file} in it")));
+        }
+        self.open(file)?.ok_or_else(|| EngineError::load(self.path_of(file), "is missing"))
+    }
+
+    /// The text of `file`, `None` if there is no such file.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it is there and is not readable UTF-8.
+    pub fn text(&self, file: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.open(file)? else { return Ok(None) };
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|error| EngineError::load(self.path_of(file), format!("is not UTF-8 text: {error}")))?;
+        Ok(Some(text.to_owned()))
+    }
+
+    /// The JSON object in `file`, `None` if there is no such file.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it is there and is not a JSON object.
+    pub fn json(&self, file: &str) -> Result<Option<super::fields::Fields>> {
+        let Some(bytes) = self.open(file)? else { return Ok(None) };
+        super::fields::Fields::parse(self.path_of(file), &bytes).map(Some)
+    }
+
+    /// The JSON object in `file`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it is missing or is not a JSON object.
+    pub fn require_json(&self, file: &str) -> Result<super::fields::Fields> {
+        super::fields::Fields::parse(self.path_of(file), &self.require(file)?)
+    }
+}
