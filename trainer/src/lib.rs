@@ -1,1 +1,15 @@
-//! Training: losses, optimisers, loops. Knows nothing of HTTP.
+//! Training: losses, optimisers and loops over the engine's decoder. Knows nothing of HTTP.
+//!
+//! A run is `data` (JSONL lines rendered, masked and packed into flat batches) → `autograd` (the engine's decoder on a
+//! tape) → `losses` → `optim`, driven by `run`, which also writes the log, checkpoints and the output.
+
+pub mod config;
+pub mod error;
+pub mod run;
+
+pub use config::{
+    LoraConfig, LrScheduler, ModelStart, RewardConfig, SaveDtype, SftConfig, TrainConfig, Tuning,
+};
+pub use error::TrainError;
+pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
+pub use run::{train_reward, train_sft};

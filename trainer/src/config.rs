@@ -1,0 +1,259 @@
+//! The settings of a training run, under the names people know from Transformers, TRL and PEFT. Leaves flags and files
+//! to the command line.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// Where the weights start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelStart {
+    /// A Hugging Face folder with weights.
+    Folder(PathBuf),
+    /// A `config.json` with a tokenizer beside it: weights are drawn from `seed`.
+    Init(PathBuf),
+}
+
+/// What is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tuning {
+    /// Every weight; the output is a Hugging Face folder.
+    Full,
+    /// Low-rank adapters on a frozen base (Hu et al. 2021, arXiv:2106.09685); the output is a PEFT folder.
+    Lora(LoraConfig),
+}
+
+/// Low-rank adapters, as PEFT's `LoraConfig`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank.
+    pub lora_r: usize,
+    /// The update is scaled by `lora_alpha / lora_r`.
+    pub lora_alpha: f32,
+    /// Share of an adapter's inputs dropped in training.
+    pub lora_dropout: f32,
+    /// Projections that get an adapter, by the last part of their name.
+    pub target_modules: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        Self {
+            lora_r: 16,
+            lora_alpha: 16.0,
+            lora_dropout: 0.05,
+            target_modules: all.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrScheduler {
+    /// Down to zero in a straight line.
+    #[default]
+    Linear,
+    /// Down to zero along half a cosine.
+    Cosine,
+    /// Stays.
+    #[serde(alias = "constant_with_warmup")]
+    Constant,
+}
+
+/// Number format of saved weights; training itself is in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaveDtype {
+    /// Half the size.
+    Bfloat16,
+    /// As trained.
+    #[default]
+    Float32,
+}
+
+/// What every method shares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Where the weights start.
+    pub model: ModelStart,
+    /// What is trained.
+    pub tuning: Tuning,
+    /// JSONL files, read in order.
+    pub data: Vec<PathBuf>,
+    /// JSONL files to evaluate on.
+    pub eval_data: Vec<PathBuf>,
+    /// Without `eval_data`: the share of `data` held out, chosen by `seed`.
+    pub eval_split: f64,
+    /// Where everything is written.
+    pub output_dir: PathBuf,
+    /// Go on from the newest checkpoint in `output_dir`.
+    pub resume: bool,
+    /// Threads; 0 for one per core.
+    pub num_threads: usize,
+
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Schedule after the warm-up.
+    pub lr_scheduler_type: LrScheduler,
+    /// Warm-up steps; wins over `warmup_ratio` when above 0.
+    pub warmup_steps: usize,
+    /// Warm-up as a share of all steps.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay, on matrices only.
+    pub weight_decay: f64,
+    /// AdamW's first decay.
+    pub adam_beta1: f64,
+    /// AdamW's second decay.
+    pub adam_beta2: f64,
+    /// AdamW's epsilon.
+    pub adam_epsilon: f64,
+    /// Gradients are scaled down to this global norm; 0 leaves them.
+    pub max_grad_norm: f64,
+
+    /// Passes over the data.
+    pub num_train_epochs: f64,
+    /// Stop after this many optimiser steps; wins over `num_train_epochs` when above 0.
+    pub max_steps: usize,
+    /// Examples (pairs, for reward models) of one forward pass; ignored with `max_tokens_per_batch`.
+    pub per_device_train_batch_size: usize,
+    /// Instead of a fixed number of examples: as many as fit into this many tokens. 0 turns it off.
+    pub max_tokens_per_batch: usize,
+    /// Forward passes per optimiser step.
+    pub gradient_accumulation_steps: usize,
+    /// Longest example, in tokens; 0 for the model's context.
+    pub max_length: usize,
+    /// Decides weights, order, hold-out and dropout.
+    pub seed: u64,
+
+    /// Steps between lines of `train_log.jsonl`.
+    pub logging_steps: usize,
+    /// Steps between checkpoints; 0 for none but the last.
+    pub save_steps: usize,
+    /// Checkpoints kept.
+    pub save_total_limit: usize,
+    /// Steps between evaluations; 0 for one at the end.
+    pub eval_steps: usize,
+    /// Number format of the weights in the output.
+    pub save_dtype: SaveDtype,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelStart::Folder(PathBuf::new()),
+            tuning: Tuning::Full,
+            data: Vec::new(),
+            eval_data: Vec::new(),
+            eval_split: 0.0,
+            output_dir: PathBuf::new(),
+            resume: false,
+            num_threads: 0,
+            learning_rate: 2e-5,
+            lr_scheduler_type: LrScheduler::Linear,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            num_train_epochs: 3.0,
+            max_steps: 0,
+            per_device_train_batch_size: 8,
+            max_tokens_per_batch: 0,
+            gradient_accumulation_steps: 1,
+            max_length: 1024,
+            seed: 42,
+            logging_steps: 10,
+            save_steps: 500,
+            save_total_limit: 2,
+            eval_steps: 0,
+            save_dtype: SaveDtype::Float32,
+        }
+    }
+}
+
+/// Supervised fine-tuning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftConfig {
+    /// What every method shares.
+    pub train: TrainConfig,
+    /// Loss on the completion only. `None`: yes for `prompt`/`completion` lines, no for others, as TRL.
+    pub completion_only_loss: Option<bool>,
+    /// Loss on assistant turns only (and the token that ends them), for `messages` lines.
+    pub assistant_only_loss: bool,
+}
+
+/// Bradley–Terry reward modelling.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardConfig {
+    /// What every method shares.
+    pub train: TrainConfig,
+    /// Weight `c` of the centring term `c (r_w + r_l)²`; 0 for none.
+    pub center_rewards_coefficient: f64,
+    /// Accuracy on the hold-out below which training stops with an error; 0 never does.
+    pub min_eval_accuracy: f64,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        let train = TrainConfig { learning_rate: 1e-4, eval_split: 0.1, ..TrainConfig::default() };
+        Self { train, center_rewards_coefficient: 0.0, min_eval_accuracy: 0.6 }
+    }
+}
+
+impl TrainConfig {
+    /// Checks what can be checked without opening a file.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] naming the first field that cannot work.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let check = |ok: bool, field: &'static str, reason: &str| {
+            if ok { Ok(()) } else { Err(TrainError::config(field, reason)) }
+        };
+        check(!self.data.is_empty(), "data", "name at least one JSONL file")?;
+        check(!self.output_dir.as_os_str().is_empty(), "output_dir", "name a folder")?;
+        check((0.0..1.0).contains(&self.eval_split), "eval_split", "give a share from 0 to below 1")?;
+        check(
+            self.learning_rate > 0.0 && self.learning_rate.is_finite(),
+            "learning_rate",
+            "give a number above 0",
+        )?;
+        check((0.0..=1.0).contains(&self.warmup_ratio), "warmup_ratio", "give a share from 0 to 1")?;
+        check(self.weight_decay >= 0.0, "weight_decay", "give 0 or more")?;
+        check((0.0..1.0).contains(&self.adam_beta1), "adam_beta1", "give a number from 0 to below 1")?;
+        check((0.0..1.0).contains(&self.adam_beta2), "adam_beta2", "give a number from 0 to below 1")?;
+        check(self.adam_epsilon > 0.0, "adam_epsilon", "give a number above 0")?;
+        check(self.max_grad_norm >= 0.0, "max_grad_norm", "give 0 (no clipping) or more")?;
+        check(
+            self.max_steps > 0 || self.num_train_epochs > 0.0,
+            "num_train_epochs",
+            "give a number above 0",
+        )?;
+        check(
+            self.max_tokens_per_batch > 0 || self.per_device_train_batch_size > 0,
+            "per_device_train_batch_size",
+            "give 1 or more",
+        )?;
+        check(self.gradient_accumulation_steps > 0, "gradient_accumulation_steps", "give 1 or more")?;
+        check(self.logging_steps > 0, "logging_steps", "give 1 or more")?;
+        check(self.save_total_limit > 0, "save_total_limit", "give 1 or more")?;
+        if let Tuning::Lora(lora) = &self.tuning {
+            check(lora.lora_r > 0, "lora_r", "give 1 or more")?;
+            check(lora.lora_alpha > 0.0, "lora_alpha", "give a number above 0")?;
+            check((0.0..1.0).contains(&lora.lora_dropout), "lora_dropout", "give a share from 0 to below 1")?;
+            check(!lora.target_modules.is_empty(), "target_modules", "name at least one, such as q_proj")?;
+        }
+        Ok(())
+    }
+}
