@@ -1,1 +1,22 @@
 //! Preference data: record formats and their files. Knows neither models nor HTTP.
+//!
+//! The formats are the ones people have, named as TRL names them: prompts, SFT data (`messages`,
+//! `prompt`/`completion`, `text`), preferences (`prompt`/`chosen`/`rejected`) and unpaired preferences
+//! (`prompt`/`completion`/`label`), each as plain text or as turns of a conversation, one JSON object per line.
+
+pub mod error;
+mod fields;
+pub mod jsonl;
+pub mod preference;
+pub mod prompt;
+pub mod sft;
+pub mod text;
+pub mod unpaired;
+
+pub use error::{FeedbackError, RecordError};
+pub use jsonl::{JsonlReader, JsonlWriter, Line, Record, Recovered, read_all};
+pub use preference::PreferenceRecord;
+pub use prompt::PromptRecord;
+pub use sft::{SftData, SftRecord};
+pub use text::{Message, Text};
+pub use unpaired::UnpairedRecord;
