@@ -1,1 +1,27 @@
 //! Tensor operations: one safe function per op. Leaves models and scheduling to `engine`.
+//!
+//! A row's result depends on that row alone, bit for bit: never on how many rows or threads share the call.
+
+mod activation;
+mod attention;
+mod buffer;
+mod error;
+mod isa;
+mod linear;
+mod norm;
+pub mod peak;
+mod pool;
+mod reduce;
+mod rope;
+mod rows;
+
+pub use activation::swiglu;
+pub use attention::{AttentionParams, KvCache, KvDtype, PagedBatch, paged_attention, reshape_and_cache};
+pub use error::KernelError;
+pub use isa::Isa;
+pub use linear::{Epilogue, PackedLinear, Values, WeightDtype, linear};
+pub use norm::{add_rms_norm, head_rms_norm, rms_norm};
+pub use pool::Pool;
+pub use reduce::{argmax, exp_shifted, log_sum_exp, logprob_gather, max, sum};
+pub use rope::{RopeTable, rope};
+pub use rows::{Rows, RowsMut};

@@ -1,0 +1,208 @@
+//! Weights in the layout the kernels read. Leaves the product to its siblings.
+
+use half::bf16;
+
+use crate::buffer::Buffer;
+use crate::error::{check_len, ensure};
+use crate::rows::for_each_chunk;
+use crate::{KernelError, Pool};
+
+/// Outputs side by side in one register: a tile of weights is this many outputs wide.
+pub(crate) const LANES: usize = 16;
+
+/// How weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightDtype {
+    /// Single precision.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+/// Numbers as a checkpoint stores them.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    fn f32(&self, i: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[i],
+            Self::Bf16(values) => values[i].to_f32(),
+        }
+    }
+
+    fn bf16(&self, i: usize) -> u32 {
+        match self {
+            Self::F32(values) => bf16::from_f32(values[i]).to_bits().into(),
+            Self::Bf16(values) => values[i].to_bits().into(),
+        }
+    }
+}
+
+/// A matrix `[out_features, in_features]`, packed: tiles of 16 outputs, in each the inputs in order, in each (or, for
+/// bf16, in each pair of inputs) the 16 outputs side by side. Missing outputs and inputs of the last tile are zero.
+#[derive(Clone, Debug)]
+pub struct PackedLinear {
+    out_features: usize,
+    in_features: usize,
+    storage: Storage,
+}
+
+/// Packed numbers.
+#[derive(Clone, Debug)]
+pub(crate) enum Storage {
+    /// `[out / 16][in][16]`.
+    F32(Buffer<f32>),
+    /// `[out / 16][in / 2][16]`, the even input in the low half of each word.
+    Bf16(Buffer<u32>),
+}
+
+impl PackedLinear {
+    /// Packs `parts`, each `[_, in_features]` row-major, stacked along the output.
+    ///
+    /// # Errors
+    /// [`KernelError::Invalid`] if `in_features` is zero or a part is not whole rows.
+    pub fn pack(
+        pool: &Pool,
+        parts: &[Values<'_>],
+        in_features: usize,
+        dtype: WeightDtype,
+    ) -> Result<Self, KernelError> {
+        ensure(in_features > 0, || "a matrix needs at least one input".to_owned())?;
+        let mut rows = Vec::new();
+        for (p, part) in parts.iter().enumerate() {
+            ensure(part.len().is_multiple_of(in_features), || {
+                format!("part {p} holds {} values, which are not whole rows of {in_features}", part.len())
+            })?;
+            rows.extend((0..part.len() / in_features).map(|row| (p, row)));
+        }
+        let out_features = rows.len();
+        let num_tiles = out_features.div_ceil(LANES);
+        let storage = match dtype {
+            WeightDtype::F32 => {
+                let mut data = Buffer::zeroed(num_tiles * in_features * LANES);
+                fill(pool, &mut data, in_features, |o, i| {
+                    rows.get(o).map_or(0.0, |&(p, row)| parts[p].f32(row * in_features + i))
+                });
+                Storage::F32(data)
+            }
+            WeightDtype::Bf16 => {
+                let mut data = Buffer::zeroed(num_tiles * in_features.div_ceil(2) * LANES);
+                fill(pool, &mut data, in_features.div_ceil(2), |o, pair| {
+                    rows.get(o).map_or(0, |&(p, row)| {
+                        let start = row * in_features;
+                        let odd =
+                            if 2 * pair + 1 < in_features { parts[p].bf16(start + 2 * pair + 1) } else { 0 };
+                        parts[p].bf16(start + 2 * pair) | odd << 16
+                    })
+                });
+                Storage::Bf16(data)
+            }
+        };
+        Ok(Self { out_features, in_features, storage })
+    }
+
+    /// Outputs.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Inputs.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// How the weights are kept.
+    pub fn dtype(&self) -> WeightDtype {
+        match self.storage {
+            Storage::F32(_) => WeightDtype::F32,
+            Storage::Bf16(_) => WeightDtype::Bf16,
+        }
+    }
+
+    /// Memory of the weights.
+    pub fn num_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(data) => size_of_val(&**data),
+            Storage::Bf16(data) => size_of_val(&**data),
+        }
+    }
+
+    /// Writes the weights of output `index`, `[in_features]`: the row of an embedding.
+    ///
+    /// # Errors
+    /// [`KernelError`] if there is no such output or `out` has another length.
+    pub fn row(&self, index: usize, out: &mut [f32]) -> Result<(), KernelError> {
+        check_len("row", out.len(), self.in_features)?;
+        ensure(index < self.out_features, || {
+            format!("row {index} of a matrix of {} rows was asked for", self.out_features)
+        })?;
+        let (tile, lane) = (index / LANES, index % LANES);
+        match &self.storage {
+            Storage::F32(data) => {
+                let tile = &data[tile * self.in_features * LANES..];
+                out.iter_mut().zip(tile.chunks_exact(LANES)).for_each(|(out, lanes)| *out = lanes[lane]);
+            }
+            Storage::Bf16(data) => {
+                let tile = &data[tile * self.in_features.div_ceil(2) * LANES..];
+                for (out, lanes) in out.chunks_mut(2).zip(tile.chunks_exact(LANES)) {
+                    out[0] = f32::from_bits(lanes[lane] << 16);
+                    if let Some(odd) = out.get_mut(1) {
+                        *odd = f32::from_bits(lanes[lane] & 0xffff_0000);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The matrix, `[out_features, in_features]` row-major.
+    pub fn unpack(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.out_features * self.in_features];
+        for (index, row) in out.chunks_mut(self.in_features).enumerate() {
+            // Both the index and the length are right by construction.
+            let _ = self.row(index, row);
+        }
+        out
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// `value` as the product sees it.
+    pub(crate) fn round(&self, value: f32) -> f32 {
+        match self.storage {
+            Storage::F32(_) => value,
+            Storage::Bf16(_) => bf16::from_f32(value).to_f32(),
+        }
+    }
+}
+
+/// Fills tiles of `depth × LANES` with `value(output, depth index)`, one task a tile.
+fn fill<T: bytemuck::Pod + Send>(
+    pool: &Pool,
+    data: &mut [T],
+    depth: usize,
+    value: impl Fn(usize, usize) -> T + Sync,
+) {
+    for_each_chunk(pool, true, data, depth * LANES, |tile, tile_data| {
+        for lane in 0..LANES {
+            for (k, lanes) in tile_data.chunks_exact_mut(LANES).enumerate() {
+                lanes[lane] = value(tile * LANES + lane, k);
+            }
+        }
+    });
+}

@@ -1,0 +1,123 @@
+//! Views of matrices: strided rows, and the one way tasks write disjoint parts of a slice at once. Leaves what is
+//! computed to the operations.
+#![expect(unsafe_code, reason = "tasks on several threads write disjoint parts of one slice")]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::error::ensure;
+use crate::{KernelError, Pool};
+
+/// Strided rows of a larger matrix: row `i` is `data[i * stride + column..][..width]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The matrix.
+    pub data: &'a [f32],
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// First column used.
+    pub column: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows back to back, `[_, width]`.
+    pub fn new(data: &'a [f32], width: usize) -> Self {
+        Self { data, stride: width, column: 0 }
+    }
+
+    /// Row `i`, `width` values.
+    pub(crate) fn row(&self, i: usize, width: usize) -> &'a [f32] {
+        &self.data[i * self.stride + self.column..][..width]
+    }
+
+    pub(crate) fn check(&self, what: &str, num_rows: usize, width: usize) -> Result<(), KernelError> {
+        check_rows(what, self.data.len(), self.stride, self.column, num_rows, width)
+    }
+}
+
+/// As [`Rows`], to be written.
+#[derive(Debug)]
+pub struct RowsMut<'a> {
+    /// The matrix.
+    pub data: &'a mut [f32],
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// First column used.
+    pub column: usize,
+}
+
+impl<'a> RowsMut<'a> {
+    /// Rows back to back, `[_, width]`.
+    pub fn new(data: &'a mut [f32], width: usize) -> Self {
+        Self { data, stride: width, column: 0 }
+    }
+
+    pub(crate) fn check(&self, what: &str, num_rows: usize, width: usize) -> Result<(), KernelError> {
+        check_rows(what, self.data.len(), self.stride, self.column, num_rows, width)
+    }
+}
+
+fn check_rows(
+    what: &str,
+    len: usize,
+    stride: usize,
+    column: usize,
+    num_rows: usize,
+    width: usize,
+) -> Result<(), KernelError> {
+    ensure(num_rows <= 1 || column + width <= stride, || {
+        format!(
+            "rows of {what} overlap: column {column} and width {width} do not fit in a stride of {stride}"
+        )
+    })?;
+    let needed = if num_rows == 0 { 0 } else { (num_rows - 1) * stride + column + width };
+    ensure(needed <= len, || {
+        format!("{what} holds {len} values but {num_rows} rows of {width} at stride {stride} need {needed}")
+    })
+}
+
+/// A mutable slice whose disjoint parts several tasks may write at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a `Shared` only hands out parts under the contract of `part`, so sharing it shares `&mut [T]` of disjoint parts.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
+        Self { start: data.as_mut_ptr(), len: data.len(), lifetime: PhantomData }
+    }
+
+    /// The part `range`, which must lie inside the slice (checked).
+    ///
+    /// # Safety
+    /// No two parts that are alive at once may overlap.
+    #[expect(clippy::mut_from_ref, reason = "parts are disjoint by contract")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "part outside its slice");
+        // SAFETY: inside the slice by the assertion; disjoint from other parts by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
+    }
+}
+
+/// Runs `task(i, chunk i of data)` for all chunks of `len` values (the last may be shorter), on the pool if `parallel`.
+pub(crate) fn for_each_chunk<T: Send>(
+    pool: &Pool,
+    parallel: bool,
+    data: &mut [T],
+    len: usize,
+    task: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let (total, num_chunks) = (data.len(), data.len().div_ceil(len.max(1)));
+    let data = Shared::new(data);
+    pool.run_if(parallel, num_chunks, |i| {
+        // SAFETY: chunks are disjoint, and each task has its own.
+        task(i, unsafe { data.part(i * len..total.min((i + 1) * len)) });
+    });
+}
