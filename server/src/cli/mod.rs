@@ -7,6 +7,7 @@ mod chat;
 mod config;
 mod error;
 mod generate;
+mod interrupt;
 mod progress;
 mod score;
 mod serve;

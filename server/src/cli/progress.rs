@@ -92,6 +92,24 @@ impl Progress {
         Some(self.started.elapsed().mul_f64(left as f64 / new as f64))
     }
 
+    /// A passing message in place of the bar's own; plain lines leave it out.
+    pub(crate) fn note(&self, message: &str) {
+        if let View::Bar(bar) = &self.view {
+            bar.set_message(message.to_owned());
+        }
+    }
+
+    /// Says a line above the bar.
+    pub(crate) fn say(&self, line: &str) {
+        let write = || {
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+        };
+        match &self.view {
+            View::Bar(bar) => bar.suspend(write),
+            View::Lines { .. } => write(),
+        }
+    }
+
     /// Takes the bar off the terminal, leaving `summary` in its place.
     pub(crate) fn finish(self, summary: &str) {
         if let View::Bar(bar) = &self.view {

@@ -1,0 +1,134 @@
+//! Options of `rectify train`. The names are TRL's keys with dashes; an option that is absent is the configuration
+//! file's, and then the method's default.
+
+use std::path::PathBuf;
+
+/// What to train.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum TrainCommand {
+    /// Supervised fine-tuning on `messages`, `prompt`/`completion` or `text` lines.
+    Sft(Box<TrainArgs>),
+    /// A Bradley–Terry reward model on `prompt`/`chosen`/`rejected` lines.
+    Reward(Box<TrainArgs>),
+}
+
+/// Options of `rectify train`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TrainArgs {
+    /// Training data, JSON lines; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub data: Vec<PathBuf>,
+    /// Data to evaluate on; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub eval_data: Vec<PathBuf>,
+    /// The model to start from.
+    #[arg(long, value_name = "DIR", conflicts_with = "init")]
+    pub policy: Option<PathBuf>,
+    /// Start from random weights instead: a folder with `config.json` and a tokenizer.
+    #[arg(long, value_name = "DIR")]
+    pub init: Option<PathBuf>,
+    /// Where the trained model, the log and the checkpoints go.
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// A YAML file with TRL's key names; options given here override it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Go on from the last checkpoint in the output folder.
+    #[arg(long)]
+    pub resume: bool,
+    /// Threads that compute; by default one per core.
+    #[arg(long, value_parser = crate::cli::args::positive)]
+    pub threads: Option<usize>,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Everything else.
+    #[command(flatten)]
+    pub keys: TrainKeys,
+}
+
+/// Declares each key of the configuration as an option and lists those that were given.
+macro_rules! train_keys {
+    ($($(#[doc = $doc:literal])* $key:ident: $kind:ty,)*) => {
+        /// Keys of the configuration as options.
+        #[derive(Clone, Debug, Default, clap::Args)]
+        #[command(next_help_heading = "Settings")]
+        pub struct TrainKeys {
+            $(
+                $(#[doc = $doc])*
+                #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+                pub $key: Option<$kind>,
+            )*
+        }
+
+        impl TrainKeys {
+            /// The keys that were given, as the configuration file would have them.
+            pub(crate) fn given(&self) -> Vec<(&'static str, serde_json::Value)> {
+                let mut given = Vec::new();
+                $(
+                    if let Some(value) = &self.$key {
+                        given.push((stringify!($key), serde_json::json!(value)));
+                    }
+                )*
+                given
+            }
+        }
+    };
+}
+
+train_keys! {
+    /// Peak learning rate.
+    learning_rate: f64,
+    /// After the warm-up: linear, cosine or constant.
+    lr_scheduler_type: String,
+    /// Warm-up steps.
+    warmup_steps: usize,
+    /// Warm-up as a share of all steps.
+    warmup_ratio: f64,
+    /// Decoupled weight decay.
+    weight_decay: f64,
+    /// Gradients are scaled down to this global norm; 0 leaves them.
+    max_grad_norm: f64,
+    /// Passes over the data.
+    num_train_epochs: f64,
+    /// Stop after this many optimiser steps.
+    max_steps: usize,
+    /// Examples of one forward pass.
+    per_device_train_batch_size: usize,
+    /// Instead of a number of examples: as many as fit into this many tokens.
+    max_tokens_per_batch: usize,
+    /// Forward passes per optimiser step.
+    gradient_accumulation_steps: usize,
+    /// Longest example in tokens.
+    max_length: usize,
+    /// Decides weights, order, hold-out and dropout.
+    seed: u64,
+    /// Share of the data held out for evaluation.
+    eval_split: f64,
+    /// Steps between evaluations.
+    eval_steps: usize,
+    /// Steps between lines of the log.
+    logging_steps: usize,
+    /// Steps between checkpoints.
+    save_steps: usize,
+    /// Checkpoints kept.
+    save_total_limit: usize,
+    /// Number format of saved weights: float32 or bfloat16.
+    save_dtype: String,
+    /// Train a LoRA adapter instead of every weight: true or false.
+    use_peft: bool,
+    /// Rank of the adapter.
+    lora_r: usize,
+    /// The adapter is scaled by lora_alpha / lora_r.
+    lora_alpha: f64,
+    /// Share of an adapter's inputs dropped in training.
+    lora_dropout: f64,
+    /// sft: loss on the completion only.
+    completion_only_loss: bool,
+    /// sft: loss on the assistant's turns only.
+    assistant_only_loss: bool,
+    /// reward: weight of the centring term.
+    center_rewards_coefficient: f64,
+    /// reward: hold-out accuracy below which training fails.
+    min_eval_accuracy: f64,
+}

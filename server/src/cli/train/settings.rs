@@ -1,0 +1,264 @@
+//! The settings of a run from defaults, a YAML file and options, each overriding the one before. Every key is checked
+//! alone, so that an error names it. Leaves what values mean to the trainer.
+
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use rectify_trainer::{LoraConfig, RewardConfig, SftConfig, TrainConfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::TrainArgs;
+use crate::cli::CliError;
+
+/// Keys whose place in the trainer's structs is not their own name.
+const PLACED: [&str; 5] = ["model_name_or_path", "init", "use_peft", "data", "eval_data"];
+
+/// Settings of supervised fine-tuning.
+///
+/// # Errors
+/// [`CliError::Usage`] naming the key or the option.
+pub(super) fn sft(args: &TrainArgs) -> Result<SftConfig, CliError> {
+    let defaults = SftConfig::default();
+    Merged::<SftConfig>::new(&defaults, &defaults.train)?.read(args)
+}
+
+/// Settings of reward modelling.
+///
+/// # Errors
+/// [`CliError::Usage`] naming the key or the option.
+pub(super) fn reward(args: &TrainArgs) -> Result<RewardConfig, CliError> {
+    let defaults = RewardConfig::default();
+    Merged::<RewardConfig>::new(&defaults, &defaults.train)?.read(args)
+}
+
+/// Flat keys on their way to `T`, whose `train` is a [`TrainConfig`].
+struct Merged<T> {
+    train: Map<String, Value>,
+    lora: Map<String, Value>,
+    method: Map<String, Value>,
+    model: Option<Value>,
+    use_peft: bool,
+    target: PhantomData<T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Merged<T> {
+    fn new(method: &T, train: &TrainConfig) -> Result<Self, CliError> {
+        let mut method = object(method)?;
+        method.shift_remove("train");
+        let mut train = object(train)?;
+        train.shift_remove("model");
+        train.shift_remove("tuning");
+        let lora = object(&LoraConfig::default())?;
+        Ok(Self { train, lora, method, model: None, use_peft: false, target: PhantomData })
+    }
+
+    /// The file first, then the options.
+    fn read(mut self, args: &TrainArgs) -> Result<T, CliError> {
+        if let Some(path) = &args.config {
+            for (key, value) in yaml(path)? {
+                self.set(&key, value, &|sentence| format!("{}: {sentence}", path.display()))?;
+            }
+        }
+        let option = |sentence: String| format!("--{sentence}");
+        for (key, value) in args.keys.given() {
+            self.set(key, value, &|sentence| option(sentence.replacen(key, &key.replace('_', "-"), 1)))?;
+        }
+        let given = [
+            (!args.data.is_empty()).then(|| ("data", json!(args.data))),
+            (!args.eval_data.is_empty()).then(|| ("eval_data", json!(args.eval_data))),
+            args.policy.as_ref().map(|path| ("model_name_or_path", json!(path))),
+            args.init.as_ref().map(|path| ("init", json!(path))),
+            args.output.as_ref().map(|path| ("output_dir", json!(path))),
+            args.threads.map(|threads| ("num_threads", json!(threads))),
+            args.resume.then(|| ("resume", json!(true))),
+        ];
+        for (key, value) in given.into_iter().flatten() {
+            self.set(key, value, &option)?;
+        }
+        self.build()
+    }
+
+    /// Sets one key; `place` puts the file or the dashes before the sentence.
+    fn set(&mut self, key: &str, value: Value, place: &dyn Fn(String) -> String) -> Result<(), CliError> {
+        let refuse = |reason: String| CliError::Usage(place(format!("{key}: {reason}")));
+        match key {
+            "model_name_or_path" | "init" => {
+                let path: PathBuf =
+                    serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
+                let start = if key == "init" { "init" } else { "folder" };
+                self.model = Some(json!({ start: path }));
+            }
+            "use_peft" => {
+                self.use_peft = value.as_bool().ok_or_else(|| refuse("must be true or false".to_owned()))?;
+            }
+            "data" | "eval_data" => {
+                // One file is written as a string by most people.
+                let files = if value.is_string() { json!([value]) } else { value };
+                check::<TrainConfig>(&mut self.train, key, files).map_err(refuse)?;
+            }
+            _ if self.train.contains_key(key) => {
+                check::<TrainConfig>(&mut self.train, key, value).map_err(refuse)?
+            }
+            _ if self.lora.contains_key(key) => {
+                check::<LoraConfig>(&mut self.lora, key, value).map_err(refuse)?
+            }
+            _ if self.method.contains_key(key) => check::<T>(&mut self.method, key, value).map_err(refuse)?,
+            _ => return Err(refuse(self.unknown(key))),
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, key: &str) -> String {
+        let known = self.train.keys().chain(self.lora.keys()).chain(self.method.keys()).map(String::as_str);
+        let closest = known
+            .chain(PLACED)
+            .map(|name| (strsim::jaro_winkler(name, key), name))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        match closest {
+            Some((likeness, name)) if likeness > 0.8 => {
+                format!("there is no such key here; did you mean `{name}`?")
+            }
+            _ => "there is no such key for this method".to_owned(),
+        }
+    }
+
+    fn build(mut self) -> Result<T, CliError> {
+        let refuse = |sentence: &str| Err(CliError::Usage(sentence.to_owned()));
+        let Some(model) = self.model else {
+            return refuse(
+                "--policy is missing: name the model's folder, or with --init one for random weights",
+            );
+        };
+        let empty =
+            |key: &str| self.train.get(key).is_none_or(|value| *value == json!([]) || *value == json!(""));
+        if empty("data") {
+            return refuse("--data is missing: name a file of JSON lines");
+        }
+        if empty("output_dir") {
+            return refuse("--output is missing: name a folder");
+        }
+        let tuning = if self.use_peft { json!({ "lora": self.lora }) } else { json!("full") };
+        self.train.insert("model".to_owned(), model);
+        self.train.insert("tuning".to_owned(), tuning);
+        self.method.insert("train".to_owned(), Value::Object(self.train));
+        serde_json::from_value(Value::Object(self.method)).map_err(|error| CliError::Usage(error.to_string()))
+    }
+}
+
+/// Puts `value` at `key` if the struct takes it there.
+fn check<T: DeserializeOwned>(
+    fields: &mut Map<String, Value>,
+    key: &str,
+    value: Value,
+) -> Result<(), String> {
+    let old = fields.insert(key.to_owned(), value);
+    match serde_json::from_value::<T>(Value::Object(fields.clone())) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            if let Some(old) = old {
+                fields.insert(key.to_owned(), old);
+            }
+            Err(error.to_string())
+        }
+    }
+}
+
+fn object(value: &impl Serialize) -> Result<Map<String, Value>, CliError> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(CliError::Refused(format!("settings are an object, not {other}"))),
+        Err(error) => Err(CliError::Refused(error.to_string())),
+    }
+}
+
+fn yaml(path: &Path) -> Result<Map<String, Value>, CliError> {
+    let text = std::fs::read_to_string(path).map_err(|error| CliError::io(path, "read the file", &error))?;
+    match serde_yaml_ng::from_str(&text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(Value::Null) => Ok(Map::new()),
+        Ok(_) => Err(CliError::Usage(format!("{}: the file must hold `key: value` lines", path.display()))),
+        Err(error) => Err(CliError::Usage(format!("{}: the file is not YAML: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command, TrainCommand};
+    use clap::Parser;
+    use rectify_trainer::{LrScheduler, ModelStart, Tuning};
+
+    fn args(line: &str) -> TrainArgs {
+        let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+        match cli.command {
+            Command::Train(TrainCommand::Sft(args) | TrainCommand::Reward(args)) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("write");
+        file
+    }
+
+    #[test]
+    fn options_override_the_file_which_overrides_the_defaults() {
+        let file = file(
+            "model_name_or_path: base\ndata: a.jsonl\noutput_dir: out\nlearning_rate: 2e-4\nlr_scheduler_type: cosine\n\
+             max_steps: 10\nuse_peft: true\nlora_r: 8\nassistant_only_loss: true\n",
+        );
+        let line = format!(
+            "rectify train sft --config {} --max-steps 20 --data b.jsonl --data c.jsonl --lora-alpha 32 --resume",
+            file.path().display()
+        );
+        let config = sft(&args(&line)).expect("valid");
+        assert_eq!(config.train.learning_rate, 2e-4);
+        assert_eq!(config.train.lr_scheduler_type, LrScheduler::Cosine);
+        assert_eq!(config.train.max_steps, 20);
+        assert_eq!(config.train.data, [PathBuf::from("b.jsonl"), PathBuf::from("c.jsonl")]);
+        assert_eq!(config.train.model, ModelStart::Folder("base".into()));
+        assert!(config.train.resume && config.assistant_only_loss);
+        let Tuning::Lora(lora) = config.train.tuning else { panic!("{:?}", config.train.tuning) };
+        assert_eq!((lora.lora_r, lora.lora_alpha), (8, 32.0));
+        assert_eq!(config.train.weight_decay, TrainConfig::default().weight_decay);
+    }
+
+    #[test]
+    fn each_method_keeps_its_own_defaults() {
+        let config = reward(&args("rectify train reward --data a --policy p --output o")).expect("valid");
+        let defaults = RewardConfig::default();
+        assert_eq!(config.train.learning_rate, defaults.train.learning_rate);
+        assert_eq!(config.train.eval_split, defaults.train.eval_split);
+        assert_eq!(config.train.tuning, Tuning::Full);
+    }
+
+    #[test]
+    fn errors_name_the_file_or_the_option_and_the_key() {
+        let base = "rectify train sft --data a --policy p --output o";
+        for (text, part) in [
+            ("learning_rat: 1", "did you mean `learning_rate`"),
+            ("learning_rate: fast", "learning_rate: invalid type"),
+            ("assistant_only_loss: 3", "assistant_only_loss: invalid type"),
+            ("center_rewards_coefficient: 0.1", "no such key for this method"),
+            ("[1, 2]", "must hold `key: value` lines"),
+            ("a: [", "not YAML"),
+        ] {
+            let file = file(text);
+            let name = file.path().display().to_string();
+            let error = sft(&args(&format!("{base} --config {name}"))).expect_err(text).to_string();
+            assert!(error.contains(part) && error.contains(&name), "{text}: {error}");
+        }
+        let error =
+            sft(&args(&format!("{base} --lr-scheduler-type steep"))).expect_err("unknown").to_string();
+        assert!(error.starts_with("--lr-scheduler-type: unknown variant `steep`"), "{error}");
+        let error = sft(&args("rectify train sft --policy p --output o")).expect_err("missing").to_string();
+        assert!(error.starts_with("--data"), "{error}");
+        let error = sft(&args("rectify train sft --data p --output o")).expect_err("missing").to_string();
+        assert!(error.starts_with("--policy"), "{error}");
+        let error = sft(&args("rectify train sft --data p --policy o")).expect_err("missing").to_string();
+        assert!(error.starts_with("--output"), "{error}");
+    }
+}
