@@ -1,1 +1,5 @@
-//! Helpers shared by the integration tests.
+//! Helpers shared by the parity tests: what PyTorch computed, engines over the fixtures, requests run to their end.
+//! Leaves the checks to the tests.
+
+pub mod fixture;
+pub mod outcome;
