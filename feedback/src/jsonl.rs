@@ -172,12 +172,39 @@ pub struct JsonlWriter {
 }
 
 /// What an earlier, interrupted run left in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Whole lines.
     pub num_lines: u64,
-    /// Bytes of a torn last line, cut off.
-    pub torn_bytes: u64,
+    /// The last whole line, without its newline.
+    pub last_line: Option<Vec<u8>>,
+    /// Bytes of all whole lines; what follows is torn.
+    pub whole_bytes: u64,
+}
+
+impl Recovered {
+    /// Looks at a file without changing it; a missing one has no lines.
+    ///
+    /// # Errors
+    /// [`FeedbackError::File`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, FeedbackError> {
+        let path = path.as_ref();
+        let fail = |error: std::io::Error| file_error(path, format!("cannot read the file: {error}"));
+        let mut source = match File::open(path) {
+            Ok(file) => BufReader::new(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(fail(error)),
+        };
+        let mut recovered = Self::default();
+        let mut line = Vec::new();
+        while source.read_until(b'\n', &mut line).map_err(fail)? > 0 && line.ends_with(b"\n") {
+            recovered.num_lines += 1;
+            recovered.whole_bytes += line.len() as u64;
+            line.pop();
+            recovered.last_line = Some(std::mem::take(&mut line));
+        }
+        Ok(recovered)
+    }
 }
 
 impl JsonlWriter {
@@ -197,32 +224,14 @@ impl JsonlWriter {
     ///
     /// # Errors
     /// [`FeedbackError::File`].
-    pub fn resume(path: impl Into<PathBuf>) -> Result<(Self, Recovered), FeedbackError> {
+    pub fn resume(path: impl Into<PathBuf>, recovered: &Recovered) -> Result<Self, FeedbackError> {
         let path = path.into();
         let fail = |error: std::io::Error| file_error(&path, format!("cannot resume the file: {error}"));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(fail)?;
-        let (mut whole, mut num_lines, mut len) = (0_u64, 0, 0_u64);
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let count = file.read(&mut buffer).map_err(fail)?;
-            if count == 0 {
-                break;
-            }
-            for (offset, _) in buffer[..count].iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
-                whole = len + offset as u64 + 1;
-                num_lines += 1;
-            }
-            len += count as u64;
-        }
-        file.set_len(whole).map_err(fail)?;
-        file.seek(SeekFrom::Start(whole)).map_err(fail)?;
-        Ok((Self { path, file, bytes: Vec::new() }, Recovered { num_lines, torn_bytes: len - whole }))
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+        file.set_len(recovered.whole_bytes).map_err(fail)?;
+        file.seek(SeekFrom::Start(recovered.whole_bytes)).map_err(fail)?;
+        Ok(Self { path, file, bytes: Vec::new() })
     }
 
     /// Writes one record as one line.
@@ -322,7 +331,10 @@ mod tests {
         }
         for torn in 0..=whole.len() {
             std::fs::write(&path, &whole[..torn]).expect("write");
-            let (mut writer, recovered) = JsonlWriter::resume(&path).expect("resume");
+            let recovered = Recovered::read(&path).expect("read");
+            let mut writer = JsonlWriter::resume(&path, &recovered).expect("resume");
+            let last = whole[..torn].split(|&byte| byte == b'\n').rev().nth(1).map(<[u8]>::to_vec);
+            assert_eq!(recovered.last_line, last, "torn at {torn}");
             for text in ["one", "two\nlines", "three"].iter().skip(recovered.num_lines as usize) {
                 writer.write(&record(text)).expect("write");
             }

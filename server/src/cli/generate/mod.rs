@@ -1,5 +1,8 @@
 //! `rectify generate`: best-of-N over a file of prompts.
 
+mod output;
+mod pipeline;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -20,7 +23,7 @@ pub struct GenerateArgs {
     /// What to write of the candidates.
     #[arg(long, value_enum, default_value_t)]
     pub keep: Keep,
-    /// Do every K-th prompt, from the I-th on (0 is the first), so that K machines share the file.
+    /// Do one of K consecutive parts of the prompts, from 0 on, so that K machines share the file.
     #[arg(long, value_name = "I/K")]
     pub shard: Option<Shard>,
     /// Go on where an earlier run of the same command stopped.
