@@ -14,6 +14,7 @@ pub mod model;
 pub mod parts;
 pub mod request;
 pub mod sampling_params;
+pub mod text;
 
 pub use config::EngineConfig;
 pub use engine::{Engine, start};

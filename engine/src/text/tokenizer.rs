@@ -1,0 +1,180 @@
+//! The tokenizer of a model's folder (`tokenizer.json`, `tokenizer_config.json`). Leaves templates to
+//! `chat_template`.
+
+use serde_json::Value;
+
+use super::chat_template::special_token;
+use super::token_table::{Decoding, TokenTable};
+use crate::EngineError;
+use crate::model::backend::Result;
+use crate::model::config::ModelConfig;
+use crate::model::source::ModelSource;
+use crate::parts::TokenBytes;
+
+const FILE: &str = "tokenizer.json";
+
+/// Text to tokens and back.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    table: TokenTable,
+    path: std::path::PathBuf,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
+    pad_token_id: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and the special tokens of `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the file.
+    pub fn load(source: &ModelSource) -> Result<Self> {
+        let path = source.path_of(FILE);
+        if !source.contains(FILE) && source.contains("tokenizer.model") {
+            let message = "is missing; tokenizer.model alone is not read: save the tokenizer with transformers' \
+                           AutoTokenizer(…).save_pretrained, which writes it";
+            return Err(EngineError::load(path, message));
+        }
+        let bytes = source.require(FILE)?;
+        let broken = |error: String| EngineError::load(&path, format!("is not a tokenizer: {error}"));
+        let mut inner: tokenizers::Tokenizer =
+            serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        // Lengths are the scheduler's business, and there is no padding anywhere.
+        inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        inner.with_padding(None);
+        let decoder = inner.get_decoder().map(serde_json::to_value).transpose();
+        let decoder = decoder.map_err(|error| broken(error.to_string()))?.unwrap_or(Value::Null);
+        let decoding = Decoding::parse(&decoder)
+            .map_err(|kind| broken(format!("its decoder {kind} is not known; known are ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip")))?;
+        let table = TokenTable::new(&decoding, tokens_by_id(&inner).map_err(broken)?);
+        let config = source.json("tokenizer_config.json")?;
+        let id = |name: &str| inner.token_to_id(&special_token(config.as_ref()?, name)?);
+        let (bos_token_id, eos_token_id, pad_token_id) = (id("bos_token"), id("eos_token"), id("pad_token"));
+        Ok(Self { inner, table, path, bos_token_id, eos_token_id, pad_token_id })
+    }
+
+    /// Checks that every token has a row in the model's embedding.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming both sizes.
+    pub fn check_vocabulary(&self, config: &ModelConfig) -> Result<()> {
+        if self.vocab_size() <= config.vocab_size {
+            return Ok(());
+        }
+        let message = format!(
+            "has token ids up to {}, but the model's embedding has {} rows (`vocab_size` in config.json): they do not \
+             belong together",
+            self.vocab_size() - 1,
+            config.vocab_size
+        );
+        Err(EngineError::load(&self.path, message))
+    }
+
+    /// Tokens of `text`; with `add_special_tokens`, the beginning-of-text token and whatever else the model's own
+    /// recipe adds. Special tokens written out in the text are recognised.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] if the text cannot be encoded.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        match self.inner.encode_fast(text, add_special_tokens) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => {
+                Err(EngineError::invalid("prompt", format!("the text cannot be tokenised: {error}")))
+            }
+        }
+    }
+
+    /// Tokens of a whole text with special tokens, the beginning-of-text token once even if the text spells it out.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, true)?;
+        if let Some(bos) = self.bos_token_id
+            && ids.starts_with(&[bos, bos])
+        {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
+    /// The text of `ids`, as the tokenizer's own decoder writes it.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] if the decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special_tokens)
+            .map_err(|error| EngineError::invalid("prompt", format!("the tokens cannot be decoded: {error}")))
+    }
+
+    /// Bytes of a token, possibly a part of a UTF-8 character; a special token is its name, an unknown one empty.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.table.bytes(id)
+    }
+
+    /// A token as people read it: its bytes as text, with `�` for parts of characters.
+    pub fn text(&self, id: u32) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes(id))
+    }
+
+    /// Whether a token is a control token, which is no part of a text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.table.is_special(id)
+    }
+
+    /// Highest token id plus one.
+    pub fn vocab_size(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Id of a token by its exact content.
+    pub fn token_to_id(&self, content: &str) -> Option<u32> {
+        self.inner.token_to_id(content)
+    }
+
+    /// The token that begins a text, if `tokenizer_config.json` names one.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.bos_token_id
+    }
+
+    /// The token that ends a text, if `tokenizer_config.json` names one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_id
+    }
+
+    /// The token that fills up batches elsewhere, if `tokenizer_config.json` names one.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        self.pad_token_id
+    }
+}
+
+impl TokenBytes for Tokenizer {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        if self.table.is_special(token) { &[] } else { self.table.bytes(token) }
+    }
+}
+
+/// Ids above this are mistakes, and would make the table as large as memory.
+const MAX_TOKEN_ID: u32 = 1 << 24;
+
+fn tokens_by_id(
+    inner: &tokenizers::Tokenizer,
+) -> std::result::Result<Vec<Option<(String, bool, bool)>>, String> {
+    let vocabulary = inner.get_vocab(true);
+    let added = inner.get_added_tokens_decoder();
+    let max = vocabulary.values().chain(added.keys()).max().copied();
+    if let Some(id) = max.filter(|&id| id > MAX_TOKEN_ID) {
+        return Err(format!("it has the token id {id}, but ids go up to {MAX_TOKEN_ID}"));
+    }
+    let size = max.map_or(0, |id| id as usize + 1);
+    let mut tokens: Vec<Option<(String, bool, bool)>> = vec![None; size];
+    for (content, id) in vocabulary {
+        tokens[id as usize] = Some((content, false, false));
+    }
+    for (id, token) in added {
+        tokens[id as usize] = Some((token.content, true, token.special));
+    }
+    Ok(tokens)
+}
