@@ -1,1 +1,3 @@
 //! Numbers equal to PyTorch's, whatever shares the batch. Leaves HTTP to `end_to_end`.
+
+mod text;
