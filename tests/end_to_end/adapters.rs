@@ -24,7 +24,10 @@ async fn an_adapter_is_loaded_used_listed_and_unloaded() {
     let models = server.get("/v1/models").await.ok();
     assert!(models["data"].as_array().unwrap().iter().any(|entry| entry["id"] == "tuned"), "{models}");
     let adapters = server.get("/v1/adapters").await.ok();
-    assert!(adapters["data"].as_array().unwrap().iter().any(|a| a["name"] == "tuned" && a["rank"] == 8), "{adapters}");
+    assert!(
+        adapters["data"].as_array().unwrap().iter().any(|a| a["name"] == "tuned" && a["rank"] == 8),
+        "{adapters}"
+    );
 
     let tuned = server.post("/v1/completions", greedy("tuned", case)).await.ok();
     let base = server.post("/v1/completions", greedy("policy", case)).await.ok();
@@ -52,13 +55,17 @@ async fn loading_and_unloading_disturbs_nobody() {
     let expected = expected("llama");
     let case = &expected["policy"]["greedy"][0];
     let quiet = trace(&server.post("/v1/completions", greedy("policy", case)).await.ok());
-    server.post("/v1/load_lora_adapter", json!({"lora_name": "kept", "lora_path": model("llama/lora")})).await.ok();
+    server
+        .post("/v1/load_lora_adapter", json!({"lora_name": "kept", "lora_path": model("llama/lora")}))
+        .await
+        .ok();
     let kept = trace(&server.post("/v1/completions", greedy("kept", case)).await.ok());
     let traffic = async {
         for _ in 0..4 {
             let base = (0..3).map(|_| server.post("/v1/completions", greedy("policy", case)));
             let adapted = (0..3).map(|_| server.post("/v1/completions", greedy("kept", case)));
-            let (base, adapted) = tokio::join!(futures::future::join_all(base), futures::future::join_all(adapted));
+            let (base, adapted) =
+                tokio::join!(futures::future::join_all(base), futures::future::join_all(adapted));
             assert!(base.into_iter().all(|answer| trace(&answer.ok()) == quiet));
             assert!(adapted.into_iter().all(|answer| trace(&answer.ok()) == kept));
         }

@@ -53,7 +53,8 @@ async fn rewards_are_those_the_score_endpoint_gives() {
         let answer = server.post("/v1/chat/completions", body.clone()).await.ok();
         let report = &answer["alignment"];
         assert_eq!(report["reward_model"], reward);
-        let texts: Vec<&Value> = report["candidates"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
+        let texts: Vec<&Value> =
+            report["candidates"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
         let request = json!({"model": reward, "messages": body["messages"], "candidates": texts});
         let scored = server.post("/v1/score", request).await.ok();
         let scored: Vec<f64> = scored["rewards"].as_array().unwrap().iter().map(number).collect();
@@ -113,10 +114,8 @@ async fn one_seed_gives_the_same_sixteen_whatever_else_runs() {
         body["messages"][0]["content"] = json!(format!("noise number {seed}"));
         server.post("/v1/chat/completions", body)
     });
-    let (crowded, _) = tokio::join!(
-        server.post("/v1/chat/completions", best_of(16, 1)),
-        futures::future::join_all(noise)
-    );
+    let (crowded, _) =
+        tokio::join!(server.post("/v1/chat/completions", best_of(16, 1)), futures::future::join_all(noise));
     assert_eq!(crowded.ok()["alignment"]["candidates"], alone["alignment"]["candidates"]);
 }
 

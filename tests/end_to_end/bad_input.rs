@@ -62,14 +62,44 @@ async fn every_bad_request_is_one_sentence_and_changes_nothing() {
         (("/v1/completions", json!({"model": "policy", "prompt": [5, 512]})), 400, vec!["512"]),
         (("/v1/completions", json!({"model": "policy", "prompt": ""})), 400, vec!["prompt"]),
         (("/v1/completions", json!({"model": "policy", "prompt": {"text": "hi"}})), 400, vec!["prompt"]),
-        (("/v1/score", json!({"model": "kindness", "messages": [{"role": "user", "content": "a"}], "candidates": ["b"]})), 404, vec!["kindness"]),
-        (("/v1/score", json!({"messages": [{"role": "user", "content": "a"}], "candidates": []})), 400, vec!["candidates"]),
-        (("/v1/score", json!({"messages": [{"role": "user", "content": "a"}], "candidates": ["word ".repeat(600)]})), 400, vec!["512"]),
+        (
+            (
+                "/v1/score",
+                json!({"model": "kindness", "messages": [{"role": "user", "content": "a"}], "candidates": ["b"]}),
+            ),
+            404,
+            vec!["kindness"],
+        ),
+        (
+            ("/v1/score", json!({"messages": [{"role": "user", "content": "a"}], "candidates": []})),
+            400,
+            vec!["candidates"],
+        ),
+        (
+            (
+                "/v1/score",
+                json!({"messages": [{"role": "user", "content": "a"}], "candidates": ["word ".repeat(600)]}),
+            ),
+            400,
+            vec!["512"],
+        ),
         (("/classify", json!({"input": 3})), 400, vec!["input"]),
         (("/get_reward", json!({"query": "one"})), 400, vec!["query"]),
-        (("/v1/load_lora_adapter", json!({"lora_name": "x", "lora_path": "/no/such/folder"})), 400, vec!["/no/such/folder"]),
-        (("/v1/load_lora_adapter", json!({"lora_name": "x", "lora_path": path})), 400, vec!["adapter_config.json"]),
-        (("/v1/load_lora_adapter", json!({"lora_name": "x", "lora_path": adapter})), 400, vec!["adapter_model.safetensors"]),
+        (
+            ("/v1/load_lora_adapter", json!({"lora_name": "x", "lora_path": "/no/such/folder"})),
+            400,
+            vec!["/no/such/folder"],
+        ),
+        (
+            ("/v1/load_lora_adapter", json!({"lora_name": "x", "lora_path": path})),
+            400,
+            vec!["adapter_config.json"],
+        ),
+        (
+            ("/v1/load_lora_adapter", json!({"lora_name": "x", "lora_path": adapter})),
+            400,
+            vec!["adapter_model.safetensors"],
+        ),
         (("/v1/load_lora_adapter", json!({"lora_path": "somewhere"})), 400, vec!["lora_name"]),
         (("/v1/unload_lora_adapter", json!({"lora_name": "x"})), 404, vec!["x"]),
     ];
@@ -116,43 +146,49 @@ fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
 
 #[test]
 fn a_broken_model_folder_is_refused_with_one_sentence() {
-    type Case<'a> = (Box<dyn FnOnce(&Path)>, &'a [&'a str]);
-    let weights = "model.safetensors";
-    let remove = |name: &'static str| -> Box<dyn FnOnce(&Path)> {
+    type Breaking = Box<dyn FnOnce(&Path)>;
+    const WEIGHTS: &str = "model.safetensors";
+    let remove = |name: &'static str| -> Breaking {
         Box::new(move |folder| std::fs::remove_file(folder.join(name)).unwrap())
     };
-    let config = |key: &'static str, value: Value| -> Box<dyn FnOnce(&Path)> {
+    let config = |key: &'static str, value: Value| -> Breaking {
         Box::new(move |folder| edit_json(&folder.join("config.json"), |config| config[key] = value))
     };
-    let cases: Vec<Case<'_>> = vec![
+    let cases: Vec<(Breaking, &'static [&'static str])> = vec![
         (remove("config.json"), &["config.json"]),
         (remove("tokenizer.json"), &["tokenizer.json"]),
-        (remove(weights), &["safetensors"]),
+        (remove(WEIGHTS), &["safetensors"]),
         (
             Box::new(|folder| {
-                let bytes = std::fs::read(folder.join(weights)).unwrap();
-                std::fs::write(folder.join(weights), &bytes[..bytes.len() * 2 / 3]).unwrap();
+                let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+                std::fs::write(folder.join(WEIGHTS), &bytes[..bytes.len() * 2 / 3]).unwrap();
             }),
-            &[weights],
+            &[WEIGHTS],
         ),
-        (Box::new(|folder| std::fs::write(folder.join(weights), b"not a tensor in sight").unwrap()), &[weights]),
-        (Box::new(|folder| std::fs::write(folder.join(weights), b"").unwrap()), &[weights]),
+        (
+            Box::new(|folder| std::fs::write(folder.join(WEIGHTS), b"not a tensor in sight").unwrap()),
+            &[WEIGHTS],
+        ),
+        (Box::new(|folder| std::fs::write(folder.join(WEIGHTS), b"").unwrap()), &[WEIGHTS]),
         (
             Box::new(|folder| {
-                let mut bytes = std::fs::read(folder.join(weights)).unwrap();
+                let mut bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
                 bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-                std::fs::write(folder.join(weights), bytes).unwrap();
+                std::fs::write(folder.join(WEIGHTS), bytes).unwrap();
             }),
-            &[weights],
+            &[WEIGHTS],
         ),
-        (config("intermediate_size", json!(161)), &[weights, "161"]),
-        (config("num_hidden_layers", json!(4)), &[weights, "layers.3"]),
+        (config("intermediate_size", json!(161)), &[WEIGHTS, "161"]),
+        (config("num_hidden_layers", json!(4)), &[WEIGHTS, "layers.3"]),
         (config("vocab_size", json!(500)), &["500", "512"]),
         (config("model_type", json!("mamba9")), &["config.json", "mamba9"]),
         (config("hidden_size", json!("wide")), &["config.json", "hidden_size"]),
         (config("num_attention_heads", json!(0)), &["config.json", "num_attention_heads"]),
         (Box::new(|folder| std::fs::write(folder.join("config.json"), "{").unwrap()), &["config.json"]),
-        (Box::new(|folder| std::fs::write(folder.join("tokenizer.json"), "[]").unwrap()), &["tokenizer.json"]),
+        (
+            Box::new(|folder| std::fs::write(folder.join("tokenizer.json"), "[]").unwrap()),
+            &["tokenizer.json"],
+        ),
         (
             Box::new(|folder| {
                 // A vocabulary that is larger than the embedding.
@@ -179,10 +215,12 @@ fn a_broken_model_folder_is_refused_with_one_sentence() {
 /// Runs a command that must fail, and returns its one sentence.
 fn refusal(args: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let run = Command::new(env!("CARGO_BIN_EXE_rectify")).args(args).current_dir(folder.path()).output().unwrap();
+    let run =
+        Command::new(env!("CARGO_BIN_EXE_rectify")).args(args).current_dir(folder.path()).output().unwrap();
     let errors = String::from_utf8(run.stderr).unwrap();
     assert_eq!(run.status.code(), Some(2), "{args:?}: {errors}");
-    let sentence = errors.lines().last().unwrap_or_else(|| panic!("{args:?} fails without a word")).to_owned();
+    let sentence =
+        errors.lines().last().unwrap_or_else(|| panic!("{args:?} fails without a word")).to_owned();
     assert!(!errors.contains("panicked"), "{args:?}: {errors}");
     sentence
 }

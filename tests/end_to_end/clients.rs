@@ -33,7 +33,11 @@ async fn async_openai_works() {
 
     let listed = client.models().list().await.unwrap();
     assert!(listed.data.iter().any(|entry| entry.id == model));
-    let answer = client.chat().create(request(&model).n(4u8).logprobs(true).top_logprobs(2u8).build().unwrap()).await.unwrap();
+    let answer = client
+        .chat()
+        .create(request(&model).n(4u8).logprobs(true).top_logprobs(2u8).build().unwrap())
+        .await
+        .unwrap();
     assert_eq!(answer.choices.len(), 4);
     for choice in &answer.choices {
         assert!(choice.finish_reason.is_some());

@@ -59,7 +59,8 @@ impl Answer {
     pub(crate) fn refused(self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.body);
         let error = &self.body["error"];
-        let message = error["message"].as_str().unwrap_or_else(|| panic!("no OpenAI error body: {}", self.body));
+        let message =
+            error["message"].as_str().unwrap_or_else(|| panic!("no OpenAI error body: {}", self.body));
         assert!(error["type"].is_string(), "{error}");
         assert!(!message.contains('\n'), "more than one line: {message}");
         assert!(message.len() < 400, "not one sentence: {message}");
@@ -111,9 +112,11 @@ impl Server {
     /// The `llama` fixture as policy, with its two reward models: `helpful` (adapter and head on the policy's base, the
     /// default) and `own` (own weights, tokenizer and template).
     pub(crate) async fn llama(options: &[&str]) -> Self {
-        let (policy, adapter, own) = (model("llama/policy"), model("llama/reward-adapter"), model("llama/reward"));
+        let (policy, adapter, own) =
+            (model("llama/policy"), model("llama/reward-adapter"), model("llama/reward"));
         let rewards = [format!("helpful={adapter}"), format!("own={own}")];
-        let mut all = vec!["--policy", &policy, "--dtype", "float32", "--reward", &rewards[0], "--reward", &rewards[1]];
+        let mut all =
+            vec!["--policy", &policy, "--dtype", "float32", "--reward", &rewards[0], "--reward", &rewards[1]];
         all.extend(options);
         Self::start(&all).await
     }
@@ -168,7 +171,8 @@ impl Server {
 
     /// Sends bytes that need not be JSON.
     pub(crate) async fn post_raw(&self, path: &str, body: &'static str) -> Answer {
-        let request = self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        let request =
+            self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json");
         self.answer(request.body(body)).await
     }
 

@@ -59,7 +59,13 @@ async fn told_to_stop_it_finishes_what_runs_and_refuses_what_comes() {
     let deadline = Instant::now() + PATIENCE;
     // From now on a new request finds a closed door or a 503, never a hang or a torn answer.
     loop {
-        match server.http.post(format!("{}/v1/chat/completions", server.url)).json(&long(1, false)).send().await {
+        match server
+            .http
+            .post(format!("{}/v1/chat/completions", server.url))
+            .json(&long(1, false))
+            .send()
+            .await
+        {
             Ok(response) if response.status() == 200 => {
                 assert!(Instant::now() < deadline, "it still takes requests");
                 response.bytes().await.unwrap();
@@ -94,7 +100,8 @@ async fn told_to_stop_it_finishes_what_runs_and_refuses_what_comes() {
 async fn no_options_at_all_serve_the_demo_and_say_how_to_try_it() {
     let server = Server::demo().await;
     assert!(server.log().contains("curl"), "{}", server.log());
-    let body = json!({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16});
+    let body =
+        json!({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16});
     let models = server.get("/v1/models").await.ok();
     let mut body = body;
     body["model"] = models["data"][0]["id"].clone();

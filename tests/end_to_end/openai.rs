@@ -49,7 +49,8 @@ async fn greedy_completions_and_echoed_logprobs_are_pytorchs() {
         assert_eq!(answer["choices"][0]["finish_reason"], "length");
     }
     for prompt in policy["prompts"].as_array().unwrap() {
-        let body = json!({"model": "policy", "prompt": prompt["ids"], "max_tokens": 1, "echo": true, "logprobs": 0});
+        let body =
+            json!({"model": "policy", "prompt": prompt["ids"], "max_tokens": 1, "echo": true, "logprobs": 0});
         let answer = server.post("/v1/completions", body).await.ok();
         let logprobs = answer["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap();
         assert!(logprobs[0].is_null(), "the first token has nothing before it");
@@ -65,7 +66,8 @@ async fn a_seed_gives_the_same_text_streamed_or_not_alone_or_in_company() {
     let body = ask("Tell me about printers.");
     let alone = server.post("/v1/chat/completions", body.clone()).await.ok();
     let wanted = text(&alone["choices"][0]["message"]["content"]).to_owned();
-    let others = (0..12).map(|seed| server.post("/v1/chat/completions", with(ask("noise"), json!({"seed": seed}))));
+    let others =
+        (0..12).map(|seed| server.post("/v1/chat/completions", with(ask("noise"), json!({"seed": seed}))));
     let streamed = with(body.clone(), json!({"stream": true, "stream_options": {"include_usage": true}}));
     let (stream, again, _) = tokio::join!(
         server.stream("/v1/chat/completions", streamed),
@@ -78,8 +80,12 @@ async fn a_seed_gives_the_same_text_streamed_or_not_alone_or_in_company() {
     assert_eq!(stream.chunks[0]["object"], "chat.completion.chunk");
     assert_eq!(stream.chunks[0]["choices"][0]["delta"]["role"], "assistant");
     let last = stream.chunks.last().unwrap();
-    assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &alone["usage"]["total_tokens"]));
-    let reasons: Vec<&Value> = stream.chunks.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]).collect();
+    assert_eq!(
+        (&last["choices"], &last["usage"]["total_tokens"]),
+        (&json!([]), &alone["usage"]["total_tokens"])
+    );
+    let reasons: Vec<&Value> =
+        stream.chunks.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]).collect();
     let ended = reasons.iter().filter(|reason| reason.is_string()).count();
     assert_eq!(ended, 1, "one finish reason per choice: {reasons:?}");
 }
@@ -92,7 +98,10 @@ async fn several_choices_are_several_candidates() {
     let choices = answer["choices"].as_array().unwrap();
     assert_eq!(choices.iter().map(|c| c["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
     let texts: Vec<&str> = choices.iter().map(|c| text(&c["message"]["content"])).collect();
-    assert!(texts.windows(2).any(|pair| pair[0] != pair[1]), "four equal samples of a random model: {texts:?}");
+    assert!(
+        texts.windows(2).any(|pair| pair[0] != pair[1]),
+        "four equal samples of a random model: {texts:?}"
+    );
     let stream = server.stream("/v1/chat/completions", with(body, json!({"stream": true}))).await;
     for (index, wanted) in texts.iter().enumerate() {
         assert_eq!(&stream.text(index), wanted);
@@ -119,12 +128,14 @@ async fn stop_strings_end_the_text_before_them() {
 #[tokio::test]
 async fn logprobs_are_natural_logs_of_the_raw_distribution() {
     let server = Server::llama(&[]).await;
-    let fields = json!({"logprobs": true, "top_logprobs": 5, "temperature": 0.0, "max_tokens": 8, "ignore_eos": true});
+    let fields =
+        json!({"logprobs": true, "top_logprobs": 5, "temperature": 0.0, "max_tokens": 8, "ignore_eos": true});
     let cold = server.post("/v1/chat/completions", with(ask("hello"), fields.clone())).await.ok();
     let content = cold["choices"][0]["logprobs"]["content"].as_array().unwrap();
     assert_eq!(content.len(), 8);
     for token in content {
-        let top: Vec<f64> = token["top_logprobs"].as_array().unwrap().iter().map(|t| number(&t["logprob"])).collect();
+        let top: Vec<f64> =
+            token["top_logprobs"].as_array().unwrap().iter().map(|t| number(&t["logprob"])).collect();
         assert_eq!(top.len(), 5);
         assert!(top.windows(2).all(|pair| pair[0] >= pair[1]), "most likely first: {top:?}");
         assert!(top.iter().map(|l| l.exp()).sum::<f64>() <= 1.0 + 1e-4);
