@@ -165,3 +165,6 @@ impl Executor for CpuExecutor {
         Ok(StepOutput { logits, scores: &self.scores })
     }
 }
+
+#[cfg(test)]
+mod tests;
