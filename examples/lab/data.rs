@@ -78,6 +78,12 @@ pub fn prompts(split: Split, per_category: usize, seed: u64, purpose: &str) -> a
     Ok(items)
 }
 
+/// `num` training prompts, by the categories' shares of the text: what the policy answers to make pairs.
+pub fn preference_prompts(num: usize, seed: u64) -> Vec<Item> {
+    let mut rng = rng_for(seed, "preference");
+    (0..num).map(|_| Category::draw(&mut rng).sample(Split::Train, &mut rng)).collect()
+}
+
 /// A prompt with answers to it, as the policy gave them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
