@@ -1,6 +1,7 @@
 //! Models: configuration, weights, the one decoder and what runs it. Leaves batching to the scheduler.
 
 pub mod adapter;
+pub mod assemble;
 pub mod backend;
 pub mod checkpoint;
 pub mod config;
@@ -14,5 +15,6 @@ pub mod layout;
 pub mod load;
 pub mod mmap;
 pub mod peft;
+pub mod reward;
 pub mod rope;
 pub mod source;
