@@ -1,3 +1,30 @@
 //! The `rectify` server and command line as a library.
+//!
+//! A request's way: `extract` reads JSON, `api` checks it once, `answer` follows the engine's events, `routes` writes
+//! the response. `config` and `boot` make the engine that `app` shares; `serve` listens and stops.
 
+pub mod answer;
+pub mod api;
+pub mod app;
 pub mod cli;
+pub mod config;
+pub mod error;
+pub mod extract;
+pub mod routes;
+pub mod telemetry;
+#[cfg(test)]
+mod testing;
+pub mod text;
+
+pub use app::App;
+pub use routes::router;
+
+/// A list of names for a sentence: `a, b`, or `none`.
+pub(crate) fn names<I>(names: I) -> String
+where
+    I: IntoIterator,
+    I::Item: AsRef<str>,
+{
+    let names: Vec<String> = names.into_iter().map(|name| name.as_ref().to_owned()).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}

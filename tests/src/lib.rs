@@ -2,6 +2,4 @@
 //! Leaves the checks to the tests.
 
 pub mod fixture;
-pub mod harness;
 pub mod outcome;
-pub mod sheet;

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub use crate::config::ByteSize;
+
 /// Which models to load and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Models")]
@@ -72,40 +74,6 @@ impl FromStr for NamedDir {
     }
 }
 
-/// A number of bytes, written with a unit: `512MiB`, `4GiB`, `2GB`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, u64); 7] = [
-            ("KiB", 1 << 10),
-            ("MiB", 1 << 20),
-            ("GiB", 1 << 30),
-            ("KB", 1_000),
-            ("MB", 1_000_000),
-            ("GB", 1_000_000_000),
-            ("B", 1),
-        ];
-        let refusal = || "write a number and a unit, such as 4GiB or 512MiB".to_owned();
-        let text = text.trim();
-        let (number, unit) = UNITS
-            .iter()
-            .find_map(|&(unit, size)| text.strip_suffix(unit).map(|number| (number, size)))
-            .unwrap_or((text, 1));
-        let number: f64 = number.trim().parse().map_err(|_| refusal())?;
-        let bytes = number * unit as f64;
-        // 2^53 bytes: beyond it f64 no longer counts single bytes, and no machine has them.
-        if bytes.is_finite() && (1.0..9.0e15).contains(&bytes) {
-            Ok(Self(bytes as u64))
-        } else {
-            Err(refusal())
-        }
-    }
-}
-
 /// A count of at least one.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -118,17 +86,6 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!("4GiB".parse(), Ok(ByteSize(4 << 30)));
-        assert_eq!("1.5 MiB".parse(), Ok(ByteSize(3 << 19)));
-        assert_eq!("2GB".parse(), Ok(ByteSize(2_000_000_000)));
-        assert_eq!("1024".parse(), Ok(ByteSize(1024)));
-        for bad in ["", "GiB", "-1GiB", "0", "1e400B", "NaN", "lots"] {
-            assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_reward_is_named_or_takes_its_folders_name() {

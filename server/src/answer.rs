@@ -1,0 +1,291 @@
+//! The progress of one request's generation: engine events in, pieces of choices out, the same for streams and whole
+//! answers, with and without best-of-N. Leaves their JSON to the routes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
+use rectify_engine::handle::EventStream;
+use rectify_engine::request::{FinishReason, Logprobs, Selection, Usage as EngineUsage};
+use rectify_engine::{EngineError, Event, GenerateRequest};
+
+use crate::api::Usage;
+use crate::api::alignment::AlignmentReport;
+use crate::app::{App, Target};
+use crate::error::ApiError;
+use crate::telemetry::RequestMetrics;
+
+/// What is to be generated for one HTTP request.
+#[derive(Debug)]
+pub struct Plan {
+    /// What `model` meant.
+    pub target: Target,
+    /// One for each prompt, all with the same number of choices.
+    pub requests: Vec<GenerateRequest>,
+    /// Report every candidate.
+    pub return_candidates: bool,
+}
+
+/// News of a choice. Choices are numbered through all prompts.
+#[derive(Debug)]
+pub enum Piece {
+    /// A choice begins.
+    Start {
+        /// Which.
+        choice: usize,
+        /// Logprobs of its prompt's tokens from the second on, if asked for.
+        prompt_logprobs: Option<Arc<[Logprobs]>>,
+    },
+    /// Text was added.
+    Text {
+        /// To which choice.
+        choice: usize,
+        /// The text.
+        text: String,
+        /// Logprobs of its tokens, if asked for.
+        logprobs: Vec<Logprobs>,
+    },
+    /// A choice is complete.
+    End {
+        /// Which.
+        choice: usize,
+        /// Why.
+        reason: FinishReason,
+        /// With best-of-N: its reward, if it has one.
+        reward: Option<Option<f32>>,
+        /// With best-of-N, in the last choice's end: what happened.
+        alignment: Option<Box<AlignmentReport>>,
+    },
+    /// Best-of-N is not decided yet.
+    Progress {
+        /// Candidates finished and scored.
+        done: usize,
+        /// Of all.
+        of: usize,
+    },
+    /// All choices are complete.
+    Done(Usage),
+}
+
+/// A running generation. Dropping it cancels what has not ended.
+pub struct Answer {
+    events: Events,
+    prompts: Vec<Prompt>,
+    num_choices: usize,
+    return_candidates: bool,
+    queue: VecDeque<Piece>,
+    running: usize,
+    usage: EngineUsage,
+    metrics: RequestMetrics,
+}
+
+enum Events {
+    One(EventStream),
+    Many(SelectAll<BoxStream<'static, (usize, Event)>>),
+}
+
+/// One prompt's state.
+struct Prompt {
+    policy_version: Arc<str>,
+    /// With best-of-N: each candidate's logprobs, kept until it is selected.
+    candidates: Option<Vec<Vec<Logprobs>>>,
+    ended: Vec<bool>,
+    num_scored: usize,
+}
+
+impl Answer {
+    /// Starts all requests and waits until the engine has accepted each (its prompt is computed), so that refusals
+    /// still become a status.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn start(app: &App, plan: Plan) -> Result<Self, ApiError> {
+        let Plan { target, requests, return_candidates } = plan;
+        let num_choices = requests.first().map_or(1, |request| request.num_choices);
+        let reward = requests.first().and_then(|request| request.alignment.as_ref()?.reward.clone());
+        let mut streams = Vec::with_capacity(requests.len());
+        let mut prompts = Vec::with_capacity(requests.len());
+        for request in requests {
+            let candidates = request.alignment.as_ref().map(|alignment| vec![Vec::new(); alignment.n]);
+            let num_candidates = candidates.as_ref().map_or(num_choices, Vec::len);
+            let ended = vec![false; num_candidates];
+            prompts.push(Prompt { policy_version: "".into(), candidates, ended, num_scored: 0 });
+            streams.push(app.engine.generate(request).await.map_err(|error| app.explain(error, &target))?);
+        }
+        let mut answer = Self {
+            num_choices,
+            return_candidates,
+            queue: VecDeque::new(),
+            running: streams.len(),
+            usage: EngineUsage::default(),
+            metrics: RequestMetrics::start(
+                reward.as_deref(),
+                prompts.iter().map(|prompt| prompt.ended.len()).max(),
+            ),
+            prompts,
+            events: Events::Many(SelectAll::new()),
+        };
+        for (index, stream) in streams.iter_mut().enumerate() {
+            let first = stream.next().await.unwrap_or(Event::Failed(EngineError::Shutdown));
+            match first {
+                Event::Failed(error) => return Err(app.explain(error, &target)),
+                event => answer.apply(index, event)?,
+            }
+        }
+        answer.events = Events::new(streams);
+        Ok(answer)
+    }
+
+    /// The version that answers (of the first prompt; all prompts of a request start together).
+    pub fn policy_version(&self) -> Arc<str> {
+        self.prompts.first().map_or_else(|| "".into(), |prompt| Arc::clone(&prompt.policy_version))
+    }
+
+    /// The next piece; `None` after [`Piece::Done`] or an error.
+    pub async fn next(&mut self) -> Option<Result<Piece, ApiError>> {
+        loop {
+            if let Some(piece) = self.queue.pop_front() {
+                return Some(Ok(piece));
+            }
+            if self.running == 0 {
+                return None;
+            }
+            let (prompt, event) =
+                self.events.next().await.unwrap_or((0, Event::Failed(EngineError::Shutdown)));
+            if let Err(error) = self.apply(prompt, event) {
+                self.running = 0;
+                self.queue.clear();
+                return Some(Err(error));
+            }
+        }
+    }
+
+    fn apply(&mut self, prompt: usize, event: Event) -> Result<(), ApiError> {
+        let Some(state) = self.prompts.get_mut(prompt) else { return Ok(()) };
+        let choice = |index: usize| prompt * self.num_choices + index;
+        match event {
+            Event::Prefilled { prompt_logprobs, policy_version, .. } => {
+                state.policy_version = policy_version;
+                let prompt_logprobs: Option<Arc<[Logprobs]>> = prompt_logprobs.map(Into::into);
+                if state.candidates.is_none() {
+                    for index in 0..self.num_choices {
+                        let prompt_logprobs = prompt_logprobs.clone();
+                        self.queue.push_back(Piece::Start { choice: choice(index), prompt_logprobs });
+                    }
+                }
+            }
+            Event::Token { index, text, logprobs, .. } => {
+                self.metrics.token(prompt, index);
+                if let Some(candidates) = &mut state.candidates {
+                    if let (Some(kept), Some(logprobs)) = (candidates.get_mut(index), logprobs) {
+                        kept.push(logprobs);
+                    }
+                } else if !text.is_empty() || logprobs.is_some() {
+                    let logprobs = logprobs.into_iter().collect();
+                    self.queue.push_back(Piece::Text { choice: choice(index), text, logprobs });
+                }
+            }
+            Event::Finished { index, reason, text } => {
+                self.metrics.finished(index);
+                if state.candidates.is_none() {
+                    if let Some(ended) = state.ended.get_mut(index) {
+                        *ended = true;
+                    }
+                    if !text.is_empty() {
+                        self.queue.push_back(Piece::Text {
+                            choice: choice(index),
+                            text,
+                            logprobs: Vec::new(),
+                        });
+                    }
+                    self.queue.push_back(Piece::End {
+                        choice: choice(index),
+                        reason,
+                        reward: None,
+                        alignment: None,
+                    });
+                }
+            }
+            Event::Scored { index, reward } => {
+                self.metrics.scored(index, reward);
+                state.num_scored += 1;
+                let of = state.ended.len();
+                self.queue.push_back(Piece::Progress { done: state.num_scored.min(of), of });
+            }
+            Event::Selected(selection) => self.select(prompt, &selection),
+            Event::Done(usage) => self.finish(prompt, usage),
+            Event::Failed(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// The winners, best first, each as one piece of text.
+    fn select(&mut self, prompt: usize, selection: &Selection) {
+        let state = &mut self.prompts[prompt];
+        let mut report =
+            Some(Box::new(AlignmentReport::new(selection, &state.policy_version, self.return_candidates)));
+        self.metrics.selected(selection);
+        let mut kept = state.candidates.take().unwrap_or_default();
+        for (rank, &index) in selection.selected.iter().enumerate() {
+            let Some(candidate) = selection.candidates.get(index) else { continue };
+            let choice = prompt * self.num_choices + rank;
+            let logprobs = kept.get_mut(index).map(std::mem::take).unwrap_or_default();
+            let is_last = rank + 1 == selection.selected.len();
+            self.queue.push_back(Piece::Start { choice, prompt_logprobs: None });
+            self.queue.push_back(Piece::Text { choice, text: candidate.text.clone(), logprobs });
+            self.queue.push_back(Piece::End {
+                choice,
+                reason: candidate.finish_reason.unwrap_or(FinishReason::Length),
+                reward: Some(candidate.reward),
+                alignment: if is_last { report.take() } else { None },
+            });
+        }
+        state.ended.fill(true);
+    }
+
+    fn finish(&mut self, prompt: usize, usage: EngineUsage) {
+        // A prompt that was only read (`echo` with no tokens) has candidates that never ran.
+        for (index, ended) in self.prompts[prompt].ended.iter().enumerate() {
+            if !ended && index < self.num_choices {
+                let choice = prompt * self.num_choices + index;
+                let reason = FinishReason::Length;
+                self.queue.push_back(Piece::End { choice, reason, reward: None, alignment: None });
+            }
+        }
+        self.usage.prompt_tokens += usage.prompt_tokens;
+        self.usage.cached_tokens += usage.cached_tokens;
+        self.usage.completion_tokens += usage.completion_tokens;
+        self.usage.rejected_tokens += usage.rejected_tokens;
+        self.usage.scored_tokens += usage.scored_tokens;
+        self.running -= 1;
+        if self.running == 0 {
+            self.metrics.done(&self.usage);
+            self.queue.push_back(Piece::Done(self.usage.into()));
+        }
+    }
+}
+
+impl Events {
+    fn new(mut streams: Vec<EventStream>) -> Self {
+        if streams.len() == 1
+            && let Some(stream) = streams.pop()
+        {
+            return Self::One(stream);
+        }
+        let numbered = |(index, stream): (usize, EventStream)| {
+            futures::stream::unfold(stream, move |mut stream| async move {
+                stream.next().await.map(|event| ((index, event), stream))
+            })
+            .boxed()
+        };
+        Self::Many(streams.into_iter().enumerate().map(numbered).collect())
+    }
+
+    async fn next(&mut self) -> Option<(usize, Event)> {
+        match self {
+            Self::One(stream) => stream.next().await.map(|event| (0, event)),
+            Self::Many(streams) => streams.next().await,
+        }
+    }
+}

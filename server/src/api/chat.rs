@@ -1,0 +1,439 @@
+//! `/v1/chat/completions`: request, response and stream chunk, and the request's way into the engine's terms. Leaves
+//! sampling fields to `sampling` and the answer's progress to `generation`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rectify_engine::request::Message;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::alignment::{AlignmentReport, AlignmentRequest};
+use super::logprobs::ChatLogprobs;
+use super::sampling::{SamplingFields, check_logprobs};
+use super::{OneOrMany, StreamOptions, Usage};
+use crate::error::ApiError;
+
+/// Roles a message may have; `developer` is read as `system`.
+pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+/// A chat request. Fields not listed here are ignored and named in the header `x-rectify-ignored`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+pub struct ChatRequest {
+    /// The policy, an adapter, or either with a profile as suffix, as `policy:best-of-16`.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// The conversation; at least one message.
+    pub messages: Vec<ChatMessage>,
+    /// Best-of-N and the like.
+    #[serde(default)]
+    pub alignment: Option<AlignmentRequest>,
+    /// Choices to return.
+    #[serde(default)]
+    pub n: Option<usize>,
+    /// Most tokens of each candidate; by default what the context has room for.
+    #[serde(default)]
+    pub max_completion_tokens: Option<usize>,
+    /// The older name of `max_completion_tokens`.
+    #[serde(default)]
+    pub max_tokens: Option<usize>,
+    /// Tokens before which nothing ends the answer.
+    #[serde(default)]
+    pub min_tokens: Option<usize>,
+    /// 0 is greedy.
+    #[serde(default)]
+    pub temperature: Option<f32>,
+    /// Nucleus sampling.
+    #[serde(default)]
+    pub top_p: Option<f32>,
+    /// Keep this many most likely tokens; 0 and -1 keep all.
+    #[serde(default)]
+    pub top_k: Option<i64>,
+    /// Drop tokens less likely than this share of the most likely.
+    #[serde(default)]
+    pub min_p: Option<f32>,
+    /// -2 to 2.
+    #[serde(default)]
+    pub presence_penalty: Option<f32>,
+    /// -2 to 2.
+    #[serde(default)]
+    pub frequency_penalty: Option<f32>,
+    /// 1 is off.
+    #[serde(default)]
+    pub repetition_penalty: Option<f32>,
+    /// Token ids (as strings) to what is added to their logits, -100 to 100.
+    #[serde(default)]
+    pub logit_bias: Option<BTreeMap<String, f32>>,
+    /// Same seed, same answer.
+    #[serde(default)]
+    pub seed: Option<i64>,
+    /// Strings that end the answer.
+    #[serde(default)]
+    pub stop: Option<OneOrMany>,
+    /// Tokens that end the answer.
+    #[serde(default)]
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Keep the stop string in the answer.
+    #[serde(default)]
+    pub include_stop_str_in_output: Option<bool>,
+    /// Go on past end-of-text tokens.
+    #[serde(default)]
+    pub ignore_eos: Option<bool>,
+    /// Report each token's logprob.
+    #[serde(default)]
+    pub logprobs: Option<bool>,
+    /// And this many alternatives, at most 20.
+    #[serde(default)]
+    pub top_logprobs: Option<usize>,
+    /// Answer as server-sent events.
+    #[serde(default)]
+    pub stream: Option<bool>,
+    /// What the stream carries besides.
+    #[serde(default)]
+    pub stream_options: Option<StreamOptions>,
+    /// Lower runs first; 0 is ordinary.
+    #[serde(default)]
+    pub priority: Option<i32>,
+    /// `{"type": "text"}` only.
+    #[serde(default)]
+    pub response_format: Option<ResponseFormat>,
+    /// Not available yet: must be absent or empty.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub tools: Option<Vec<Value>>,
+    /// Not available yet: must be absent, `none` or `auto`.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub tool_choice: Option<Value>,
+    /// Who asks; accepted as it is.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The client's own labels; accepted as they are.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<Value>,
+}
+
+/// The form of the answer.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct ResponseFormat {
+    /// `text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// One turn of the conversation.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+pub struct ChatMessage {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// Its text.
+    #[serde(default)]
+    pub content: Option<Content>,
+    /// Accepted as it is.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// A message's text, whole or in parts.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "expected a string or a list of parts such as {\"type\": \"text\", \"text\": \"...\"}"
+)]
+pub enum Content {
+    /// The whole text.
+    Text(String),
+    /// Its parts, in order.
+    Parts(Vec<ContentPart>),
+}
+
+/// A part of a message.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct ContentPart {
+    /// `text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its text.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+impl ChatRequest {
+    /// The conversation as chat templates see it.
+    ///
+    /// # Errors
+    /// 400 naming the message.
+    pub fn conversation(&self) -> Result<Arc<[Message]>, ApiError> {
+        if self.messages.is_empty() {
+            return Err(ApiError::invalid(
+                "messages",
+                "messages is empty, but must hold at least one message",
+            ));
+        }
+        self.messages.iter().enumerate().map(|(index, message)| message.read(index)).collect()
+    }
+
+    /// Refuses what this server cannot do yet, instead of answering something else.
+    ///
+    /// # Errors
+    /// 400 naming the field.
+    pub fn check_features(&self) -> Result<(), ApiError> {
+        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+            return Err(ApiError::invalid("tools", "tools are not available yet; leave `tools` out"));
+        }
+        if let Some(choice) = &self.tool_choice
+            && !matches!(choice, Value::Null)
+            && !matches!(choice.as_str(), Some("none" | "auto"))
+        {
+            return Err(ApiError::invalid(
+                "tool_choice",
+                "tools are not available yet; leave `tool_choice` out",
+            ));
+        }
+        match self.response_format.as_ref().map(|format| format.kind.as_str()) {
+            None | Some("text") => Ok(()),
+            Some(kind) => Err(ApiError::invalid(
+                "response_format",
+                format!("response_format `{kind}` is not available yet; use `text` or leave it out"),
+            )),
+        }
+    }
+
+    /// The sampling fields; `room` is what the context leaves for an answer.
+    ///
+    /// # Errors
+    /// 400 naming the field.
+    pub fn sampling(&mut self, default_max_tokens: usize) -> Result<SamplingFields, ApiError> {
+        let logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
+            (true, top) => Some(check_logprobs("top_logprobs", top.unwrap_or(0))?),
+            (false, None | Some(0)) => None,
+            (false, Some(_)) => {
+                let message = "top_logprobs needs `logprobs: true` beside it";
+                return Err(ApiError::invalid("top_logprobs", message));
+            }
+        };
+        Ok(SamplingFields {
+            max_tokens: self.max_completion_tokens.or(self.max_tokens).unwrap_or(default_max_tokens),
+            min_tokens: self.min_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_penalty: self.repetition_penalty,
+            logit_bias: self.logit_bias.take(),
+            seed: self.seed,
+            stop: self.stop.take(),
+            stop_token_ids: self.stop_token_ids.take(),
+            include_stop: self.include_stop_str_in_output,
+            ignore_eos: self.ignore_eos,
+            logprobs,
+            prompt_logprobs: None,
+        })
+    }
+}
+
+impl ChatMessage {
+    fn read(&self, index: usize) -> Result<Message, ApiError> {
+        let role = match self.role.as_str() {
+            "developer" => "system",
+            role if ROLES.contains(&role) => role,
+            role => {
+                let message = format!("the role `{role}` is unknown; use one of {}", ROLES.join(", "));
+                return Err(ApiError::invalid(format!("messages[{index}].role"), message));
+            }
+        };
+        let content = match &self.content {
+            // OpenAI allows it for an assistant's turn that only called tools.
+            None if role == "assistant" => String::new(),
+            None => {
+                let message =
+                    format!("messages[{index}] has no content, but must have a string or a list of parts");
+                return Err(ApiError::invalid(format!("messages[{index}].content"), message));
+            }
+            Some(Content::Text(text)) => text.clone(),
+            Some(Content::Parts(parts)) => {
+                let texts: Result<Vec<&str>, ApiError> =
+                    parts.iter().enumerate().map(|(i, part)| part.read(index, i)).collect();
+                texts?.concat()
+            }
+        };
+        Ok(Message { role: role.to_owned(), content })
+    }
+}
+
+impl ContentPart {
+    fn read(&self, message: usize, index: usize) -> Result<&str, ApiError> {
+        match (self.kind.as_str(), &self.text) {
+            ("text", Some(text)) => Ok(text),
+            ("text", None) => Err(ApiError::invalid(
+                format!("messages[{message}].content[{index}]"),
+                "a part of type `text` must have a `text`",
+            )),
+            (kind, _) => Err(ApiError::invalid(
+                format!("messages[{message}].content[{index}]"),
+                format!("parts of type `{kind}` are not read by this server; use `text`"),
+            )),
+        }
+    }
+}
+
+/// The answer to a chat request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatResponse {
+    /// `chatcmpl-…`.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model as the request named it.
+    pub model: String,
+    /// The policy version that answered, as `name@version`.
+    pub system_fingerprint: Option<String>,
+    /// The choices; with `alignment`, best first.
+    pub choices: Vec<ChatChoice>,
+    /// Tokens spent.
+    pub usage: Usage,
+    /// What the alignment strategy did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<AlignmentReport>,
+}
+
+/// One choice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChoice {
+    /// Its place.
+    pub index: usize,
+    /// The assistant's message.
+    pub message: AssistantMessage,
+    /// Logprobs, if asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// `stop` or `length`.
+    pub finish_reason: Option<String>,
+    /// Its raw reward, with `alignment`; null if scoring failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f32>)]
+    pub reward: Option<Option<f32>>,
+}
+
+/// The assistant's message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AssistantMessage {
+    /// `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: Option<String>,
+    /// Always null: this server has no separate refusals.
+    pub refusal: Option<String>,
+}
+
+/// A piece of a streamed chat answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChunk {
+    /// `chatcmpl-…`, the same in all chunks.
+    pub id: String,
+    /// `chat.completion.chunk`.
+    pub object: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model as the request named it.
+    pub model: String,
+    /// The policy version that answers.
+    pub system_fingerprint: Option<String>,
+    /// One choice's news; empty in the chunk with the usage.
+    pub choices: Vec<ChatChunkChoice>,
+    /// With `stream_options.include_usage`: null, and in the last chunk the tokens spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+    /// What the alignment strategy did, in the chunk that ends the last choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<AlignmentReport>,
+}
+
+/// One choice's news.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatChunkChoice {
+    /// Its place.
+    pub index: usize,
+    /// What was added.
+    pub delta: Delta,
+    /// Logprobs of the added tokens, if asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// In the choice's last chunk: `stop` or `length`.
+    pub finish_reason: Option<String>,
+    /// In the choice's last chunk, with `alignment`: its raw reward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f32>)]
+    pub reward: Option<Option<f32>>,
+}
+
+/// What was added to a choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Delta {
+    /// `assistant`, in the choice's first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Arc<[Message]>, ApiError> {
+        let request: ChatRequest = serde_json::from_str(json).unwrap();
+        request.check_features()?;
+        request.conversation()
+    }
+
+    #[test]
+    fn parts_are_joined_and_developer_is_system() {
+        let messages = read(
+            r#"{"messages": [{"role": "developer", "content": "Be kind."},
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": null}]}"#,
+        )
+        .unwrap();
+        let turns: Vec<_> = messages.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
+        assert_eq!(turns, [("system", "Be kind."), ("user", "ab"), ("assistant", "")]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        for (json, param) in [
+            (r#"{"messages": []}"#, "messages"),
+            (r#"{"messages": [{"role": "robot", "content": "a"}]}"#, "messages[0].role"),
+            (r#"{"messages": [{"role": "user"}]}"#, "messages[0].content"),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}"#,
+                "messages[0].content[0]",
+            ),
+            (r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{}]}"#, "tools"),
+            (
+                r#"{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}"#,
+                "response_format",
+            ),
+        ] {
+            let error = read(json).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{json}");
+            assert_eq!(error.status.as_u16(), 400, "{json}");
+        }
+        read(r#"{"messages": [{"role": "user", "content": "a"}], "tools": [], "response_format": {"type": "text"}}"#)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_null_reward_is_written_and_an_absent_one_is_not() {
+        let choice = |reward| serde_json::to_value(ChatChoice { reward, ..ChatChoice::default() }).unwrap();
+        assert!(choice(None).get("reward").is_none());
+        assert!(choice(Some(None)).get("reward").unwrap().is_null());
+        assert_eq!(choice(Some(Some(0.5))).get("reward").unwrap(), 0.5);
+    }
+}

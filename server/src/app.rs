@@ -1,0 +1,199 @@
+//! What every handler shares: the engine, the names it answers to, defaults and limits. Leaves HTTP to `routes` and
+//! loading to `boot`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use rectify_engine::{EngineError, EngineHandle};
+
+use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
+use crate::config::Generation;
+use crate::error::ApiError;
+use crate::text::TextModel;
+
+/// The name every policy answers to besides its own.
+pub const POLICY_ALIAS: &str = "policy";
+/// Texts longer than this many bytes are tokenised off the threads that serve connections.
+const LONG_TEXT: usize = 16 << 10;
+
+/// What every handler shares.
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+/// The parts of an [`App`].
+pub struct Shared {
+    /// The engine.
+    pub engine: EngineHandle,
+    /// The policy's tokenizer and chat template.
+    pub text: Arc<dyn TextModel>,
+    /// The policy's names; the first is the main one.
+    pub policy_names: Vec<String>,
+    /// The policy's longest sequence, in tokens.
+    pub max_model_len: usize,
+    /// The reward models' names.
+    pub rewards: Vec<String>,
+    /// The reward model of requests that name none.
+    pub default_reward: Option<String>,
+    /// Alignment profiles by name.
+    pub profiles: BTreeMap<String, AlignmentRequest>,
+    /// Sampling when the request does not say.
+    pub generation: Generation,
+    /// Most candidates of one prompt.
+    pub max_candidates: usize,
+    /// Largest request body in bytes.
+    pub max_body: usize,
+    /// When the server started, in seconds since 1970.
+    pub created: u64,
+    /// Renders the metrics.
+    pub metrics: PrometheusHandle,
+    /// Set once the server has been told to stop.
+    pub draining: AtomicBool,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What a request's `model` means.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Target {
+    /// The name for the response.
+    pub name: String,
+    /// The adapter, if it is not the policy itself.
+    pub adapter: Option<String>,
+    /// The profile named by the suffix.
+    pub profile: Option<AlignmentRequest>,
+}
+
+impl App {
+    /// Shares `parts` between handlers.
+    pub fn new(parts: Shared) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// What `model` means: the policy, an adapter on it, either with a profile as suffix. Whether an adapter of that
+    /// name is loaded is known to the engine alone.
+    ///
+    /// # Errors
+    /// 400 if it is a reward model, which does not generate.
+    pub fn resolve(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        let Some(name) = model.filter(|name| !name.is_empty()) else {
+            return Ok(Target { name: self.policy_name().to_owned(), ..Target::default() });
+        };
+        let target = Target { name: name.to_owned(), ..Target::default() };
+        if self.is_policy(name) {
+            return Ok(target);
+        }
+        if self.rewards.iter().any(|reward| reward == name) {
+            let message = format!("`{name}` is a reward model: it scores at /v1/score and generates nothing");
+            return Err(ApiError::invalid("model", message));
+        }
+        if let Some((base, suffix)) = name.rsplit_once(':')
+            && let Some(profile) = self.profile(suffix)
+        {
+            return Ok(Target { name: name.to_owned(), profile: Some(profile), ..self.resolve(Some(base))? });
+        }
+        Ok(Target { adapter: Some(name.to_owned()), ..target })
+    }
+
+    /// The policy's main name.
+    pub fn policy_name(&self) -> &str {
+        self.policy_names.first().map_or(POLICY_ALIAS, String::as_str)
+    }
+
+    fn is_policy(&self, name: &str) -> bool {
+        name == POLICY_ALIAS || self.policy_names.iter().any(|policy| policy == name)
+    }
+
+    /// A configured profile, or the built-in `best-of-N`.
+    fn profile(&self, name: &str) -> Option<AlignmentRequest> {
+        if let Some(profile) = self.profiles.get(name) {
+            return Some(profile.clone());
+        }
+        let n = name.strip_prefix("best-of-")?.parse().ok()?;
+        Some(AlignmentRequest { n: Some(n), ..AlignmentRequest::default() })
+    }
+
+    /// The reward model a scoring request names, or the default one.
+    ///
+    /// # Errors
+    /// 404 listing the reward models.
+    pub fn reward_model(&self, model: Option<&str>) -> Result<String, ApiError> {
+        let known = || crate::names(&self.rewards);
+        match model.filter(|name| !name.is_empty()) {
+            Some(name) if self.rewards.iter().any(|reward| reward == name) => Ok(name.to_owned()),
+            Some(name) => Err(ApiError::model_not_found(format!(
+                "the reward model `{name}` does not exist; available: {}",
+                known()
+            ))),
+            None => self.default_reward.clone().ok_or_else(|| {
+                ApiError::model_not_found(
+                    "this server has no reward model; start it with `--reward NAME=DIR`",
+                )
+            }),
+        }
+    }
+
+    /// What an `alignment` may ask for here.
+    pub fn alignment_limits(&self) -> AlignmentLimits<'_> {
+        AlignmentLimits {
+            max_candidates: self.max_candidates,
+            rewards: &self.rewards,
+            default_reward: self.default_reward.as_deref(),
+        }
+    }
+
+    /// Room for an answer behind a prompt of `prompt_len` tokens.
+    ///
+    /// # Errors
+    /// 400 if there is none.
+    pub fn room(&self, prompt_len: usize) -> Result<usize, ApiError> {
+        let max_model_len = self.max_model_len;
+        match max_model_len.checked_sub(prompt_len) {
+            Some(room) if room > 0 => Ok(room),
+            _ => Err(EngineError::ContextLength { prompt_len, max_tokens: 1, max_model_len }.into()),
+        }
+    }
+
+    /// Runs the tokenizer on `size` bytes of text, elsewhere if that may take long.
+    ///
+    /// # Errors
+    /// What `encode` says.
+    pub async fn tokenize<T: Send + 'static>(
+        &self,
+        size: usize,
+        encode: impl FnOnce(&dyn TextModel) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if size <= LONG_TEXT {
+            return encode(&*self.text);
+        }
+        let text = Arc::clone(&self.text);
+        tokio::task::spawn_blocking(move || encode(&*text))
+            .await
+            .map_err(|_| EngineError::Execution("the tokenizer panicked".into()))?
+    }
+
+    /// Names the models there are when the engine does not know an adapter.
+    pub fn explain(&self, error: EngineError, target: &Target) -> ApiError {
+        match error {
+            EngineError::NotFound { kind: "adapter", known, .. } => ApiError::model_not_found(format!(
+                "the model `{}` does not exist; the policy is `{}`, adapters: {}",
+                target.name,
+                self.policy_name(),
+                known.strip_prefix("available: ").unwrap_or("none")
+            )),
+            error => error.into(),
+        }
+    }
+
+    /// Whether the server has been told to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,291 @@
+//! `POST /v1/completions`. Leaves the wire types to `api::completions`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use rectify_engine::GenerateRequest;
+use rectify_engine::request::{Logprobs, Message};
+
+use super::sse::{self, Render};
+use crate::answer::{Answer, Piece, Plan};
+use crate::api::completions::{CompletionChoice, CompletionRequest, CompletionResponse, OnePrompt, Prompt};
+use crate::api::logprobs::CompletionLogprobs;
+use crate::api::sampling::check_num_choices;
+use crate::api::{new_id, unix_time};
+use crate::app::App;
+use crate::error::{ApiError, ErrorBody};
+use crate::extract::ApiJson;
+use crate::text::TextModel;
+
+/// Continue one or more prompts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "generation",
+    request_body = CompletionRequest,
+    responses(
+        (status = 200, description = "The answer; with `stream`, objects of the same shape as server-sent events", body = CompletionResponse),
+        (status = 400, description = "A field is wrong", body = ErrorBody),
+        (status = 404, description = "No such model", body = ErrorBody),
+        (status = 429, description = "Too many requests wait", body = ErrorBody),
+    )
+)]
+pub(super) async fn create(
+    State(app): State<App>,
+    ApiJson(request, ignored): ApiJson<CompletionRequest>,
+) -> Result<Response, ApiError> {
+    let name = request.model.clone().unwrap_or_else(|| app.policy_name().to_owned());
+    let is_stream = request.stream.unwrap_or(false);
+    let include_usage = request.stream_options.is_some_and(|options| options.include_usage.unwrap_or(false));
+    let has_logprobs = request.logprobs.is_some();
+    let echo = request.echo.unwrap_or(false);
+    let (plan, prompts) = plan(&app, request).await?;
+    let num_choices = plan.requests.first().map_or(1, |request| request.num_choices);
+    let answer = Answer::start(&app, plan).await?;
+    let head = Head {
+        id: new_id("cmpl"),
+        created: unix_time(),
+        model: name,
+        fingerprint: answer.policy_version().to_string(),
+        text: Arc::clone(&app.text),
+        has_logprobs,
+        prompts: if echo { prompts } else { Vec::new() },
+        num_choices,
+        offsets: Vec::new(),
+    };
+    if is_stream {
+        return Ok((ignored, sse::stream(answer, Chunks { head, include_usage })).into_response());
+    }
+    Ok((ignored, Json(collect(answer, head).await?)).into_response())
+}
+
+/// A prompt as text and tokens, for `echo` and for reward models.
+#[derive(Debug)]
+struct Encoded {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+fn encode(model: &dyn TextModel, prompt: OnePrompt) -> Result<Encoded, ApiError> {
+    let (text, tokens) = match prompt {
+        OnePrompt::Text(text) => {
+            let tokens = model.encode_text(&text)?;
+            (text, tokens)
+        }
+        OnePrompt::Tokens(tokens) => (model.decode(&tokens)?, tokens),
+    };
+    if tokens.is_empty() {
+        return Err(ApiError::invalid("prompt", "prompt is empty, but must hold at least one token"));
+    }
+    Ok(Encoded { text, tokens })
+}
+
+/// Checks the request and turns it into the engine's, one for each prompt.
+async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<Encoded>), ApiError> {
+    request.check_features()?;
+    let target = app.resolve(request.model.as_deref())?;
+    let num_choices = check_num_choices(request.n, app.max_candidates)?;
+    let sampling = request.sampling()?.into_params(&app.generation)?;
+    let prompts = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new())).split()?;
+    let alignment = match (request.alignment.take(), &target.profile) {
+        (Some(alignment), Some(profile)) => Some(alignment.over(profile)),
+        (alignment, profile) => alignment.or_else(|| profile.clone()),
+    };
+    if alignment.is_some() {
+        check_alignable(&request, prompts.len())?;
+    }
+    let validated = alignment
+        .as_ref()
+        .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))
+        .transpose()?;
+    let size = prompts.iter().map(OnePrompt::size).sum();
+    let encoded: Vec<Encoded> = app
+        .tokenize(size, move |model| prompts.into_iter().map(|prompt| encode(model, prompt)).collect())
+        .await?;
+    let mut requests = Vec::with_capacity(encoded.len());
+    for (index, prompt) in encoded.iter().enumerate() {
+        app.room(prompt.tokens.len()).map_err(|error| error.at("prompt"))?;
+        let mut sampling = sampling.clone();
+        let seed = alignment.as_ref().and_then(|alignment| alignment.seed).map(i64::cast_unsigned);
+        // Prompts of one request draw independently, also under one seed.
+        sampling.seed = seed.or(sampling.seed).map(|seed| seed.wrapping_add(index as u64));
+        requests.push(GenerateRequest {
+            messages: Arc::new([Message { role: "user".into(), content: prompt.text.clone() }]),
+            prompt: prompt.tokens.clone(),
+            sampling,
+            num_choices,
+            alignment: validated.clone(),
+            adapter: target.adapter.clone(),
+            priority: request.priority.unwrap_or(0),
+        });
+    }
+    let return_candidates = alignment.and_then(|alignment| alignment.return_candidates).unwrap_or(false);
+    Ok((Plan { target, requests, return_candidates }, encoded))
+}
+
+/// The report of a strategy stands beside the choices, so it can be about one prompt only.
+fn check_alignable(request: &CompletionRequest, num_prompts: usize) -> Result<(), ApiError> {
+    if num_prompts > 1 {
+        let message = format!("alignment takes one prompt in a request, but there are {num_prompts}");
+        return Err(ApiError::invalid("prompt", message));
+    }
+    if request.echo.unwrap_or(false) && request.logprobs.is_some() {
+        let message = "echo with logprobs cannot be combined with alignment; leave one of them out";
+        return Err(ApiError::invalid("echo", message));
+    }
+    Ok(())
+}
+
+impl OnePrompt {
+    /// Roughly how many bytes of text it is.
+    fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => 4 * tokens.len(),
+        }
+    }
+}
+
+/// What all chunks of an answer have in common, and how far each choice's text is.
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: String,
+    text: Arc<dyn TextModel>,
+    has_logprobs: bool,
+    /// With `echo`.
+    prompts: Vec<Encoded>,
+    num_choices: usize,
+    /// Characters of each choice so far, for `text_offset`.
+    offsets: Vec<usize>,
+}
+
+impl Head {
+    fn offset(&mut self, choice: usize) -> &mut usize {
+        if self.offsets.len() <= choice {
+            self.offsets.resize(choice + 1, 0);
+        }
+        &mut self.offsets[choice]
+    }
+
+    /// The echoed prompt of a choice.
+    fn start(&mut self, choice: usize, prompt_logprobs: Option<&[Logprobs]>) -> CompletionChoice {
+        let mut news = CompletionChoice { index: choice, ..CompletionChoice::default() };
+        let mut offset = 0;
+        news.logprobs = self.has_logprobs.then(CompletionLogprobs::default);
+        if let Some(prompt) = self.prompts.get(choice / self.num_choices) {
+            news.text.clone_from(&prompt.text);
+            if let Some(list) = &mut news.logprobs {
+                let first = prompt.tokens.first().copied().unwrap_or_default();
+                offset = list.push_first(&*self.text, first);
+                for entry in prompt_logprobs.unwrap_or_default() {
+                    offset = list.push(&*self.text, entry, offset);
+                }
+            }
+        }
+        *self.offset(choice) = offset;
+        news
+    }
+
+    fn added(&mut self, choice: usize, text: String, logprobs: &[Logprobs]) -> CompletionChoice {
+        let mut news = CompletionChoice { index: choice, text, ..CompletionChoice::default() };
+        if self.has_logprobs && !logprobs.is_empty() {
+            let model = Arc::clone(&self.text);
+            let offset = self.offset(choice);
+            let mut list = CompletionLogprobs::default();
+            for entry in logprobs {
+                *offset = list.push(&*model, entry, *offset);
+            }
+            news.logprobs = Some(list);
+        }
+        news
+    }
+
+    fn envelope(&self) -> CompletionResponse {
+        CompletionResponse {
+            id: self.id.clone(),
+            object: "text_completion".into(),
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: Some(self.fingerprint.clone()),
+            choices: Vec::new(),
+            usage: None,
+            alignment: None,
+        }
+    }
+}
+
+/// The whole answer, from the same pieces a stream is made of.
+async fn collect(mut answer: Answer, mut head: Head) -> Result<CompletionResponse, ApiError> {
+    let mut response = head.envelope();
+    while let Some(piece) = answer.next().await {
+        match piece? {
+            Piece::Start { choice, prompt_logprobs } => {
+                response.choices.push(head.start(choice, prompt_logprobs.as_deref()));
+            }
+            Piece::Text { choice, text, logprobs } => {
+                let news = head.added(choice, text, &logprobs);
+                let Some(choice) = response.choices.iter_mut().find(|known| known.index == choice) else {
+                    continue;
+                };
+                choice.text.push_str(&news.text);
+                if let (Some(list), Some(more)) = (&mut choice.logprobs, news.logprobs) {
+                    list.append(more);
+                }
+            }
+            Piece::End { choice, reason, reward, alignment } => {
+                if let Some(report) = alignment {
+                    response.alignment = Some(*report);
+                }
+                if let Some(choice) = response.choices.iter_mut().find(|known| known.index == choice) {
+                    choice.finish_reason = Some(reason.as_str().to_owned());
+                    choice.reward = reward;
+                }
+            }
+            Piece::Progress { .. } => {}
+            Piece::Done(usage) => response.usage = Some(Some(usage)),
+        }
+    }
+    response.choices.sort_by_key(|choice| choice.index);
+    Ok(response)
+}
+
+struct Chunks {
+    head: Head,
+    include_usage: bool,
+}
+
+impl Render for Chunks {
+    type Chunk = CompletionResponse;
+
+    fn chunk(&mut self, piece: Piece) -> Option<CompletionResponse> {
+        let mut chunk = self.head.envelope();
+        chunk.usage = self.include_usage.then_some(None);
+        let choice = match piece {
+            Piece::Start { choice, prompt_logprobs } => {
+                let news = self.head.start(choice, prompt_logprobs.as_deref());
+                // Without `echo` a choice starts with its first text.
+                if news.text.is_empty() {
+                    return None;
+                }
+                news
+            }
+            Piece::Text { choice, text, logprobs } => self.head.added(choice, text, &logprobs),
+            Piece::End { choice, reason, reward, alignment } => {
+                chunk.alignment = alignment.map(|report| *report);
+                let finish_reason = Some(reason.as_str().to_owned());
+                CompletionChoice { index: choice, finish_reason, reward, ..CompletionChoice::default() }
+            }
+            Piece::Done(usage) if self.include_usage => {
+                chunk.usage = Some(Some(usage));
+                return Some(chunk);
+            }
+            Piece::Done(_) | Piece::Progress { .. } => return None,
+        };
+        chunk.choices.push(choice);
+        Some(chunk)
+    }
+}

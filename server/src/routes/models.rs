@@ -1,0 +1,76 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`. Leaves what a name means to `app`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use crate::api::models::{Model, ModelKind, ModelList};
+use crate::app::App;
+use crate::error::{ApiError, ErrorBody};
+
+/// List the models: the policy, its profiles and adapters, reward models.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "models",
+    responses((status = 200, description = "All models", body = ModelList))
+)]
+pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
+    Ok(Json(ModelList { object: "list".into(), data: models(&app).await? }))
+}
+
+/// Describe one model.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "models",
+    params(("id" = String, Path, description = "A model's name")),
+    responses(
+        (status = 200, description = "The model", body = Model),
+        (status = 404, description = "No such model", body = ErrorBody),
+    )
+)]
+pub(super) async fn retrieve(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>, ApiError> {
+    let models = models(&app).await?;
+    let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
+    let message = format!("the model `{id}` does not exist; available: {}", crate::names(&names));
+    models
+        .into_iter()
+        .find(|model| model.id == id)
+        .map(Json)
+        .ok_or_else(|| ApiError::model_not_found(message))
+}
+
+async fn models(app: &App) -> Result<Vec<Model>, ApiError> {
+    let model = |id: &str, kind: ModelKind| Model {
+        id: id.to_owned(),
+        object: "model".into(),
+        created: app.created,
+        owned_by: "rectify".into(),
+        kind,
+        parent: None,
+        version: None,
+        max_model_len: (kind != ModelKind::Reward).then_some(app.max_model_len),
+    };
+    let policy = app.policy_name();
+    let mut models: Vec<Model> = app.policy_names.iter().map(|name| model(name, ModelKind::Policy)).collect();
+    for profile in app.profiles.keys() {
+        let parent = Some(policy.to_owned());
+        models.push(Model { parent, ..model(&format!("{policy}:{profile}"), ModelKind::Profile) });
+    }
+    models.extend(app.rewards.iter().map(|name| model(name, ModelKind::Reward)));
+    for adapter in app.engine.adapters().await? {
+        // A reward model on the policy's base is an adapter too, and is listed already.
+        if adapter.has_score_head || app.rewards.iter().any(|reward| **reward == *adapter.name) {
+            continue;
+        }
+        models.push(Model {
+            parent: Some(policy.to_owned()),
+            version: Some(adapter.version.to_string()),
+            ..model(&adapter.name, ModelKind::Adapter)
+        });
+    }
+    Ok(models)
+}

@@ -1,0 +1,255 @@
+//! A stand-in for engine and tokenizer: events by a script in the prompt's last message, tokens that are bytes. For the
+//! tests of this crate alone.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rectify_engine::handle::{Command, EngineStats};
+use rectify_engine::ids::RequestId;
+use rectify_engine::model::adapter::AdapterInfo;
+use rectify_engine::request::{
+    Candidate, FinishReason, Logprobs, Message, ScoreInput, Scoring, Selection, TokenLogprob, Usage,
+};
+use rectify_engine::{EngineError, EngineHandle, Event, GenerateRequest};
+use tokio::sync::mpsc;
+
+use crate::app::{App, Shared};
+use crate::text::TextModel;
+
+/// Tokens are bytes.
+pub(crate) struct ByteText;
+
+impl TextModel for ByteText {
+    fn encode_text(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        Ok(text.bytes().map(u32::from).collect())
+    }
+
+    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
+        if messages.iter().any(|message| message.content == "refused by the template") {
+            return Err(EngineError::invalid("messages", "the chat template refuses the conversation"));
+        }
+        let text: String = messages.iter().map(|m| format!("{}: {}\n", m.role, m.content)).collect();
+        self.encode_text(&(text + "assistant: "))
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String, EngineError> {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token)).collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        u8::try_from(token).into_iter().collect()
+    }
+}
+
+/// What the fake engine saw.
+#[derive(Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) requests: Arc<Mutex<Vec<GenerateRequest>>>,
+    pub(crate) aborted: Arc<Mutex<Vec<RequestId>>>,
+}
+
+/// The longest sequence of the fake policy.
+pub(crate) const MAX_MODEL_LEN: usize = 4096;
+/// The reward of each candidate: the fourth is best, then the third.
+pub(crate) fn reward(index: usize) -> f32 {
+    0.5 - (index as f32 - 3.0).abs() - 0.25 * f32::from(u8::from(index > 3))
+}
+
+/// An app over a fake engine.
+pub(crate) fn app() -> (App, Seen) {
+    let (engine, commands) = EngineHandle::new();
+    let seen = Seen::default();
+    tokio::spawn(run(commands, seen.clone()));
+    let profile = |json: &str| serde_json::from_str(json).unwrap();
+    let shared = Shared {
+        engine,
+        text: Arc::new(ByteText),
+        policy_names: vec!["demo".into(), "demo-alias".into()],
+        max_model_len: MAX_MODEL_LEN,
+        rewards: vec!["helpful".into(), "safe".into()],
+        default_reward: Some("helpful".into()),
+        profiles: [(
+            "careful".to_owned(),
+            profile(r#"{"n": 4, "reward": "safe", "return_candidates": true}"#),
+        )]
+        .into(),
+        generation: Default::default(),
+        max_candidates: 64,
+        max_body: 1 << 20,
+        created: 1_700_000_000,
+        metrics: crate::telemetry::metrics(),
+        draining: AtomicBool::new(false),
+    };
+    (App::new(shared), seen)
+}
+
+async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
+    let mut adapters: Vec<AdapterInfo> = Vec::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Generate(_, request, events) => {
+                let known = match &request.adapter {
+                    Some(name) => adapters.iter().find(|adapter| *adapter.name == **name).cloned().map(Some),
+                    None => Some(None),
+                };
+                seen.requests.lock().unwrap().push((*request).clone());
+                match known {
+                    Some(adapter) => drop(tokio::spawn(generate(*request, adapter, events))),
+                    None => {
+                        let name = request.adapter.unwrap_or_default();
+                        let known = format!("available: {}", crate::names(adapters.iter().map(|a| &*a.name)));
+                        let error = EngineError::NotFound { kind: "adapter", name, known };
+                        let _ = events.send(Event::Failed(error)).await;
+                    }
+                }
+            }
+            Command::Score(_, request, events) => {
+                let texts = match request.input {
+                    ScoreInput::Candidates { candidates, .. } => candidates,
+                    ScoreInput::Texts(texts) => texts,
+                };
+                if texts.iter().any(|text| text == "boom") {
+                    let _ = events.send(Event::Failed(EngineError::Execution("NaN".into()))).await;
+                    continue;
+                }
+                // The last first: the order of events is not the order of texts.
+                for (index, text) in texts.iter().enumerate().rev() {
+                    let _ = events.send(Event::Scored { index, reward: text.len() as f32 }).await;
+                }
+                let usage = Usage { scored_tokens: 7 * texts.len(), ..Usage::default() };
+                let _ = events.send(Event::Done(usage)).await;
+            }
+            Command::Abort(id) => seen.aborted.lock().unwrap().push(id),
+            Command::LoadAdapter { name, path, replace, reply } => {
+                let _ = reply.send(if path.ends_with("missing") {
+                    Err(EngineError::load(path.join("adapter_config.json"), "is missing"))
+                } else if !replace && adapters.iter().any(|adapter| *adapter.name == *name) {
+                    Err(EngineError::invalid("lora_name", format!("the adapter `{name}` is already loaded")))
+                } else {
+                    let (version, rank) = ("abc123".into(), 4);
+                    let info = AdapterInfo { name: name.into(), version, rank, has_score_head: false };
+                    adapters.retain(|adapter| adapter.name != info.name);
+                    adapters.push(info.clone());
+                    Ok(info)
+                });
+            }
+            Command::UnloadAdapter { name, reply } => {
+                let before = adapters.len();
+                adapters.retain(|adapter| *adapter.name != *name);
+                let known = "available: none".into();
+                let missing = Err(EngineError::NotFound { kind: "adapter", name, known });
+                let _ = reply.send(if adapters.len() < before { Ok(()) } else { missing });
+            }
+            Command::Adapters(reply) => drop(reply.send(adapters.clone())),
+            Command::Stats(reply) => {
+                let stats =
+                    EngineStats { total_blocks: 64, used_blocks: 3, steps: 5, ..EngineStats::default() };
+                drop(reply.send(stats));
+            }
+            Command::Drain(reply) => drop(reply.send(())),
+        }
+    }
+}
+
+fn logprobs(token: u32, count: Option<usize>) -> Option<Logprobs> {
+    let top =
+        |rank: usize| TokenLogprob { token: u32::from(b'a') + rank as u32, logprob: -0.1 - rank as f32 };
+    count.map(|count| Logprobs {
+        own: TokenLogprob { token, logprob: -1.5 },
+        top: (0..count).map(top).collect(),
+    })
+}
+
+/// What candidate `index` says.
+pub(crate) fn text_of(index: usize) -> String {
+    format!("answer {index}")
+}
+
+async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events: mpsc::Sender<Event>) {
+    let script = request.messages.last().map_or("", |message| message.content.as_str()).to_owned();
+    let send = async |event: Event| events.send(event).await.is_ok();
+    let refusal = match script.as_str() {
+        "overload" => Some(EngineError::Overloaded { waiting: 1024 }),
+        "long" => {
+            Some(EngineError::ContextLength { prompt_len: 9000, max_tokens: 1, max_model_len: MAX_MODEL_LEN })
+        }
+        "stopping" => Some(EngineError::Shutdown),
+        _ => None,
+    };
+    if let Some(error) = refusal {
+        send(Event::Failed(error)).await;
+        return;
+    }
+    let prompt_logprobs = request
+        .sampling
+        .prompt_logprobs
+        .map(|count| request.prompt[1..].iter().filter_map(|&token| logprobs(token, Some(count))).collect());
+    let policy_version =
+        adapter.map_or("demo@base".into(), |info| format!("{}@{}", info.name, info.version).into());
+    send(Event::Prefilled { cached_tokens: 2, prompt_logprobs, policy_version }).await;
+    let n = request.alignment.as_ref().map_or(request.num_choices, |alignment| alignment.n);
+    if script == "slow" {
+        let text = "tick ".to_owned();
+        while send(Event::Token { index: 0, token: 32, text: text.clone(), logprobs: None }).await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        return;
+    }
+    let mut candidates = Vec::new();
+    let mut completion_tokens = 0;
+    for index in 0..n {
+        let text = text_of(index);
+        let most = request.sampling.max_tokens;
+        let said: String = text.chars().take(most).collect();
+        for byte in said.bytes() {
+            let token = u32::from(byte);
+            let logprobs = logprobs(token, request.sampling.logprobs);
+            send(Event::Token { index, token, text: char::from(byte).into(), logprobs }).await;
+            if script == "boom" {
+                send(Event::Failed(EngineError::Execution("NaN in layer 3".into()))).await;
+                return;
+            }
+        }
+        completion_tokens += said.len();
+        let reason = if said.len() < text.len() { FinishReason::Length } else { FinishReason::Stop };
+        if most > 0 {
+            send(Event::Finished { index, reason, text: String::new() }).await;
+        }
+        let has_reward = script != "scorer fails" && request.alignment.is_some();
+        if has_reward {
+            send(Event::Scored { index, reward: reward(index) }).await;
+        }
+        candidates.push(Candidate {
+            tokens: said.bytes().map(u32::from).collect(),
+            text: said,
+            reward: has_reward.then(|| reward(index)),
+            logprob: -1.5,
+            finish_reason: Some(reason),
+        });
+    }
+    let mut rejected_tokens = 0;
+    if let Some(alignment) = &request.alignment {
+        let mut order: Vec<usize> = (0..n).collect();
+        let scoring = if script == "scorer fails" {
+            Scoring::Failed("the reward model returned NaN".into())
+        } else {
+            order.sort_by(|&a, &b| reward(b).total_cmp(&reward(a)));
+            Scoring::Ok
+        };
+        order.truncate(request.num_choices);
+        let kept: usize = order.iter().map(|&index| candidates[index].tokens.len()).sum();
+        rejected_tokens = completion_tokens - kept;
+        let reward_model = alignment.reward.clone().unwrap_or_default().into();
+        send(Event::Selected(Selection { selected: order, scoring, candidates, reward_model })).await;
+    }
+    let usage = Usage {
+        prompt_tokens: request.prompt.len(),
+        cached_tokens: 2,
+        completion_tokens,
+        rejected_tokens,
+        scored_tokens: 0,
+    };
+    send(Event::Done(usage)).await;
+}
