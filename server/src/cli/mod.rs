@@ -3,11 +3,13 @@
 
 mod args;
 mod bench;
+mod candidates;
 mod chat;
 mod config;
 mod error;
 mod generate;
 mod interrupt;
+mod local;
 mod progress;
 mod sampling;
 mod score;
@@ -21,6 +23,7 @@ pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs};
 pub use chat::ChatArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use error::{CliError, usage_sentence};
+use generate::widen;
 pub use generate::{GenerateArgs, Keep, Shard};
 pub use progress::ProgressMode;
 pub use sampling::SamplingArgs;

@@ -92,6 +92,11 @@ impl Progress {
         Some(self.started.elapsed().mul_f64(left as f64 / new as f64))
     }
 
+    /// Time since this run began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// A passing message in place of the bar's own; plain lines leave it out.
     pub(crate) fn note(&self, message: &str) {
         if let View::Bar(bar) = &self.view {

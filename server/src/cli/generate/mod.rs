@@ -1,17 +1,32 @@
-//! `rectify generate`: best-of-N over a file of prompts.
+//! `rectify generate`: best-of-N over a file of prompts. Leaves order and crash safety to `pipeline`, formats to
+//! `output`.
 
 mod output;
 mod pipeline;
 
-use std::path::PathBuf;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::{CliError, ModelArgs, ProgressMode};
+use futures::StreamExt;
+use rectify_engine::SamplingParams;
+use rectify_engine::request::{Candidate, Event};
+use rectify_feedback::{JsonlReader, JsonlWriter};
+
+use self::pipeline::Prompt;
+use super::candidates::{Collector, Outcome};
+use super::local::{Local, engine_messages};
+use super::progress::{Progress, clock};
+use super::{CliError, ModelArgs, ProgressMode, SamplingArgs, interrupt, random};
+
+pub(crate) use output::widen;
 
 /// Options of `rectify generate`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GenerateArgs {
-    /// Prompts: JSON lines with `prompt` or `messages`.
+    /// Prompts: JSON lines with `prompt` or `messages`. A plain `prompt` is one user turn.
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
     /// Where the answers go, one line per prompt, in the order of the prompts.
@@ -27,8 +42,14 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "I/K")]
     pub shard: Option<Shard>,
     /// Go on where an earlier run of the same command stopped.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
+    /// Start again although the output exists.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// How answers are drawn. The default seed is 0: the same command writes the same file.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Models.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -40,7 +61,8 @@ pub enum Keep {
     /// The conversation with the best answer: `messages`, ready for SFT.
     #[default]
     Best,
-    /// The best and the worst answer: `prompt`, `chosen`, `rejected`, with their rewards.
+    /// The best and the worst answer: `prompt`, `chosen`, `rejected`, with their rewards; prompts whose answers tie
+    /// are left out.
     Pairs,
     /// Every candidate with its reward, logprob, tokens and finish reason.
     All,
@@ -67,6 +89,196 @@ impl FromStr for Shard {
     }
 }
 
-pub(crate) fn run(_args: GenerateArgs, _progress: ProgressMode) -> Result<(), CliError> {
-    Err(CliError::Refused("`rectify generate` is not built yet".to_owned()))
+pub(crate) fn run(args: GenerateArgs, mode: ProgressMode) -> Result<(), CliError> {
+    let prompts = read(&args.input)?;
+    let prompts = pipeline::shard(&prompts, args.shard);
+    refuse_to_overwrite(&args)?;
+    let local = Local::start(&args.model)?;
+    let sampling = local.sampling(&args.sampling)?;
+    let scored = !local.rewards.is_empty();
+    if args.keep == Keep::Pairs || (args.keep == Keep::Best && args.n > 1) {
+        local.require_reward("choosing among candidates")?;
+    }
+    let job = Job { args: &args, local: &local, sampling, scored, num_tokens: Cell::new(0) };
+    for prompt in prompts {
+        job.request(prompt)?;
+    }
+    let (mut writer, left) = if args.resume {
+        pipeline::resume(&args.output, args.keep, prompts)?
+    } else {
+        (JsonlWriter::create(&args.output).map_err(|error| CliError::Usage(error.to_string()))?, prompts)
+    };
+    let done = (prompts.len() - left.len()) as u64;
+    let mut progress = Progress::new(mode, "prompts", prompts.len() as u64, done);
+    let outcome = super::runtime()?.block_on(job.run(left, done, &mut writer, &mut progress));
+    let (tally, seconds) = (outcome?, progress.elapsed());
+    progress.finish(&tally.summary(&args, job.num_tokens.get(), seconds));
+    writer.sync().map_err(|error| CliError::Usage(error.to_string()))?;
+    if tally.interrupted {
+        let (done, total, output) = (done + tally.prompts, prompts.len(), args.output.display());
+        return Err(CliError::Interrupted(format!(
+            "{done} of {total} prompts are in {output}, and the same command with --resume goes on from there"
+        )));
+    }
+    Ok(())
+}
+
+/// All prompts; the first bad line ends the command before any work is spent.
+fn read(path: &Path) -> Result<Vec<Prompt>, CliError> {
+    let usage = |error: rectify_feedback::FeedbackError| CliError::Usage(error.to_string());
+    let prompts: Vec<Prompt> =
+        JsonlReader::open(path).map_err(usage)?.collect::<Result<_, _>>().map_err(usage)?;
+    if prompts.is_empty() {
+        return Err(CliError::Usage(format!(
+            "{}: the file has no prompts, but needs at least one",
+            path.display()
+        )));
+    }
+    Ok(prompts)
+}
+
+fn refuse_to_overwrite(args: &GenerateArgs) -> Result<(), CliError> {
+    let size = std::fs::metadata(&args.output).map_or(0, |file| if file.is_file() { file.len() } else { 0 });
+    let same = || Some(args.input.canonicalize().ok()? == args.output.canonicalize().ok()?);
+    let output = args.output.display();
+    if same() == Some(true) {
+        return Err(CliError::Usage(format!("--output: {output} is the input; choose another file")));
+    }
+    if size > 0 && !args.resume && !args.overwrite {
+        return Err(CliError::Usage(format!(
+            "--output: {output} exists; add --resume to go on with it or --overwrite to start again"
+        )));
+    }
+    Ok(())
+}
+
+/// Everything the answers of a run share.
+struct Job<'a> {
+    args: &'a GenerateArgs,
+    local: &'a Local,
+    sampling: SamplingParams,
+    scored: bool,
+    /// Tokens generated so far.
+    num_tokens: Cell<u64>,
+}
+
+impl Job<'_> {
+    /// The request of one prompt.
+    fn request(&self, prompt: &Prompt) -> Result<rectify_engine::GenerateRequest, CliError> {
+        let seed = random::mix(self.args.sampling.seed.unwrap_or(0), prompt.number);
+        let sampling = SamplingParams { seed: Some(seed), ..self.sampling.clone() };
+        let messages = engine_messages(prompt.record.prompt.to_messages("user"));
+        self.local.request(messages, self.args.n, self.scored, sampling).map_err(|error| {
+            CliError::Usage(format!("{}:{}: {error}", self.args.input.display(), prompt.number))
+        })
+    }
+
+    async fn answer(&self, prompt: &Prompt) -> Result<Outcome, CliError> {
+        let mut events = self.local.engine.generate(self.request(prompt)?).await?;
+        let mut collector = Collector::new(self.args.n);
+        while let Some(event) = events.next().await {
+            if matches!(event, Event::Token { .. }) {
+                self.num_tokens.set(self.num_tokens.get() + 1);
+            }
+            if let Some(outcome) = collector.take(event)? {
+                return Ok(outcome);
+            }
+        }
+        Err(rectify_engine::EngineError::Shutdown.into())
+    }
+
+    /// Answers prompts until all are done or Ctrl-C; every line is written when its turn has come.
+    async fn run(
+        &self,
+        prompts: &[Prompt],
+        done: u64,
+        writer: &mut JsonlWriter,
+        progress: &mut Progress,
+    ) -> Result<Tally, CliError> {
+        let in_flight = pipeline::in_flight(self.args.n, self.local.max_num_seqs);
+        let mut answers = pin!(pipeline::answers(prompts, in_flight, |prompt| self.answer(prompt)));
+        let mut stop = pin!(interrupt::signal());
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        let mut tally = Tally::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => {
+                    tally.interrupted = true;
+                    return Ok(tally);
+                }
+                next = answers.next() => {
+                    let Some((prompt, outcome)) = next else { return Ok(tally) };
+                    let outcome = outcome?;
+                    let line = output::fields(self.args.keep, prompt.number, &prompt.record, &outcome.candidates);
+                    tally.add(prompt, &outcome, line.is_some(), progress);
+                    if let Some(fields) = line {
+                        writer.write(&fields).map_err(|error| CliError::Usage(error.to_string()))?;
+                    }
+                }
+                _ = tick.tick() => {}
+            }
+            progress.update(done + tally.prompts, |elapsed| {
+                format!("{:.0} tokens/s", self.num_tokens.get() as f64 / elapsed.as_secs_f64().max(1e-9))
+            });
+        }
+    }
+}
+
+/// What a run has done so far.
+#[derive(Debug, Default)]
+struct Tally {
+    prompts: u64,
+    lines: u64,
+    unscored: u64,
+    /// Sums over prompts of the best and of the mean reward, and how many prompts have one.
+    best_reward: f64,
+    mean_reward: f64,
+    rewarded: u64,
+    interrupted: bool,
+}
+
+impl Tally {
+    fn add(&mut self, prompt: &Prompt, outcome: &Outcome, written: bool, progress: &Progress) {
+        self.prompts += 1;
+        self.lines += u64::from(written);
+        if let Some(reason) = &outcome.scoring_failure {
+            self.unscored += 1;
+            // One line says it; the count comes at the end.
+            if self.unscored == 1 {
+                progress.say(&format!("warning: line {}: scoring failed: {reason}", prompt.number));
+            }
+        }
+        let rewards: Vec<f64> =
+            outcome.candidates.iter().filter_map(|Candidate { reward, .. }| *reward).map(f64::from).collect();
+        if let Some(best) = rewards.iter().copied().max_by(f64::total_cmp) {
+            self.rewarded += 1;
+            self.best_reward += best;
+            self.mean_reward += rewards.iter().sum::<f64>() / rewards.len() as f64;
+        }
+    }
+
+    fn summary(&self, args: &GenerateArgs, num_tokens: u64, elapsed: Duration) -> String {
+        let speed = num_tokens as f64 / elapsed.as_secs_f64().max(1e-9);
+        let mut text = format!(
+            "{} prompts × {} candidates in {}, {speed:.0} tokens/s; {} lines in {}",
+            self.prompts,
+            args.n,
+            clock(elapsed),
+            self.lines,
+            args.output.display()
+        );
+        if self.rewarded > 0 {
+            let mean = |sum: f64| sum / self.rewarded as f64;
+            let (best, all) = (mean(self.best_reward), mean(self.mean_reward));
+            text += &format!("; mean reward {best:.3} of the best, {all:.3} of all");
+        }
+        if self.lines < self.prompts {
+            text += &format!("; {} prompts gave no pair, their candidates tie", self.prompts - self.lines);
+        }
+        if self.unscored > 0 {
+            text += &format!("; scoring failed for {}", self.unscored);
+        }
+        text
+    }
 }

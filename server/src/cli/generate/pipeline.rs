@@ -5,7 +5,6 @@ use std::future::Future;
 use std::path::Path;
 
 use futures::{Stream, StreamExt};
-use rectify_engine::request::Candidate;
 use rectify_feedback::{FeedbackError, JsonlWriter, Line, PromptRecord, Recovered};
 use serde_json::{Map, Value};
 
@@ -57,14 +56,14 @@ fn answered(keep: Keep, prompts: &[Prompt], last: &[u8]) -> Option<usize> {
 }
 
 /// Answers `prompts`, up to `in_flight` at a time, in their order.
-pub(super) fn answers<'a, F, Fut, E>(
+pub(super) fn answers<'a, F, Fut, T, E>(
     prompts: &'a [Prompt],
     in_flight: usize,
     answer: F,
-) -> impl Stream<Item = (&'a Prompt, Result<Vec<Candidate>, E>)>
+) -> impl Stream<Item = (&'a Prompt, Result<T, E>)>
 where
     F: Fn(&'a Prompt) -> Fut,
-    Fut: Future<Output = Result<Vec<Candidate>, E>>,
+    Fut: Future<Output = Result<T, E>>,
 {
     let answer = move |prompt: &'a Prompt| {
         let answer = answer(prompt);
@@ -92,7 +91,7 @@ pub(super) fn seed(seed: u64, line: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rectify_engine::request::FinishReason;
+    use rectify_engine::request::{Candidate, FinishReason};
     use rectify_feedback::Text;
     use std::convert::Infallible;
 
