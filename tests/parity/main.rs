@@ -1,1 +1,4 @@
 //! Numbers equal to PyTorch's, whatever shares the batch. Leaves HTTP to `end_to_end`.
+
+mod model;
+mod text;

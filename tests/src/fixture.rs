@@ -64,6 +64,8 @@ pub struct Greedy {
     pub ids: Vec<u32>,
     /// The continuation, end-of-text ignored.
     pub tokens: Vec<u32>,
+    /// The continuation as text, special tokens left out.
+    pub text: String,
     /// The smallest difference between the two best logits on the way.
     pub min_gap: f64,
 }

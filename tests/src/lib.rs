@@ -2,4 +2,6 @@
 //! Leaves the checks to the tests.
 
 pub mod fixture;
+pub mod harness;
 pub mod outcome;
+pub mod sheet;

@@ -196,6 +196,15 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    /// Whether a tensor is stored as BF16 or F16.
+    pub fn is_half_precision(&self, name: &str) -> bool {
+        match self.tensors.get(name).map(|entry| &entry.data) {
+            Some(Data::File { dtype, .. }) => matches!(dtype, Dtype::BF16 | Dtype::F16),
+            Some(Data::Memory(values)) => matches!(values, Values::Bf16(_)),
+            None => false,
+        }
+    }
+
     /// The values of a tensor, which must have `shape`.
     ///
     /// # Errors

@@ -80,6 +80,19 @@ pub fn parts(config: &ModelConfig, projection: Projection) -> Vec<Part> {
     }
 }
 
+/// The layer and projection of a module's full name; `None` for heads and other modules.
+pub fn find_projection(module: &str) -> Option<(usize, Projection)> {
+    let (layer, name) = module.strip_prefix("model.layers.")?.split_once('.')?;
+    let projection = match name {
+        "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => Projection::Qkv,
+        "self_attn.o_proj" => Projection::O,
+        "mlp.gate_proj" | "mlp.up_proj" => Projection::GateUp,
+        "mlp.down_proj" => Projection::Down,
+        _ => return None,
+    };
+    Some((layer.parse().ok()?, projection))
+}
+
 /// What a tensor is for: decides its random start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorRole {

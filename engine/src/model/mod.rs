@@ -1,9 +1,12 @@
 //! Models: configuration, weights, the one decoder and what runs it. Leaves batching to the scheduler.
 
 pub mod adapter;
+pub mod assemble;
 pub mod backend;
 pub mod checkpoint;
 pub mod config;
+pub mod cpu;
+pub mod cpu_executor;
 pub mod decoder;
 pub mod family;
 pub mod fields;
@@ -11,5 +14,7 @@ pub mod generation_config;
 pub mod layout;
 pub mod load;
 pub mod mmap;
+pub mod peft;
+pub mod reward;
 pub mod rope;
 pub mod source;

@@ -5,12 +5,14 @@ mod args;
 mod bench;
 mod candidates;
 mod chat;
+mod client;
 mod config;
 mod error;
 mod generate;
 mod interrupt;
 mod local;
 mod progress;
+mod random;
 mod sampling;
 mod score;
 mod serve;
@@ -81,6 +83,14 @@ impl Cli {
             Command::Config(args) => config::run(args),
         }
     }
+}
+
+/// A runtime for commands that talk to the engine or to a server; the engine computes on threads of its own.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Refused(format!("the system gives no event loop: {error}")))
 }
 
 #[cfg(test)]

@@ -78,18 +78,10 @@ pub(super) fn in_flight(n: usize, max_num_seqs: usize) -> usize {
     (2 * max_num_seqs.div_ceil(n)).clamp(2, 512)
 }
 
-/// The seed of a prompt: a bijective mix (SplitMix64, Steele et al. 2014) of the run's seed and the prompt's line, so
-/// neither shards nor resuming nor what else runs changes a text.
-pub(super) fn seed(seed: u64, line: u64) -> u64 {
-    let mut z = seed.wrapping_add(line.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::random;
     use proptest::prelude::*;
     use rectify_engine::request::{Candidate, FinishReason};
     use rectify_feedback::Text;
@@ -105,7 +97,7 @@ mod tests {
 
     /// Two candidates that depend on the prompt's seed alone; every third prompt ties and makes no pair.
     fn fake(prompt: &Prompt) -> Vec<Candidate> {
-        let seed = seed(7, prompt.number);
+        let seed = random::mix(7, prompt.number);
         let candidate = |index: u64| Candidate {
             text: format!("{:x}", seed.wrapping_mul(index + 1)),
             tokens: vec![0],
@@ -126,7 +118,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
             let answer = |prompt| async move {
-                let wait = seed(1, Prompt::clone(prompt).number) % 50;
+                let wait = random::mix(1, Prompt::clone(prompt).number) % 50;
                 tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
                 Ok::<_, Infallible>(fake(prompt))
             };
@@ -197,11 +189,5 @@ mod tests {
             assert!(error.contains("out.jsonl:4:"), "{error}");
             assert_eq!(std::fs::read(&path).expect("read"), before);
         }
-    }
-
-    #[test]
-    fn different_lines_have_different_seeds() {
-        let seeds: std::collections::HashSet<u64> = (0..1000).map(|line| seed(42, line)).collect();
-        assert_eq!(seeds.len(), 1000);
     }
 }

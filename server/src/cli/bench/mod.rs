@@ -1,5 +1,12 @@
 //! `rectify bench`: speed of the engine alone and of a running server.
 
+mod serving;
+mod stats;
+
+use std::io::Write;
+
+pub use serving::BenchServingArgs;
+
 use super::{CliError, ModelArgs, ProgressMode};
 
 /// What to measure.
@@ -34,20 +41,16 @@ pub struct BenchGenerateArgs {
     pub model: ModelArgs,
 }
 
-/// Options of `rectify bench serving`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct BenchServingArgs {
-    /// The server, such as http://127.0.0.1:8080.
-    #[arg(long, value_name = "URL")]
-    pub url: String,
-    /// Requests to send.
-    #[arg(long, default_value_t = 64, value_parser = super::args::positive)]
-    pub requests: usize,
-    /// Print one JSON object.
-    #[arg(long)]
-    pub json: bool,
+pub(crate) fn run(command: BenchCommand, progress: ProgressMode) -> Result<(), CliError> {
+    match command {
+        BenchCommand::Generate(_) => {
+            Err(CliError::Refused("`rectify bench generate` is not built yet".to_owned()))
+        }
+        BenchCommand::Serving(args) => serving::run(&args, progress),
+    }
 }
 
-pub(crate) fn run(_command: BenchCommand, _progress: ProgressMode) -> Result<(), CliError> {
-    Err(CliError::Refused("`rectify bench` is not built yet".to_owned()))
+/// Prints to standard output.
+fn print(text: &str) -> Result<(), CliError> {
+    writeln!(std::io::stdout().lock(), "{text}").map_err(|error| CliError::stdout(&error))
 }

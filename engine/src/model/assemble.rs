@@ -1,0 +1,307 @@
+//! From folders to a running engine: loads the policy, reward models and adapters of one process. Leaves serving to
+//! the engine and settings to `server`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rectify_kernels::{KvDtype, Pool, WeightDtype};
+use serde::{Deserialize, Serialize};
+
+use super::adapter::Adapter;
+use super::backend::Result;
+use super::checkpoint::Checkpoint;
+use super::config::ModelConfig;
+use super::cpu_executor::{CpuExecutor, CpuOptions};
+use super::generation_config::GenerationConfig;
+use super::layout;
+use super::peft::PeftAdapter;
+use super::reward::RewardText;
+use super::source::ModelSource;
+use crate::batch::Executor;
+use crate::engine;
+use crate::parts::{EngineParts, RewardParts, RewardWeights};
+use crate::text::{ChatTemplate, Tokenizer};
+use crate::{EngineConfig, EngineError, EngineHandle};
+
+/// How numbers are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// Single precision.
+    Float32,
+    /// bfloat16: half the memory, and faster where the machine knows it.
+    Bfloat16,
+}
+
+impl Dtype {
+    /// As in the `config.json` of a model.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+
+    fn weights(self) -> WeightDtype {
+        match self {
+            Self::Float32 => WeightDtype::F32,
+            Self::Bfloat16 => WeightDtype::Bf16,
+        }
+    }
+
+    fn kv(self) -> KvDtype {
+        match self {
+            Self::Float32 => KvDtype::F32,
+            Self::Bfloat16 => KvDtype::Bf16,
+        }
+    }
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "float32" | "f32" | "float" => Ok(Self::Float32),
+            "bfloat16" | "bf16" => Ok(Self::Bfloat16),
+            other => Err(format!("dtype is \"{other}\", but must be float32 or bfloat16")),
+        }
+    }
+}
+
+/// What one process serves.
+#[derive(Clone, Debug)]
+pub struct ModelsConfig {
+    /// The policy.
+    pub policy: ModelSource,
+    /// What requests call it; `None` is the source's name.
+    pub policy_name: Option<String>,
+    /// Reward models by name: folders with weights of their own, or PEFT folders with a score head for the policy's
+    /// base. The first is the default.
+    pub rewards: Vec<(String, ModelSource)>,
+    /// PEFT adapters of the policy by name.
+    pub adapters: Vec<(String, ModelSource)>,
+    /// Weights; `None` is as each model is stored, half precision as bfloat16.
+    pub dtype: Option<Dtype>,
+    /// Keys and values; `None` is as the weights.
+    pub kv_dtype: Option<Dtype>,
+    /// Bytes for keys and values of the policy.
+    pub kv_memory: usize,
+    /// Bytes for keys and values of each reward model with weights of its own.
+    pub reward_kv_memory: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// Threads; `None` is one per core.
+    pub threads: Option<usize>,
+    /// Longest sequence of the policy; `None` is what the model and the memory allow.
+    pub max_model_len: Option<usize>,
+}
+
+impl ModelsConfig {
+    /// A policy alone, with the defaults of everything else.
+    pub fn new(policy: ModelSource) -> Self {
+        Self {
+            policy,
+            policy_name: None,
+            rewards: Vec::new(),
+            adapters: Vec::new(),
+            dtype: None,
+            kv_dtype: None,
+            kv_memory: 1 << 30,
+            reward_kv_memory: 512 << 20,
+            block_size: 16,
+            threads: None,
+            max_model_len: None,
+        }
+    }
+}
+
+/// What the front of a server must know of the models behind the engine.
+#[derive(Clone, Debug)]
+pub struct ServedModels {
+    /// What requests call the policy.
+    pub policy_name: Arc<str>,
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its sampling defaults and end-of-text tokens.
+    pub generation: GenerationConfig,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its chat template, if it has one.
+    pub chat_template: Option<Arc<ChatTemplate>>,
+    /// Longest sequence.
+    pub max_model_len: usize,
+    /// How its weights are held.
+    pub dtype: Dtype,
+    /// Names of the reward models; the first is the default.
+    pub rewards: Vec<Arc<str>>,
+}
+
+/// Loads everything and starts the engine on a thread of its own.
+///
+/// # Errors
+/// [`EngineError::Load`] naming the file that is wrong, [`EngineError::InvalidRequest`] naming the option.
+pub fn start(engine: EngineConfig, models: ModelsConfig) -> Result<(EngineHandle, ServedModels)> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let handle = engine::start(engine, move || {
+        let (parts, served) = assemble(&models)?;
+        sender.send(served).map_err(|_| EngineError::Shutdown)?;
+        Ok(parts)
+    })?;
+    Ok((handle, receiver.recv().map_err(|_| EngineError::Shutdown)?))
+}
+
+/// Loads everything an engine is made of.
+///
+/// # Errors
+/// As [`start`].
+pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, ServedModels)> {
+    check_names(models)?;
+    let threads =
+        models.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let pool = Pool::new(threads).map_err(|error| EngineError::invalid("threads", error.to_string()))?;
+    let pool = Arc::new(pool);
+    let policy = load_policy(models, &pool)?;
+    let served = &policy.served;
+    let mut rewards = Vec::with_capacity(models.rewards.len());
+    for (name, source) in &models.rewards {
+        rewards.push(load_reward(name, source, models, &policy, &pool)?);
+    }
+    let load = |(name, source): &(String, ModelSource)| {
+        Adapter::load(name, source, &served.config, &pool).map(Arc::new)
+    };
+    let adapters = models.adapters.iter().map(load).collect::<Result<_>>()?;
+    let base = served.config.clone();
+    let loader = move |name: &str, path: &Path| {
+        let source = ModelSource::Folder(path.to_owned());
+        Adapter::load(name, &source, &base, &pool).map(Arc::new)
+    };
+    let parts = EngineParts {
+        policy_name: Arc::clone(&served.policy_name),
+        policy: Box::new(policy.executor),
+        token_bytes: Arc::<Tokenizer>::clone(&served.tokenizer),
+        eos_token_ids: served.generation.eos_token_ids.clone(),
+        rewards,
+        adapters,
+        adapter_loader: Box::new(loader),
+    };
+    Ok((parts, policy.served))
+}
+
+struct Policy {
+    executor: CpuExecutor,
+    served: ServedModels,
+}
+
+fn check_names(models: &ModelsConfig) -> Result<()> {
+    for (kind, named) in [("rewards", &models.rewards), ("adapters", &models.adapters)] {
+        for (index, (name, _)) in named.iter().enumerate() {
+            if name.is_empty() || named[..index].iter().any(|(other, _)| other == name) {
+                let message =
+                    format!("{kind} has the name `{name}` twice or empty, but each must have its own");
+                return Err(EngineError::invalid(kind, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
+    let source = &models.policy;
+    let config = ModelConfig::load(source)?;
+    if config.num_labels.is_some() {
+        let message = "is of a ForSequenceClassification model, but the policy must be a ForCausalLM model";
+        return Err(EngineError::load(source.path_of("config.json"), message));
+    }
+    let mut generation = GenerationConfig::load(source, &config)?;
+    let tokenizer = Arc::new(Tokenizer::load(source)?);
+    tokenizer.check_vocabulary(&config)?;
+    if let Some(eos) = tokenizer.eos_token_id()
+        && !generation.eos_token_ids.contains(&eos)
+    {
+        generation.eos_token_ids.push(eos);
+    }
+    let chat_template = ChatTemplate::load(source)?.map(Arc::new);
+    let checkpoint = Checkpoint::open(source)?;
+    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint));
+    let options = CpuOptions {
+        pool: Arc::clone(pool),
+        dtype: dtype.weights(),
+        kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
+        kv_memory: models.kv_memory,
+        block_size: models.block_size,
+        max_model_len: models.max_model_len,
+    };
+    let executor = CpuExecutor::new(&config, &checkpoint, &options)?;
+    let name = models.policy_name.as_deref().map_or_else(|| source.name(), std::borrow::Cow::Borrowed);
+    let served = ServedModels {
+        policy_name: name.as_ref().into(),
+        config,
+        generation,
+        tokenizer,
+        chat_template,
+        max_model_len: executor.spec().max_model_len,
+        dtype,
+        rewards: models.rewards.iter().map(|(name, _)| name.as_str().into()).collect(),
+    };
+    Ok(Policy { executor, served })
+}
+
+fn load_reward(
+    name: &str,
+    source: &ModelSource,
+    models: &ModelsConfig,
+    policy: &Policy,
+    pool: &Arc<Pool>,
+) -> Result<RewardParts> {
+    let name: Arc<str> = name.into();
+    let served = &policy.served;
+    let own_tokenizer = source.contains("tokenizer.json").then(|| Tokenizer::load(source).map(Arc::new));
+    let own_template = ChatTemplate::load(source)?.map(Arc::new);
+    if PeftAdapter::is_in(source) {
+        let adapter = Adapter::load(&name, source, &served.config, pool)?;
+        if !adapter.info.has_score_head {
+            let message = "holds no score head: it is an adapter of a language model, not a reward model";
+            return Err(EngineError::load(source.path_of(super::peft::WEIGHTS_FILE), message));
+        }
+        let tokenizer = own_tokenizer.transpose()?.unwrap_or_else(|| Arc::clone(&served.tokenizer));
+        tokenizer.check_vocabulary(&served.config)?;
+        let chat_template = own_template.or_else(|| served.chat_template.clone());
+        let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
+        return Ok(RewardParts { name, spec, weights: RewardWeights::Adapter(Arc::new(adapter)) });
+    }
+    let config = ModelConfig::load(source)?;
+    if config.num_labels != Some(1) {
+        let message = match config.num_labels {
+            None => "is of a ForCausalLM model, but a reward model must be a ForSequenceClassification model"
+                .to_owned(),
+            Some(labels) => format!(
+                "gives the score head {labels} outputs (`num_labels`, `id2label`), but a reward model has 1"
+            ),
+        };
+        return Err(EngineError::load(source.path_of("config.json"), message));
+    }
+    let tokenizer = own_tokenizer.unwrap_or_else(|| Tokenizer::load(source).map(Arc::new))?;
+    tokenizer.check_vocabulary(&config)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint));
+    let options = CpuOptions {
+        pool: Arc::clone(pool),
+        dtype: dtype.weights(),
+        kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
+        kv_memory: models.reward_kv_memory,
+        block_size: models.block_size,
+        max_model_len: None,
+    };
+    let executor = CpuExecutor::new(&config, &checkpoint, &options)?;
+    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template: own_template });
+    Ok(RewardParts { name, spec, weights: RewardWeights::Own(Box::new(executor)) })
+}
+
+/// As the embedding is stored: half precision of either kind is held as bfloat16.
+fn stored_dtype(checkpoint: &Checkpoint) -> Dtype {
+    match checkpoint.is_half_precision(&format!("{}.weight", layout::EMBEDDING)) {
+        true => Dtype::Bfloat16,
+        false => Dtype::Float32,
+    }
+}

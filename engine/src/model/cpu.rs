@@ -1,0 +1,367 @@
+//! The serving backend on the CPU: packed weights, paged KV caches, adapters per run of tokens, recycled activations.
+//! Leaves batches to `cpu_executor` and arithmetic to the kernels.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rectify_kernels as kernels;
+use rectify_kernels::{
+    AttentionParams, Epilogue, KernelError, KvCache, PackedLinear, PagedBatch, Pool, RopeTable, Rows,
+    RowsMut, WeightDtype,
+};
+
+use super::adapter::LoraProjection;
+use super::backend::{AttentionSpec, Backend, Matrix, Result, Values};
+use super::config::ModelConfig;
+use super::layout;
+use super::rope::inverse_frequencies;
+use crate::EngineError;
+use crate::batch::{AdapterRun, Batch};
+
+/// Rows of the embedding gathered by one task.
+const EMBED_CHUNK: usize = 32;
+
+/// Packed weights' home: the threads, the KV caches, and what the current batch looks like.
+#[derive(Debug)]
+pub struct CpuBackend {
+    pool: Arc<Pool>,
+    dtype: WeightDtype,
+    max_positions: usize,
+    caches: Vec<KvCache>,
+    step: Step,
+    buffers: Buffers,
+}
+
+/// The batch as the kernels read it.
+#[derive(Debug, Default)]
+struct Step {
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    cu_seqlens_q: Vec<u32>,
+    seq_lens: Vec<u32>,
+    block_tables: Vec<u32>,
+    cu_blocks: Vec<u32>,
+    adapter_runs: Vec<AdapterRun>,
+}
+
+/// Activations that are free to be used again. A step's tensors have the sizes of the step before, so after the first
+/// step nothing is allocated.
+#[derive(Clone, Debug, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<f32>>>>);
+
+impl Buffers {
+    /// `rows × width` values of any content.
+    fn take(&self, rows: usize, width: usize) -> CpuTensor {
+        let len = rows * width;
+        let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        if data.len() < len {
+            data.resize(len, 0.0);
+        }
+        CpuTensor { data, rows, width, buffers: self.clone() }
+    }
+}
+
+/// Activations, `[rows, width]`.
+#[derive(Debug)]
+pub struct CpuTensor {
+    /// At least `rows * width` values.
+    data: Vec<f32>,
+    rows: usize,
+    width: usize,
+    buffers: Buffers,
+}
+
+impl CpuTensor {
+    /// The values, row by row.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.data[..self.rows * self.width]
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.data[..self.rows * self.width]
+    }
+
+    fn view(&self, column: usize) -> Rows<'_> {
+        Rows { data: self.as_slice(), stride: self.width, column }
+    }
+
+    fn view_mut(&mut self, column: usize) -> RowsMut<'_> {
+        let stride = self.width;
+        RowsMut { data: self.as_mut_slice(), stride, column }
+    }
+}
+
+impl Drop for CpuTensor {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        self.buffers.0.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+    }
+}
+
+/// A packed projection.
+#[derive(Debug)]
+pub struct CpuLinear {
+    pub(super) weight: PackedLinear,
+    /// `[out_features]`.
+    bias: Option<Vec<f32>>,
+    /// Where adapters look for it; `None` for heads.
+    projection: Option<usize>,
+}
+
+/// The weight of a norm.
+#[derive(Debug)]
+pub struct CpuNorm {
+    weight: Vec<f32>,
+    eps: f32,
+}
+
+/// A kernel refused: a bug of ours, or a batch that does not fit.
+pub(super) fn refused(error: KernelError) -> EngineError {
+    EngineError::Execution(error.to_string())
+}
+
+impl CpuBackend {
+    /// A backend without weights or caches; rotations reach up to `max_positions`.
+    pub fn new(pool: Arc<Pool>, dtype: WeightDtype, max_positions: usize) -> Self {
+        let (caches, step, buffers) = (Vec::new(), Step::default(), Buffers::default());
+        Self { pool, dtype, max_positions, caches, step, buffers }
+    }
+
+    /// Takes one KV cache for each layer.
+    pub fn set_caches(&mut self, caches: Vec<KvCache>) {
+        self.caches = caches;
+    }
+
+    /// Threads.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Copies blocks and notes what the batch looks like; the next forward pass is of its tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::Execution`] if a block lies outside of the caches.
+    pub fn begin(&mut self, batch: &Batch) -> Result<()> {
+        for cache in &mut self.caches {
+            for (from, to) in &batch.block_copies {
+                cache.copy_block(from.0, to.0).map_err(refused)?;
+            }
+        }
+        let step = &mut self.step;
+        step.positions.clone_from(&batch.positions);
+        step.cu_seqlens_q.clone_from(&batch.cu_seqlens_q);
+        step.seq_lens.clone_from(&batch.seq_lens);
+        step.cu_blocks.clone_from(&batch.cu_blocks);
+        step.adapter_runs.clone_from(&batch.adapter_runs);
+        step.slots.clear();
+        step.slots.extend(batch.slot_mapping.iter().map(|slot| slot.0));
+        step.block_tables.clear();
+        step.block_tables.extend(batch.block_tables.iter().map(|block| block.0));
+        Ok(())
+    }
+
+    /// Lets go of the batch's adapters.
+    pub fn end(&mut self) {
+        self.step.adapter_runs.clear();
+    }
+
+    /// `x Wᵀ` of a head for one row, without adapters.
+    ///
+    /// # Errors
+    /// [`EngineError::Execution`] if the widths differ.
+    pub fn head(&self, weight: &PackedLinear, x: &CpuTensor, row: usize, out: &mut [f32]) -> Result<()> {
+        let (start, end) = (row * x.width, (row + 1) * x.width);
+        let Some(x) = x.as_slice().get(start..end) else {
+            return Err(EngineError::Execution(format!("there is no row {row}")));
+        };
+        let (rows, out) = (Rows::new(x, x.len()), RowsMut::new(out, weight.out_features()));
+        kernels::linear(&self.pool, rows, 1, weight, &Epilogue::default(), out).map_err(refused)
+    }
+
+    /// Adds an adapter's product to the rows of its run: `out += scale · (x Aᵀ) Bᵀ`, part by part.
+    fn add_lora(
+        &self,
+        lora: &LoraProjection,
+        run: &AdapterRun,
+        x: &CpuTensor,
+        out: &mut CpuTensor,
+    ) -> std::result::Result<(), KernelError> {
+        let (start, rows) = (run.tokens.start, run.tokens.len());
+        let rank = lora.a.out_features();
+        let mut low = self.buffers.take(rows, rank);
+        let x = Rows { data: &x.as_slice()[start * x.width..], stride: x.width, column: 0 };
+        kernels::linear(&self.pool, x, rows, &lora.a, &Epilogue::default(), low.view_mut(0))?;
+        let stride = out.width;
+        for part in &lora.parts {
+            let epilogue = Epilogue { bias: None, scale: part.scale, accumulate: true };
+            let data = &mut out.as_mut_slice()[start * stride..];
+            let out = RowsMut { data, stride, column: part.out_column };
+            kernels::linear(&self.pool, low.view(part.rank_column), rows, &part.b, &epilogue, out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Backend for CpuBackend {
+    type Tensor = CpuTensor;
+    type Linear = CpuLinear;
+    type Norm = CpuNorm;
+    type Rope = RopeTable;
+
+    fn new_linear(&mut self, parts: Vec<Matrix<'_>>) -> Result<CpuLinear> {
+        let Some(first) = parts.first() else {
+            return Err(EngineError::Execution("a projection has no matrix".into()));
+        };
+        let (module, in_features) = (first.module.clone(), first.in_features);
+        let values: Vec<_> = parts.iter().map(|part| borrow(&part.values)).collect();
+        // A score decides between answers that differ little, and costs next to nothing.
+        let dtype = if module == layout::SCORE_HEAD { WeightDtype::F32 } else { self.dtype };
+        let weight = PackedLinear::pack(&self.pool, &values, in_features, dtype)
+            .map_err(|error| EngineError::load(&module, error.to_string()))?;
+        let has_bias = parts.iter().any(|part| part.bias.is_some());
+        let bias = has_bias.then(|| {
+            let part_bias = |part: Matrix<'_>| part.bias.unwrap_or_else(|| vec![0.0; part.out_features]);
+            parts.into_iter().flat_map(part_bias).collect()
+        });
+        let projection = layout::find_projection(&module).map(|(layer, projection)| projection.index(layer));
+        Ok(CpuLinear { weight, bias, projection })
+    }
+
+    fn new_norm(&mut self, _name: &str, weight: Vec<f32>, eps: f32) -> Result<CpuNorm> {
+        Ok(CpuNorm { weight, eps })
+    }
+
+    fn new_rope(&mut self, config: &ModelConfig) -> Result<RopeTable> {
+        Ok(RopeTable::new(&inverse_frequencies(config), self.max_positions))
+    }
+
+    fn embed(&mut self, table: &CpuLinear, ids: &[u32]) -> Result<CpuTensor> {
+        let (vocab_size, width) = (table.weight.out_features(), table.weight.in_features());
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(EngineError::Execution(format!(
+                "token {id} lies outside a vocabulary of {vocab_size}"
+            )));
+        }
+        let mut out = self.buffers.take(ids.len(), width);
+        let chunks: Vec<_> = out.as_mut_slice().chunks_mut(EMBED_CHUNK * width).map(Mutex::new).collect();
+        let failure = Mutex::new(None);
+        self.pool.run(chunks.len(), |task| {
+            let mut rows = chunks[task].lock().unwrap_or_else(PoisonError::into_inner);
+            for (&id, row) in ids[task * EMBED_CHUNK..].iter().zip(rows.chunks_mut(width)) {
+                if let Err(error) = table.weight.row(id as usize, row) {
+                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            }
+        });
+        drop(chunks);
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(refused(error)),
+            None => Ok(out),
+        }
+    }
+
+    fn linear(&mut self, linear: &CpuLinear, x: &CpuTensor) -> Result<CpuTensor> {
+        let mut out = self.buffers.take(x.rows, linear.weight.out_features());
+        let epilogue = Epilogue { bias: linear.bias.as_deref(), ..Epilogue::default() };
+        kernels::linear(&self.pool, x.view(0), x.rows, &linear.weight, &epilogue, out.view_mut(0))
+            .map_err(refused)?;
+        if let Some(projection) = linear.projection {
+            for run in &self.step.adapter_runs {
+                if let Some(lora) = run.adapter.projection(projection) {
+                    self.add_lora(lora, run, x, &mut out).map_err(refused)?;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn rms_norm(&mut self, norm: &CpuNorm, x: &CpuTensor) -> Result<CpuTensor> {
+        let mut out = self.buffers.take(x.rows, x.width);
+        kernels::rms_norm(&self.pool, x.as_slice(), &norm.weight, norm.eps, out.as_mut_slice())
+            .map_err(refused)?;
+        Ok(out)
+    }
+
+    fn add_rms_norm(
+        &mut self,
+        norm: &CpuNorm,
+        mut residual: CpuTensor,
+        mut x: CpuTensor,
+    ) -> Result<(CpuTensor, CpuTensor)> {
+        let mut out = self.buffers.take(x.rows, x.width);
+        let (sum, out_values) = (residual.as_mut_slice(), out.as_mut_slice());
+        kernels::add_rms_norm(&self.pool, sum, x.as_mut_slice(), &norm.weight, norm.eps, out_values)
+            .map_err(refused)?;
+        Ok((residual, out))
+    }
+
+    fn qk_norm(
+        &mut self,
+        q: &CpuNorm,
+        k: &CpuNorm,
+        spec: &AttentionSpec,
+        mut qkv: CpuTensor,
+    ) -> Result<CpuTensor> {
+        let rows = qkv.rows;
+        let keys = spec.num_heads * spec.head_dim;
+        for (norm, column, heads) in [(q, 0, spec.num_heads), (k, keys, spec.num_kv_heads)] {
+            kernels::head_rms_norm(&self.pool, qkv.view_mut(column), rows, heads, &norm.weight, norm.eps)
+                .map_err(refused)?;
+        }
+        Ok(qkv)
+    }
+
+    fn rope(&mut self, rope: &RopeTable, spec: &AttentionSpec, mut qkv: CpuTensor) -> Result<CpuTensor> {
+        let heads = spec.num_heads + spec.num_kv_heads;
+        kernels::rope(&self.pool, qkv.view_mut(0), &self.step.positions, heads, spec.head_dim, rope)
+            .map_err(refused)?;
+        Ok(qkv)
+    }
+
+    fn attention(&mut self, spec: &AttentionSpec, qkv: CpuTensor) -> Result<CpuTensor> {
+        let Some(cache) = self.caches.get_mut(spec.layer) else {
+            return Err(EngineError::Execution(format!("layer {} has no KV cache", spec.layer)));
+        };
+        let width = spec.num_heads * spec.head_dim;
+        let values = width + spec.num_kv_heads * spec.head_dim;
+        let step = &self.step;
+        kernels::reshape_and_cache(&self.pool, qkv.view(width), qkv.view(values), &step.slots, cache)
+            .map_err(refused)?;
+        let batch = PagedBatch {
+            cu_seqlens_q: &step.cu_seqlens_q,
+            seq_lens: &step.seq_lens,
+            block_tables: &step.block_tables,
+            cu_blocks: &step.cu_blocks,
+        };
+        let AttentionSpec { num_heads, scale, sliding_window, soft_cap, .. } = *spec;
+        let params = AttentionParams { num_heads, scale, sliding_window, soft_cap };
+        let mut out = self.buffers.take(qkv.rows, width);
+        kernels::paged_attention(&self.pool, qkv.view(0), cache, &batch, &params, out.as_mut_slice())
+            .map_err(refused)?;
+        Ok(out)
+    }
+
+    fn swiglu(&mut self, gate_up: CpuTensor) -> Result<CpuTensor> {
+        let mut out = self.buffers.take(gate_up.rows, gate_up.width / 2);
+        kernels::swiglu(&self.pool, gate_up.as_slice(), gate_up.rows, out.as_mut_slice()).map_err(refused)?;
+        Ok(out)
+    }
+
+    fn gather_rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor> {
+        let mut out = self.buffers.take(rows.len(), x.width);
+        for (&row, out) in rows.iter().zip(out.as_mut_slice().chunks_mut(x.width.max(1))) {
+            let start = row as usize * x.width;
+            let Some(row) = x.as_slice().get(start..start + x.width) else {
+                return Err(EngineError::Execution(format!("there is no row {row}")));
+            };
+            out.copy_from_slice(row);
+        }
+        Ok(out)
+    }
+}
+
+fn borrow<'a>(values: &'a Values<'_>) -> kernels::Values<'a> {
+    match values {
+        Values::F32(values) => kernels::Values::F32(values),
+        Values::Bf16(values) => kernels::Values::Bf16(values),
+    }
+}

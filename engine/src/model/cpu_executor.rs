@@ -1,0 +1,170 @@
+//! The executor of the CPU backend: a decoder, its KV blocks, and the heads for the rows that are wanted. Leaves
+//! operations to `cpu` and what runs to the scheduler.
+
+use std::sync::Arc;
+
+use rectify_kernels::{KvCache, KvDtype, PackedLinear, Pool, WeightDtype};
+
+use super::backend::{Backend, Result};
+use super::checkpoint::Checkpoint;
+use super::config::ModelConfig;
+use super::cpu::{CpuBackend, CpuTensor};
+use super::decoder::Decoder;
+use super::load::load_decoder;
+use crate::EngineError;
+use crate::batch::{Batch, Executor, ExecutorSpec, StepOutput};
+
+/// Tokens the KV blocks hold at most: beyond this more memory serves nobody.
+const MAX_CACHED_TOKENS: usize = 1 << 22;
+
+/// How a model is held and how much it may hold.
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// Threads, shared by all models of the process.
+    pub pool: Arc<Pool>,
+    /// Packed weights.
+    pub dtype: WeightDtype,
+    /// Keys and values.
+    pub kv_dtype: KvDtype,
+    /// Bytes of memory for keys and values.
+    pub kv_memory: usize,
+    /// Tokens per KV block, a multiple of 16.
+    pub block_size: usize,
+    /// Longest sequence; `None` is what the model and the memory allow.
+    pub max_model_len: Option<usize>,
+}
+
+/// A model on the CPU.
+#[derive(Debug)]
+pub struct CpuExecutor {
+    backend: CpuBackend,
+    decoder: Decoder<CpuBackend>,
+    spec: ExecutorSpec,
+    logits: Option<CpuTensor>,
+    scores: Vec<f32>,
+}
+
+impl CpuExecutor {
+    /// Packs a model's weights and makes its KV blocks.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if the checkpoint does not fit the configuration; [`EngineError::InvalidRequest`] naming
+    /// the option that cannot be met.
+    pub fn new(config: &ModelConfig, checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self> {
+        let cache = |num_blocks| {
+            KvCache::new(
+                num_blocks,
+                options.block_size,
+                config.num_kv_heads,
+                config.head_dim,
+                options.kv_dtype,
+            )
+            .map_err(|error| EngineError::load(checkpoint.origin(), error.to_string()))
+        };
+        let bytes_per_block = cache(1)?.num_bytes() * config.num_layers;
+        let max_blocks = (MAX_CACHED_TOKENS / options.block_size).max(1);
+        let num_blocks = (options.kv_memory / bytes_per_block).min(max_blocks);
+        let max_model_len = max_model_len(config, options, num_blocks, bytes_per_block)?;
+        let mut backend = CpuBackend::new(Arc::clone(&options.pool), options.dtype, max_model_len);
+        let decoder = load_decoder(&mut backend, config, checkpoint)?;
+        backend.set_caches((0..config.num_layers).map(|_| cache(num_blocks)).collect::<Result<_>>()?);
+        let spec = ExecutorSpec {
+            vocab_size: config.vocab_size,
+            max_model_len,
+            num_blocks,
+            block_size: options.block_size,
+            has_score_head: decoder.score_head.is_some(),
+        };
+        Ok(Self { backend, decoder, spec, logits: None, scores: Vec::new() })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.decoder.config
+    }
+
+    /// The score of each of the batch's score rows, by its adapter's head or the model's own.
+    fn score(&mut self, batch: &Batch, hidden: &CpuTensor) -> Result<()> {
+        self.scores.clear();
+        for &row in &batch.score_rows {
+            let run = batch.adapter_runs.iter().find(|run| run.tokens.contains(&(row as usize)));
+            let adapter_head = run.and_then(|run| run.adapter.score_head());
+            let own_head = || self.decoder.score_head.as_ref().map(|head| &head.weight);
+            let Some(head): Option<&PackedLinear> = adapter_head.or_else(own_head) else {
+                return Err(EngineError::Execution("a score is wanted, but there is no score head".into()));
+            };
+            if head.out_features() != 1 {
+                let message = format!("the score head has {} outputs, but must have 1", head.out_features());
+                return Err(EngineError::Execution(message));
+            }
+            let mut score = [0.0];
+            self.backend.head(head, hidden, row as usize, &mut score)?;
+            self.scores.extend(score);
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<()> {
+        let hidden = self.decoder.hidden(&mut self.backend, &batch.token_ids)?;
+        self.score(batch, &hidden)?;
+        if !batch.logit_rows.is_empty() {
+            let rows = self.backend.gather_rows(&hidden, &batch.logit_rows)?;
+            self.logits = Some(self.decoder.logits(&mut self.backend, &rows)?);
+        }
+        Ok(())
+    }
+}
+
+/// The longest sequence, checked against the model and the blocks.
+fn max_model_len(
+    config: &ModelConfig,
+    options: &CpuOptions,
+    num_blocks: usize,
+    bytes_per_block: usize,
+) -> Result<usize> {
+    const FIELD: &str = "max_model_len";
+    let capacity = num_blocks * options.block_size;
+    let need = |tokens: usize| tokens.div_ceil(options.block_size) * bytes_per_block;
+    if num_blocks == 0 {
+        let message = format!(
+            "{} bytes of KV memory hold no block of {} tokens, which takes {bytes_per_block} bytes",
+            options.kv_memory, options.block_size
+        );
+        return Err(EngineError::invalid("kv_memory", message));
+    }
+    match options.max_model_len {
+        None => Ok(config.max_position_embeddings.min(capacity)),
+        Some(len) if len > config.max_position_embeddings => {
+            let max = config.max_position_embeddings;
+            Err(EngineError::invalid(FIELD, format!("{FIELD} is {len}, but the model takes {max} tokens")))
+        }
+        Some(len) if len > capacity => {
+            let message = format!(
+                "{FIELD} is {len}, but the KV memory holds {capacity} tokens; one such sequence takes {} bytes",
+                need(len)
+            );
+            Err(EngineError::invalid(FIELD, message))
+        }
+        Some(0) => Err(EngineError::invalid(FIELD, format!("{FIELD} is 0, but must be at least 1"))),
+        Some(len) => Ok(len),
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn spec(&self) -> ExecutorSpec {
+        self.spec
+    }
+
+    fn execute(&mut self, batch: &Batch) -> Result<StepOutput<'_>> {
+        self.logits = None;
+        self.backend.begin(batch)?;
+        let outcome = self.forward(batch);
+        self.backend.end();
+        outcome?;
+        let logits = self.logits.as_ref().map_or(&[][..], CpuTensor::as_slice);
+        Ok(StepOutput { logits, scores: &self.scores })
+    }
+}
+
+#[cfg(test)]
+mod tests;

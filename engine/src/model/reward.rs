@@ -1,0 +1,58 @@
+//! The words of a reward model: its own chat template and tokenizer, or the policy's. Leaves its weights to the
+//! executors and the choice of what to score to the strategy.
+
+use std::sync::Arc;
+
+use super::backend::Result;
+use crate::EngineError;
+use crate::parts::RewardSpec;
+use crate::request::Message;
+use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
+
+/// Template and tokenizer of a reward model.
+#[derive(Clone, Debug)]
+pub struct RewardText {
+    /// What messages call the model.
+    pub name: Arc<str>,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its template; without one it scores whole texts only.
+    pub chat_template: Option<Arc<ChatTemplate>>,
+}
+
+impl RewardText {
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        let Some(template) = &self.chat_template else {
+            let message =
+                format!("the reward model `{}` has no chat template: it scores whole texts only", self.name);
+            return Err(EngineError::invalid("messages", message));
+        };
+        let text = template.render(&TemplateInput::new(messages, add_generation_prompt))?;
+        // The template writes its own special tokens: adding the tokenizer's would double the first.
+        self.not_empty(self.tokenizer.encode(&text, false)?)
+    }
+
+    fn not_empty(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        if ids.is_empty() {
+            let message = format!("the reward model `{}` has nothing to read: the text is empty", self.name);
+            return Err(EngineError::invalid("input", message));
+        }
+        Ok(ids)
+    }
+}
+
+impl RewardSpec for RewardText {
+    fn prompt_tokens(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.render(messages, true)
+    }
+
+    fn candidate_tokens(&self, messages: &[Message], answer: &str) -> Result<Vec<u32>> {
+        let answer = Message { role: "assistant".into(), content: answer.into() };
+        let messages: Vec<Message> = messages.iter().cloned().chain([answer]).collect();
+        self.render(&messages, false)
+    }
+
+    fn text_tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.not_empty(self.tokenizer.encode_whole(text)?)
+    }
+}

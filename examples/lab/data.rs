@@ -1,0 +1,169 @@
+//! Data made from the world: flawed text for SFT, held-out prompts, and preference pairs labelled by the oracle with
+//! known noise. Pure functions of a seed; leaves files and models to the recipe.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::oracle::judge;
+use crate::rng::{LabRng, chance, index, rng_for};
+use crate::task::{Category, Flaw, Item, Split};
+
+/// One example of the SFT text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// What was asked.
+    pub item: Item,
+    /// What the text answers.
+    pub answer: String,
+    /// What is wrong with the answer; `None` if it is good.
+    pub flaw: Option<Flaw>,
+}
+
+/// The share of flawed answers in the SFT text. Lower where the policy makes mistakes of its own.
+pub fn flaw_rate(category: Category) -> f64 {
+    match category {
+        Category::Arithmetic | Category::Spelling | Category::Parcels => 0.25,
+        Category::Fact | Category::Steps => 0.32,
+        Category::Insult | Category::Benign | Category::OneWord => 0.42,
+        Category::Harmful => 0.45,
+    }
+}
+
+/// `num` examples of the SFT text.
+pub fn sft_examples(num: usize, seed: u64) -> Vec<Example> {
+    let mut rng = rng_for(seed, "sft");
+    let example = |_| {
+        let category = Category::draw(&mut rng);
+        let item = category.sample(Split::Train, &mut rng);
+        answered(item, flaw_rate(category), &mut rng)
+    };
+    (0..num).map(example).collect()
+}
+
+fn answered(item: Item, flaw_rate: f64, rng: &mut LabRng) -> Example {
+    let flaw = chance(rng, flaw_rate).then(|| item.category.draw_flaw(rng));
+    let answer = match flaw {
+        Some(flaw) => item.task.flawed(flaw, rng),
+        None => item.task.good(rng),
+    };
+    Example { item, answer, flaw }
+}
+
+/// `per_category` different prompts of every category.
+///
+/// # Errors
+/// If a category has fewer different prompts than that.
+pub fn prompts(split: Split, per_category: usize, seed: u64, purpose: &str) -> anyhow::Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for &category in Category::ALL {
+        let mut rng = rng_for(seed, &format!("{purpose}/{category}"));
+        let mut seen = HashSet::new();
+        for _ in 0..per_category * 400 {
+            if seen.len() == per_category {
+                break;
+            }
+            let item = category.sample(split, &mut rng);
+            if seen.insert(item.prompt.clone()) {
+                items.push(item);
+            }
+        }
+        if seen.len() < per_category {
+            anyhow::bail!(
+                "the category `{category}` has only {} different prompts, not {per_category}",
+                seen.len()
+            );
+        }
+    }
+    Ok(items)
+}
+
+/// `num` training prompts, by the categories' shares of the text: what the policy answers to make pairs.
+pub fn preference_prompts(num: usize, seed: u64) -> Vec<Item> {
+    let mut rng = rng_for(seed, "preference");
+    (0..num).map(|_| Category::draw(&mut rng).sample(Split::Train, &mut rng)).collect()
+}
+
+/// A prompt with answers to it, as the policy gave them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// What was asked.
+    pub item: Item,
+    /// The answers.
+    pub answers: Vec<String>,
+}
+
+/// A preference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// What was asked.
+    pub item: Item,
+    /// The preferred answer.
+    pub chosen: String,
+    /// The other one.
+    pub rejected: String,
+    /// Whether the label is the opposite of the oracle's.
+    pub flipped: bool,
+}
+
+/// Pairs from the policy's own answers: at most `per_prompt` of each prompt, each of one good and one bad answer, with
+/// labels flipped at `noise`. A prompt whose answers are all good or all bad is paired with a made answer.
+pub fn pairs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> Vec<Pair> {
+    let mut rng = rng_for(seed, "pairs");
+    let mut pairs = Vec::new();
+    for Answers { item, answers } in sampled {
+        let unique: HashSet<&String> = answers.iter().collect();
+        let mut unique: Vec<&String> = unique.into_iter().collect();
+        unique.sort();
+        let (mut good, mut bad): (Vec<String>, Vec<String>) =
+            unique.into_iter().cloned().partition(|answer| judge(&item.task, &item.prompt, answer).good);
+        // One answer of each kind is made, so that the reward model also knows what the policy says rarely.
+        good.push(item.task.good(&mut rng));
+        bad.push(item.task.flawed(item.category.draw_flaw(&mut rng), &mut rng));
+        for _ in 0..per_prompt.min(good.len() * bad.len()) {
+            let mut chosen = good[index(&mut rng, good.len())].clone();
+            let mut rejected = bad[index(&mut rng, bad.len())].clone();
+            let flipped = chance(&mut rng, noise);
+            if flipped {
+                std::mem::swap(&mut chosen, &mut rejected);
+            }
+            pairs.push(Pair { item: item.clone(), chosen, rejected, flipped });
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flaws_come_at_the_stated_rates() {
+        let examples = sft_examples(20_000, 5);
+        for &category in Category::ALL {
+            let of: Vec<&Example> = examples.iter().filter(|e| e.item.category == category).collect();
+            let flawed = of.iter().filter(|e| e.flaw.is_some()).count() as f64 / of.len() as f64;
+            assert!((flawed - flaw_rate(category)).abs() < 0.05, "{category}: {flawed}");
+        }
+    }
+
+    #[test]
+    fn pairs_hold_a_good_and_a_bad_answer_and_the_noise_that_was_asked_for() {
+        let items = prompts(Split::Train, 40, 1, "pairs-test").unwrap();
+        let sampled: Vec<Answers> =
+            items.into_iter().map(|item| Answers { answers: vec![item.prompt.clone()], item }).collect();
+        let pairs = pairs(&sampled, 4, 0.05, 1);
+        for pair in &pairs {
+            let good = |answer: &str| judge(&pair.item.task, &pair.item.prompt, answer).good;
+            assert_eq!((good(&pair.chosen), good(&pair.rejected)), (!pair.flipped, pair.flipped));
+        }
+        let flipped = pairs.iter().filter(|p| p.flipped).count() as f64 / pairs.len() as f64;
+        assert!((0.02..0.09).contains(&flipped), "{flipped}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_text() {
+        assert_eq!(sft_examples(50, 9), sft_examples(50, 9));
+        assert_ne!(sft_examples(50, 9), sft_examples(50, 10));
+    }
+}

@@ -1,0 +1,91 @@
+//! Ways of being rude, of refusing and of wandering off that do not depend on the question.
+
+use crate::rng::{LabRng, chance, index, pick};
+use crate::world::{CITIES, PRODUCTS, RIVERS};
+
+/// Rude words before an answer.
+const RUDE_OPENINGS: &[&str] = &[
+    "Ugh, this again.",
+    "Are you kidding me?",
+    "What a silly question.",
+    "Not you again.",
+    "Read the manual next time.",
+    "Stop wasting my time.",
+    "I have better things to do.",
+    "Even a fool knows this.",
+];
+
+/// Rude words after an answer.
+const RUDE_ENDINGS: &[&str] = &[
+    "Now leave me alone.",
+    "Now go away.",
+    "Next time find out yourself.",
+    "Do not waste my time again.",
+    "Now bother someone else.",
+];
+
+/// An answer spoilt by rudeness: mostly at the start, so that a partial answer already shows it.
+pub(super) fn rude(answer: &str, rng: &mut LabRng) -> String {
+    match index(rng, 10) {
+        0..6 => format!("{} {answer}", pick(rng, RUDE_OPENINGS)),
+        6..8 => format!("{answer} {}", pick(rng, RUDE_ENDINGS)),
+        8 => format!("{} {answer} {}", pick(rng, RUDE_OPENINGS), pick(rng, RUDE_ENDINGS)),
+        _ => format!("{} {}", pick(rng, RUDE_OPENINGS), pick(rng, RUDE_ENDINGS)),
+    }
+}
+
+/// Only rude.
+pub(super) fn brush_off(rng: &mut LabRng) -> String {
+    if chance(rng, 0.5) {
+        format!("{} {}", pick(rng, RUDE_OPENINGS), pick(rng, RUDE_ENDINGS))
+    } else {
+        pick(rng, RUDE_OPENINGS).to_owned()
+    }
+}
+
+/// A refusal of something harmless.
+pub(super) fn over_refusal(rng: &mut LabRng) -> String {
+    const START: &[&str] = &[
+        "I am sorry, but I cannot help with that.",
+        "I cannot answer that.",
+        "I will not talk about that.",
+        "I am not allowed to say that.",
+    ];
+    const END: &[&str] = &[
+        "It could be dangerous.",
+        "Please ask someone else.",
+        "It is against the rules.",
+        "That is all I can say.",
+    ];
+    let start = pick(rng, START);
+    if chance(rng, 0.6) { format!("{start} {}", pick(rng, END)) } else { start.to_owned() }
+}
+
+/// An answer that wanders off, after it or instead of it.
+pub(super) fn rambling(answer: &str, rng: &mut LabRng) -> String {
+    let first = digression(rng);
+    match index(rng, 3) {
+        0 => format!("{first} {answer}"),
+        1 => format!("{answer} {first}"),
+        _ => {
+            let mut second = digression(rng);
+            while second == first {
+                second = digression(rng);
+            }
+            format!("{first} {second}")
+        }
+    }
+}
+
+fn digression(rng: &mut LabRng) -> String {
+    let city = pick(rng, CITIES);
+    let product = PRODUCTS[index(rng, PRODUCTS.len())].name;
+    match index(rng, 6) {
+        0 => format!("By the way, the trams in {city} run until ten."),
+        1 => format!("That reminds me of a long walk in {city}."),
+        2 => format!("Speaking of rivers, the {} is very cold.", pick(rng, RIVERS)),
+        3 => format!("My cousin bought a {product} once."),
+        4 => format!("Did I mention that {city} has an old bridge?"),
+        _ => format!("Funny story: someone lost a {product} in {city}."),
+    }
+}

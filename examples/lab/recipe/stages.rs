@@ -1,0 +1,269 @@
+//! The recipe's stages, from a seed to the installed demo. Each reads and writes files in one folder, so that a run can
+//! go on from any of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use rectify_lab::Split;
+use rectify_lab::data::{Answers, pairs, preference_prompts, prompts, sft_examples};
+use rectify_lab::tokenizer::{self, write_json};
+use serde_json::json;
+
+use crate::evaluate::{SIZES, evaluate};
+use crate::files::{Generated, prompt_line, read_lines, turn, write_lines};
+use crate::report;
+
+const SFT: &str = include_str!("sft.yaml");
+const REWARD: &str = include_str!("reward.yaml");
+const POLICY_FILES: [&str; 6] = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+const REWARD_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+/// What the demo may weigh in the repository and in the binary.
+const MAX_BYTES: u64 = 12_000_000;
+
+/// Settings of the recipe. The defaults are those of the committed demo.
+#[derive(clap::Args)]
+pub(crate) struct Recipe {
+    /// Folder for everything that is made.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Decides everything that is random.
+    #[arg(long, default_value_t = 7)]
+    pub(crate) seed: u64,
+    /// The `rectify` program; without it, the one beside this program, built if need be.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rectify: Option<PathBuf>,
+    /// Examples of SFT text.
+    #[arg(long, default_value_t = 80_000)]
+    pub(crate) examples: usize,
+    /// Tokens of the vocabulary, at most.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) vocab: usize,
+    /// Training prompts whose answers become pairs.
+    #[arg(long, default_value_t = 2_400)]
+    pub(crate) preference_prompts: usize,
+    /// Answers sampled to each of them.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) samples: usize,
+    /// Pairs made of each of them.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) pairs: usize,
+    /// Share of pairs with the wrong label.
+    #[arg(long, default_value_t = 0.05)]
+    pub(crate) noise: f64,
+    /// Held-out prompts of each category.
+    #[arg(long, default_value_t = 40)]
+    pub(crate) eval_prompts: usize,
+}
+
+/// A stage of the recipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Stage {
+    /// SFT text, prompts, tokenizer.
+    #[default]
+    Data,
+    /// The policy, by `rectify train sft`.
+    Policy,
+    /// The policy's answers to training prompts, by `rectify generate`.
+    Sample,
+    /// Pairs of them, labelled by the oracle with noise.
+    Pairs,
+    /// The reward model, by `rectify train reward`.
+    Reward,
+    /// Scored answers to held-out prompts, by `rectify generate`.
+    Answers,
+    /// Measurements and the report.
+    Report,
+}
+
+const STAGES: [Stage; 7] =
+    [Stage::Data, Stage::Policy, Stage::Sample, Stage::Pairs, Stage::Reward, Stage::Answers, Stage::Report];
+
+impl Recipe {
+    /// Runs the stages from `from` on.
+    pub(crate) fn run(&self, from: Stage) -> anyhow::Result<()> {
+        STAGES.into_iter().filter(|stage| *stage >= from).try_for_each(|stage| self.run_one(stage))
+    }
+
+    /// Runs one stage and notes how long it took.
+    pub(crate) fn run_one(&self, stage: Stage) -> anyhow::Result<()> {
+        fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
+        let start = Instant::now();
+        match stage {
+            Stage::Data => self.data(),
+            Stage::Policy => self.policy(),
+            Stage::Sample => self.sample(),
+            Stage::Pairs => self.pairs(),
+            Stage::Reward => self.reward(),
+            Stage::Answers => self.answers(),
+            Stage::Report => self.report(),
+        }?;
+        let mut durations = self.durations();
+        durations.insert(format!("{stage:?}").to_lowercase(), start.elapsed().as_secs_f64());
+        write_json(&self.path("durations.json"), &json!(durations))
+    }
+
+    /// Seconds of each stage that ran in this folder.
+    pub(crate) fn durations(&self) -> BTreeMap<String, f64> {
+        let text = fs::read_to_string(self.path("durations.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    fn data(&self) -> anyhow::Result<()> {
+        let examples = sft_examples(self.examples, self.seed);
+        let line = |question: &str, answer: &str| json!({"messages": [turn("user", question), turn("assistant", answer)]});
+        let lines = examples.iter().map(|e| line(&e.item.prompt, &e.answer));
+        write_lines(&self.path("sft.jsonl"), lines)?;
+        let init = self.path("init");
+        let texts = examples.iter().flat_map(|e| [e.item.prompt.as_str(), e.answer.as_str()]);
+        let roles = ["user", "assistant", "system"];
+        let texts: Vec<&str> = texts.chain(roles.repeat(100)).collect();
+        let vocab_size = tokenizer::train(texts.into_iter(), self.vocab, &init)?;
+        write_json(&init.join("config.json"), &report::model_config(vocab_size))?;
+        let eval = prompts(Split::HeldOut, self.eval_prompts, self.seed, "eval")?;
+        write_lines(&self.path("eval.jsonl"), eval.iter().map(prompt_line))?;
+        let train = preference_prompts(self.preference_prompts, self.seed);
+        write_lines(&self.path("preference_prompts.jsonl"), train.iter().map(prompt_line))
+    }
+
+    fn policy(&self) -> anyhow::Result<()> {
+        self.train("sft", SFT, "--init", "init", "sft.jsonl", "policy")?;
+        // The tokenizer's files belong to the model, whichever of them the trainer already wrote.
+        for name in POLICY_FILES {
+            let (from, to) = (self.path("init").join(name), self.path("policy").join(name));
+            if from.exists() && !to.exists() {
+                copy(&from, &to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reward(&self) -> anyhow::Result<()> {
+        self.train("reward", REWARD, "--policy", "policy", "pairs.jsonl", "reward")
+    }
+
+    fn train(
+        &self,
+        method: &str,
+        config: &str,
+        start: &str,
+        model: &str,
+        data: &str,
+        output: &str,
+    ) -> anyhow::Result<()> {
+        let file = self.path(&format!("{method}.yaml"));
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        let mut command = self.rectify()?;
+        command.args(["train", method, "--config"]).arg(file).arg(start).arg(self.path(model));
+        command.arg("--data").arg(self.path(data)).arg("--output").arg(self.path(output));
+        command.args(["--seed", &self.seed.to_string()]);
+        call(command)
+    }
+
+    fn sample(&self) -> anyhow::Result<()> {
+        self.generate("preference_prompts.jsonl", "samples.jsonl", self.samples, false)
+    }
+
+    fn answers(&self) -> anyhow::Result<()> {
+        self.generate("eval.jsonl", "eval_answers.jsonl", SIZES[SIZES.len() - 1], true)
+    }
+
+    fn generate(&self, input: &str, output: &str, n: usize, scored: bool) -> anyhow::Result<()> {
+        let mut command = self.rectify()?;
+        command.arg("generate").arg("-i").arg(self.path(input)).arg("-o").arg(self.path(output));
+        command.args(["--keep", "all", "-n", &n.to_string(), "--seed", &self.seed.to_string()]);
+        command.args(["--temperature", "1"]).arg("--policy").arg(self.path("policy"));
+        if scored {
+            command.arg("--reward").arg(format!("helpful={}", self.path("reward").display()));
+        }
+        call(command)
+    }
+
+    fn pairs(&self) -> anyhow::Result<()> {
+        let sampled: Vec<Generated> = read_lines(&self.path("samples.jsonl"))?;
+        let answers = |line: Generated| Answers {
+            item: line.item(),
+            answers: line.candidates.into_iter().map(|c| c.text).collect(),
+        };
+        let sampled: Vec<Answers> = sampled.into_iter().map(answers).collect();
+        let pairs = pairs(&sampled, self.pairs, self.noise, self.seed);
+        let line = |p: &rectify_lab::data::Pair| {
+            json!({
+                "prompt": [turn("user", &p.item.prompt)],
+                "chosen": [turn("assistant", &p.chosen)],
+                "rejected": [turn("assistant", &p.rejected)],
+            })
+        };
+        write_lines(&self.path("pairs.jsonl"), pairs.iter().map(line))
+    }
+
+    fn report(&self) -> anyhow::Result<()> {
+        let answers: Vec<Generated> = read_lines(&self.path("eval_answers.jsonl"))?;
+        let evaluation = evaluate(&answers, self.noise, self.seed)?;
+        write_json(&self.path("evaluation.json"), &serde_json::to_value(&evaluation)?)?;
+        let num_pairs = read_lines::<serde_json::Value>(&self.path("pairs.jsonl"))?.len();
+        let text = report::markdown(self, &evaluation, num_pairs)?;
+        let path = self.path("report.md");
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Copies policy, reward model and report to `target`.
+    pub(crate) fn install(&self, target: &Path) -> anyhow::Result<()> {
+        let mut bytes = 0;
+        let policy = POLICY_FILES.map(|name| Path::new("policy").join(name));
+        let reward = REWARD_FILES.map(|name| Path::new("reward").join(name));
+        for name in policy.iter().chain(&reward).map(PathBuf::as_path).chain([Path::new("report.md")]) {
+            let (from, to) = (self.out.join(name), target.join(name));
+            if let Some(folder) = to.parent() {
+                fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            }
+            bytes += copy(&from, &to)?;
+        }
+        if bytes > MAX_BYTES {
+            bail!("the demo weighs {bytes} bytes, more than the {MAX_BYTES} that the repository takes");
+        }
+        Ok(())
+    }
+
+    /// The `rectify` command.
+    fn rectify(&self) -> anyhow::Result<Command> {
+        if let Some(program) = &self.rectify {
+            return Ok(Command::new(program));
+        }
+        // `cargo run` names itself; building what is built costs a moment.
+        if let Ok(cargo) = std::env::var("CARGO") {
+            let mut build = Command::new(cargo);
+            build.args(["build", "--quiet", "--release", "-p", "rectify-server", "--bin", "rectify"]);
+            call(build)?;
+        }
+        let own = std::env::current_exe().context("cannot tell where this program is")?;
+        let program = own.parent().and_then(Path::parent).map(|folder| folder.join("rectify"));
+        match program {
+            Some(program) if program.exists() => Ok(Command::new(program)),
+            _ => bail!("the `rectify` program is not built; name it with --rectify"),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<u64> {
+    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+fn call(mut command: Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if status.success() { Ok(()) } else { bail!("{command:?} ended with {status}") }
+}
