@@ -305,3 +305,67 @@ fn stored_dtype(checkpoint: &Checkpoint) -> Dtype {
         false => Dtype::Float32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::testing::{adapter_tensors, write_adapter, write_model};
+    use crate::parts::RewardWeights;
+
+    #[test]
+    fn builds_a_policy_with_both_kinds_of_reward_models() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let classifier = json!({"architectures": ["LlamaForSequenceClassification"], "num_labels": 1});
+        let models = ModelsConfig {
+            rewards: vec![
+                ("own".into(), write_model(&at("own"), &classifier)),
+                ("shared".into(), write_adapter(&at("shared"), &adapter_tensors(true), &json!({}))),
+            ],
+            adapters: vec![(
+                "polite".into(),
+                write_adapter(&at("polite"), &adapter_tensors(false), &json!({})),
+            )],
+            kv_memory: 1 << 20,
+            reward_kv_memory: 1 << 20,
+            threads: Some(1),
+            ..ModelsConfig::new(write_model(&at("tiny-policy"), &json!({})))
+        };
+        let (mut parts, served) = assemble(&models).unwrap();
+        assert_eq!(&*parts.policy_name, "tiny-policy");
+        assert_eq!((served.max_model_len, served.dtype), (128, Dtype::Float32));
+        assert_eq!(parts.eos_token_ids, [257]);
+        assert!(
+            matches!(parts.rewards[0].weights, RewardWeights::Own(ref model) if model.spec().has_score_head)
+        );
+        assert!(
+            matches!(parts.rewards[1].weights, RewardWeights::Adapter(ref adapter) if adapter.info.has_score_head)
+        );
+        assert_eq!((&*parts.adapters[0].info.name, parts.adapters[0].info.rank), ("polite", 2));
+        let loaded = parts.adapter_loader.load("again", &at("polite")).unwrap();
+        assert_eq!(loaded.info.version, parts.adapters[0].info.version);
+
+        let twice =
+            ModelsConfig { rewards: [&models.rewards[..1], &models.rewards[..1]].concat(), ..models.clone() };
+        assert!(assemble(&twice).unwrap_err().to_string().contains("`own` twice"));
+        let headless = ModelsConfig { rewards: models.adapters.clone(), ..models.clone() };
+        assert!(assemble(&headless).unwrap_err().to_string().contains("holds no score head"));
+        let language = ModelsConfig { rewards: vec![("lm".into(), models.policy.clone())], ..models.clone() };
+        assert!(assemble(&language).unwrap_err().to_string().contains("must be a ForSequenceClassification"));
+        let classifier = ModelsConfig { policy: models.rewards[0].1.clone(), ..models };
+        assert!(assemble(&classifier).unwrap_err().to_string().contains("must be a ForCausalLM"));
+    }
+
+    #[test]
+    fn a_vocabulary_larger_than_the_embedding_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let models = ModelsConfig::new(write_model(folder.path(), &json!({"vocab_size": 258})));
+        let error = assemble(&models).unwrap_err().to_string();
+        assert!(
+            error.contains("tokenizer.json: has token ids up to 258, but the model's embedding has 258 rows"),
+            "{error}"
+        );
+    }
+}

@@ -324,3 +324,152 @@ fn normal(seed: u64, stream: u64, count: usize, deviation: f32) -> Vec<f32> {
     values.truncate(count);
     values
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::save::{NamedTensor, save_safetensors};
+    use crate::model::testing::{config, named, write_model};
+
+    fn open_and_validate(source: &ModelSource, config: &ModelConfig) -> Result<Checkpoint> {
+        let checkpoint = Checkpoint::open(source)?;
+        checkpoint.validate(config).map(|()| checkpoint)
+    }
+
+    /// Rewrites the only file of a model with `change` applied to its tensors.
+    fn broken(change: impl Fn(&mut Vec<NamedTensor<'_>>)) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        let config = ModelConfig::load(&source).unwrap();
+        let random = Checkpoint::random(&config, 2);
+        let mut tensors = named(&random, &config);
+        change(&mut tensors);
+        save_safetensors(&folder.path().join(SINGLE), &tensors).unwrap();
+        open_and_validate(&source, &config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_file_shards_and_embedded_bytes_hold_the_same_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        let config = ModelConfig::load(&source).unwrap();
+        let single = open_and_validate(&source, &config).unwrap();
+
+        let sharded = tempfile::tempdir().unwrap();
+        let mut tensors = named(&single, &config);
+        let second = tensors.split_off(5);
+        let mut map = serde_json::Map::new();
+        for (file, shard) in [("a.safetensors", &tensors), ("b.safetensors", &second)] {
+            save_safetensors(&sharded.path().join(file), shard).unwrap();
+            map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(file))));
+        }
+        fs::write(sharded.path().join(INDEX), json!({"weight_map": map}).to_string()).unwrap();
+        let sharded = open_and_validate(&ModelSource::from(sharded.path()), &config).unwrap();
+
+        let bytes: &'static [u8] = fs::read(folder.path().join(SINGLE)).unwrap().leak();
+        let files: &'static [_] = vec![(SINGLE, bytes)].leak();
+        let embedded = open_and_validate(&ModelSource::Embedded { name: "demo", files }, &config).unwrap();
+        for spec in layout::tensors(&config) {
+            let expected = single.f32_values(&spec.name, &spec.shape).unwrap();
+            assert_eq!(sharded.f32_values(&spec.name, &spec.shape).unwrap(), expected, "{}", spec.name);
+            assert_eq!(embedded.f32_values(&spec.name, &spec.shape).unwrap(), expected, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn reads_every_float_dtype_at_any_alignment() {
+        let numbers = [1.0f32, -0.5, 3.140625, 65280.0];
+        let f32_bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let bf16_bytes: Vec<u8> = numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let f16_bytes: Vec<u8> = numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+        for (dtype, bytes) in [(Dtype::F32, f32_bytes), (Dtype::BF16, bf16_bytes), (Dtype::F16, f16_bytes)] {
+            for shift in 0..4 {
+                let mut shifted = vec![0; shift];
+                shifted.extend(&bytes);
+                assert_eq!(
+                    read(&shifted[shift..], dtype).unwrap().into_f32()[..2],
+                    numbers[..2],
+                    "{dtype:?}"
+                );
+            }
+        }
+        assert!(read(&[0; 8], Dtype::I64).is_none());
+    }
+
+    #[test]
+    fn refusals_name_file_and_tensor() {
+        let error = broken(|tensors| tensors.retain(|tensor| tensor.name != "model.norm.weight"));
+        assert!(error.ends_with("model.safetensors: lacks the tensor `model.norm.weight`"), "{error}");
+        let error = broken(|tensors| {
+            let extra =
+                NamedTensor { name: "model.layers.2.mlp.up_proj.weight".into(), ..tensors[1].clone() };
+            tensors.push(extra);
+        });
+        assert!(
+            error.contains("holds the tensor `model.layers.2.mlp.up_proj.weight`, which a llama model"),
+            "{error}"
+        );
+        let error = broken(|tensors| tensors[1].shape = vec![8, 4]);
+        assert!(error.contains("has shape [8, 4], but must have [32]"), "{error}");
+        let ignored = |tensors: &mut Vec<NamedTensor<'_>>| {
+            tensors.push(NamedTensor { name: "lm_head.weight".into(), ..tensors[0].clone() });
+            tensors.remove(0);
+        };
+        assert!(broken(ignored).contains("lacks the tensor `model.embed_tokens.weight`"));
+    }
+
+    #[test]
+    fn broken_files_are_one_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        let path = folder.path().join(SINGLE);
+        let whole = fs::read(&path).unwrap();
+        for bytes in [&whole[..whole.len() - 1], &whole[..100], &whole[..4], &[], &[0xff; 64]] {
+            fs::write(&path, bytes).unwrap();
+            let error = Checkpoint::open(&source).unwrap_err().to_string();
+            assert!(error.contains("model.safetensors: is not a whole safetensors file"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        let error = Checkpoint::open(&source).unwrap_err().to_string();
+        assert!(error.contains("has no weights"), "{error}");
+        let nowhere = ModelSource::Folder(folder.path().join("nowhere"));
+        let error = Checkpoint::open(&nowhere).unwrap_err().to_string();
+        assert!(error.contains("nowhere: does not exist"), "{error}");
+    }
+
+    #[test]
+    fn an_index_names_files_of_its_own_folder_that_hold_what_it_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        fs::rename(folder.path().join(SINGLE), folder.path().join("a.safetensors")).unwrap();
+        let open = |map: serde_json::Value| {
+            fs::write(folder.path().join(INDEX), json!({"weight_map": map}).to_string()).unwrap();
+            Checkpoint::open(&source).unwrap_err().to_string()
+        };
+        assert!(open(json!({"x": "../a.safetensors"})).contains("must be the name of a file in the folder"));
+        assert!(open(json!({"x": "b.safetensors"})).contains("b.safetensors: is missing"));
+        assert!(open(json!({"x": "a.safetensors"})).contains("a.safetensors: lacks the tensor `x`"));
+        assert!(open(json!(7)).contains("weight_map"));
+    }
+
+    #[test]
+    fn random_weights_are_normal_and_depend_on_the_seed() {
+        let config = config(&json!({})).unwrap();
+        let values = |seed| {
+            let name = "model.layers.1.mlp.up_proj.weight";
+            Checkpoint::random(&config, seed).f32_values(name, &[48, 32]).unwrap()
+        };
+        let (a, b) = (values(1), values(2));
+        assert_eq!(a, values(1));
+        assert_ne!(a, b);
+        let mean = a.iter().sum::<f32>() / a.len() as f32;
+        let deviation = (a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32).sqrt();
+        assert!(mean.abs() < 2e-3 && (deviation - 0.02).abs() < 2e-3, "{mean} {deviation}");
+        let norm = Checkpoint::random(&config, 1).f32_values("model.norm.weight", &[32]).unwrap();
+        assert_eq!(norm, [1.0; 32]);
+    }
+}

@@ -263,3 +263,111 @@ fn parse_windows(fields: &Fields, family: &Family, num_layers: usize) -> Result<
     };
     kinds.into_iter().map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::config;
+
+    #[test]
+    fn reads_the_shapes_of_old_and_new_transformers_alike() {
+        let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64});
+        let old = config(&json!({"rope_theta": 5e5, "rope_scaling": llama3})).unwrap();
+        let mut parameters = llama3.clone();
+        parameters["rope_theta"] = json!(5e5);
+        let new =
+            config(&json!({"rope_theta": null, "rope_parameters": parameters, "dtype": "bfloat16"})).unwrap();
+        assert_eq!(old, new);
+        assert_eq!(old.rope_theta, 5e5);
+        let plain = config(&json!({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}})).unwrap();
+        assert_eq!((plain.rope_theta, plain.rope_scaling), (7.0, RopeScaling::None));
+    }
+
+    #[test]
+    fn a_family_fills_in_what_it_means() {
+        let llama = config(&json!({"attention_bias": true})).unwrap();
+        assert_eq!((llama.qkv_bias, llama.o_bias, llama.mlp_bias, llama.qk_norm), (true, true, false, false));
+        let qwen2 = json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]});
+        let qwen2 = config(&qwen2).unwrap();
+        assert_eq!((qwen2.qkv_bias, qwen2.o_bias, qwen2.head_dim), (true, false, 8));
+        let qwen3 = json!({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"],
+            "id2label": {"0": "a"}, "num_key_value_heads": null, "eos_token_id": [1, 2]});
+        let qwen3 = config(&qwen3).unwrap();
+        assert_eq!((qwen3.qkv_bias, qwen3.qk_norm, qwen3.head_dim), (false, true, 128));
+        assert_eq!((qwen3.num_labels, qwen3.num_kv_heads, &*qwen3.eos_token_ids), (Some(1), 4, &[1, 2][..]));
+    }
+
+    #[test]
+    fn windows_follow_layer_types_or_upper_layers() {
+        let windows = |mut changes: Value| {
+            changes["model_type"] = json!("qwen2");
+            changes["architectures"] = json!(["Qwen2ForCausalLM"]);
+            changes["sliding_window"] = json!(8);
+            config(&changes).map(|config| config.windows)
+        };
+        assert_eq!(windows(json!({})).unwrap(), [None, None]);
+        let upper = json!({"use_sliding_window": true, "max_window_layers": 1});
+        assert_eq!(windows(upper).unwrap(), [None, Some(8)]);
+        let listed =
+            json!({"use_sliding_window": true, "layer_types": ["sliding_attention", "full_attention"]});
+        assert_eq!(windows(listed).unwrap(), [Some(8), None]);
+        let unknown =
+            json!({"use_sliding_window": true, "layer_types": ["linear_attention", "full_attention"]});
+        assert!(windows(unknown).unwrap_err().to_string().contains("\"linear_attention\""));
+    }
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        for changes in [
+            json!({"rms_norm_eps": 1e-6, "mlp_bias": true, "attention_bias": true, "pad_token_id": 3}),
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "tie_word_embeddings": false}),
+            json!({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"], "num_labels": 1,
+                "use_sliding_window": true, "sliding_window": 9, "max_window_layers": 1, "eos_token_id": null}),
+            json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "eos_token_id": [1, 2]}),
+        ] {
+            let read = config(&changes).unwrap();
+            let written = read.to_json("float32");
+            assert_eq!(ModelConfig::from_json("written", &written.to_string()).unwrap(), read);
+        }
+    }
+
+    #[test]
+    fn refusals_name_file_field_value_and_what_is_known() {
+        for (changes, words) in [
+            (
+                json!({"model_type": "mamba"}),
+                "config.json: `model_type` is \"mamba\", which is not known; known are llama, qwen2, qwen3",
+            ),
+            (json!({"model_type": null}), "`model_type` is missing"),
+            (
+                json!({"architectures": ["LlamaForQuestionAnswering"]}),
+                "must be LlamaForCausalLM or LlamaForSequenceClassification",
+            ),
+            (json!({"hidden_act": "gelu"}), "`hidden_act` is \"gelu\", but only \"silu\" is known"),
+            (
+                json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
+                "`rope_scaling.rope_type` is \"yarn\", which is not known; known are default, linear, llama3",
+            ),
+            (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling.factor` is missing"),
+            (json!({"hidden_size": null}), "`hidden_size` is missing"),
+            (json!({"hidden_size": "big"}), "`hidden_size` is \"big\", but must be a whole number"),
+            (json!({"num_hidden_layers": 1e30}), "`num_hidden_layers` is 1e30, but must be a whole number"),
+            (
+                json!({"num_key_value_heads": 3}),
+                "`num_key_value_heads` is 3, but must divide num_attention_heads (4)",
+            ),
+            (json!({"num_attention_heads": 5, "num_key_value_heads": 5}), "must divide hidden_size (32)"),
+            (json!({"head_dim": 7}), "`head_dim` is 7, but must be even"),
+            (json!({"rms_norm_eps": -1.0}), "`rms_norm_eps` is -1, but must be above 0"),
+            (json!({"eos_token_id": "</s>"}), "`eos_token_id` is \"</s>\", but must be a token id"),
+        ] {
+            let error = config(&changes).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}\nlacks: {words}");
+        }
+        for text in ["", "[]", "{\"a\": "] {
+            let error = ModelConfig::from_json("m/config.json", text).unwrap_err().to_string();
+            assert!(error.starts_with("m/config.json: ") && error.contains("JSON"), "{error}");
+        }
+    }
+}

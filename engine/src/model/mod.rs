@@ -17,4 +17,7 @@ pub mod mmap;
 pub mod peft;
 pub mod reward;
 pub mod rope;
+pub mod save;
 pub mod source;
+#[cfg(test)]
+pub(crate) mod testing;

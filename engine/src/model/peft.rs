@@ -373,3 +373,117 @@ fn parse_targets(fields: &Fields, config: &mut PeftConfig) -> Result<Targets> {
     };
     Ok(if narrowed { Targets::Any } else { targets })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::backend::Values;
+    use crate::model::save::NamedTensor;
+    use crate::model::testing::{adapter_tensors, config, write_adapter};
+
+    fn load_with(change: impl Fn(&mut Vec<NamedTensor<'static>>), settings: Value) -> Result<PeftAdapter> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tensors = adapter_tensors(settings.get("task_type").is_some());
+        change(&mut tensors);
+        let source = write_adapter(folder.path(), &tensors, &settings);
+        PeftAdapter::load(&source, &config(&json!({})).unwrap())
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let adapter = load_with(|_| {}, json!({"task_type": "SEQ_CLS"})).unwrap();
+        assert_eq!(adapter.modules.len(), 4);
+        assert_eq!(adapter.modules["model.layers.1.mlp.down_proj"].scale, 2.0);
+        assert_eq!(adapter.score_head.unwrap().len(), 32);
+        let bare = load_with(|_| {}, json!({})).unwrap();
+        assert_eq!(bare.score_head, None);
+        assert_ne!(bare.content_hash, adapter.content_hash);
+        assert_eq!(bare.content_hash.len(), 64);
+    }
+
+    #[test]
+    fn patterns_set_rank_and_alpha_of_names_that_end_with_them() {
+        let mut config = PeftConfig::new(8, 16.0, vec![]);
+        config.rank_pattern = vec![("layers.1.self_attn.q_proj".into(), 4), ("down_proj".into(), 2)];
+        config.alpha_pattern = vec![(r"layers\.\d+\.mlp\.down_proj".into(), 3.0)];
+        let at = |layer: usize, name: &str| format!("model.layers.{layer}.{name}");
+        assert_eq!(config.rank_of(&at(1, "self_attn.q_proj")), 4);
+        assert_eq!(config.rank_of(&at(11, "self_attn.q_proj")), 8);
+        assert_eq!(config.scale_of(&at(0, "mlp.down_proj")), 1.5);
+        assert_eq!(config.rank_of(&at(0, "mlp.not_down_proj")), 8);
+        config.use_rslora = true;
+        assert_eq!(config.scale_of(&at(0, "self_attn.v_proj")), (16.0 / 8f64.sqrt()) as f32);
+    }
+
+    #[test]
+    fn targets_may_be_names_an_expression_or_all_linear() {
+        for targets in [
+            json!(r"model\.layers\.\d+\.(self_attn\.q|mlp\.down)_proj"),
+            json!(["layers.0.self_attn.q_proj"]),
+        ] {
+            load_with(|_| {}, json!({"target_modules": targets})).unwrap();
+        }
+        for targets in [json!("all-linear"), json!(["q_proj", "down_proj", "v_proj"]), json!(".*v_proj")] {
+            let error = load_with(|_| {}, json!({"target_modules": targets})).unwrap_err().to_string();
+            assert!(error.contains("which target_modules asks for"), "{error}");
+        }
+        let narrowed = json!({"target_modules": ["v_proj"], "layers_to_transform": [0]});
+        load_with(|_| {}, narrowed).unwrap();
+    }
+
+    #[test]
+    fn refuses_what_computes_something_else() {
+        for (settings, words) in [
+            (json!({"peft_type": "IA3"}), "`peft_type` is \"IA3\", but only LORA is supported"),
+            (json!({"use_dora": true}), "`use_dora` is set, but DoRA is not supported"),
+            (json!({"bias": "all"}), "`bias` is \"all\", but trained biases are not supported"),
+            (json!({"modules_to_save": ["lm_head"]}), "`modules_to_save` holds \"lm_head\""),
+            (json!({"layer_replication": [[0, 1]]}), "`layer_replication` is set"),
+            (json!({"r": 0}), "`r` is 0, but must be a whole number from 1"),
+            (json!({"r": 3}), "has shape [2, 48], but must have [3, 48]"),
+            (json!({"rank_pattern": {"(": 3}}), "`rank_pattern.(` is not a pattern"),
+        ] {
+            let error = load_with(|_| {}, settings).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}\nlacks: {words}");
+        }
+    }
+
+    #[test]
+    fn refuses_tensors_that_are_missing_unknown_or_not_finite() {
+        let error = load_with(|tensors| drop(tensors.remove(1)), json!({})).unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "lacks the tensor `base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight`"
+            ),
+            "{error}"
+        );
+        let rename = |name: &'static str| {
+            move |tensors: &mut Vec<NamedTensor<'static>>| {
+                let extra = NamedTensor { name: name.into(), ..tensors[0].clone() };
+                tensors.push(extra);
+            }
+        };
+        let error = load_with(rename("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight"), json!({}));
+        assert!(error.unwrap_err().to_string().contains("which no module of this llama base"));
+        let error = load_with(rename("base_model.model.lm_head.lora_A.weight"), json!({})).unwrap_err();
+        assert!(error.to_string().contains("adapts the embedding or the output head"), "{error}");
+        let error = load_with(
+            |tensors| {
+                if let Values::F32(values) = &mut tensors[0].values {
+                    values.to_mut()[3] = f32::NAN;
+                }
+            },
+            json!({}),
+        );
+        assert!(error.unwrap_err().to_string().contains("holds NaN, which is no number"));
+        let two = |tensors: &mut Vec<NamedTensor<'static>>| {
+            let last = tensors.last_mut().unwrap();
+            last.shape = vec![2, 32];
+            last.values = Values::F32(vec![0.0; 64].into());
+        };
+        let error = load_with(two, json!({"task_type": "SEQ_CLS"})).unwrap_err().to_string();
+        assert!(error.contains("has 2 outputs, but a reward model has 1"), "{error}");
+        let error = load_with(|tensors| drop(tensors.pop()), json!({"task_type": "SEQ_CLS"})).unwrap_err();
+        assert!(error.to_string().contains("task_type of adapter_config.json is SEQ_CLS"), "{error}");
+    }
+}

@@ -56,3 +56,51 @@ impl RewardSpec for RewardText {
         self.not_empty(self.tokenizer.encode_whole(text)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::testing::write_model;
+
+    fn text(name: &str) -> RewardText {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        let tokenizer = Arc::new(Tokenizer::load(&source).unwrap());
+        RewardText {
+            name: name.into(),
+            tokenizer,
+            chat_template: ChatTemplate::load(&source).unwrap().map(Arc::new),
+        }
+    }
+
+    #[test]
+    fn the_prompt_is_a_prefix_of_every_candidate_and_begins_once() {
+        let reward = text("r");
+        let messages = [Message { role: "user".into(), content: "hi".into() }];
+        let prompt = reward.prompt_tokens(&messages).unwrap();
+        let candidate = reward.candidate_tokens(&messages, "ok").unwrap();
+        let expected =
+            [&[256, 258][..], &"user:hi".bytes().map(u32::from).collect::<Vec<_>>(), &[258]].concat();
+        assert_eq!(prompt[..expected.len()], expected);
+        assert_eq!(candidate[..prompt.len()], prompt);
+        assert_eq!(candidate[prompt.len()..], [u32::from(b'o'), u32::from(b'k')]);
+    }
+
+    #[test]
+    fn whole_texts_begin_once_however_they_are_written() {
+        let reward = text("r");
+        let expected = [256, u32::from(b'a')];
+        assert_eq!(reward.text_tokens("a").unwrap(), expected);
+        assert_eq!(reward.text_tokens("<s>a").unwrap(), expected);
+    }
+
+    #[test]
+    fn without_a_template_conversations_are_refused() {
+        let reward = RewardText { chat_template: None, ..text("helpful") };
+        let error = reward.prompt_tokens(&[]).unwrap_err().to_string();
+        assert!(error.contains("`helpful` has no chat template"), "{error}");
+        assert!(reward.text_tokens("a").is_ok());
+    }
+}

@@ -178,3 +178,46 @@ fn tokens_by_id(
     }
     Ok(tokens)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::testing::{tokenizer_json, write_model};
+
+    #[test]
+    fn encodes_decodes_and_spells_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::load(&write_model(folder.path(), &json!({}))).unwrap();
+        let ids = tokenizer.encode("é</s>\n", true).unwrap();
+        assert_eq!(ids, [256, 0xc3, 0xa9, 257, 10]);
+        assert_eq!(tokenizer.encode("a", false).unwrap(), [97]);
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "é\n");
+        assert_eq!((tokenizer.bytes(0xc3), tokenizer.bytes(257)), (&[0xc3][..], &b"</s>"[..]));
+        assert_eq!((tokenizer.text(0xc3).as_ref(), tokenizer.text(10).as_ref()), ("\u{fffd}", "\n"));
+        assert_eq!((tokenizer.token_bytes(257), tokenizer.token_bytes(9999)), (&[][..], &[][..]));
+        assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id()), (Some(256), Some(257)));
+        assert_eq!((tokenizer.vocab_size(), tokenizer.is_special(258)), (259, true));
+    }
+
+    #[test]
+    fn refusals_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = ModelSource::from(folder.path());
+        let path = folder.path().join(FILE);
+        let error = || Tokenizer::load(&source).unwrap_err().to_string();
+        assert!(error().contains("tokenizer.json: is missing"));
+        fs::write(folder.path().join("tokenizer.model"), "x").unwrap();
+        assert!(error().contains("tokenizer.model alone is not read"));
+        fs::write(&path, "{").unwrap();
+        assert!(error().contains("tokenizer.json: is not a tokenizer"));
+        let mut tokenizer = tokenizer_json();
+        tokenizer["decoder"] =
+            json!({"type": "CTC", "pad_token": "_", "word_delimiter_token": "|", "cleanup": true});
+        fs::write(&path, tokenizer.to_string()).unwrap();
+        assert!(error().contains("its decoder CTC is not known"));
+    }
+}
