@@ -352,7 +352,7 @@ mod tests {
             (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling.factor` is missing"),
             (json!({"hidden_size": null}), "`hidden_size` is missing"),
             (json!({"hidden_size": "big"}), "`hidden_size` is \"big\", but must be a whole number"),
-            (json!({"num_hidden_layers": 1e30}), "`num_hidden_layers` is 1e30, but must be a whole number"),
+            (json!({"num_hidden_layers": 1e30}), "`num_hidden_layers` is 1e+30, but must be a whole number"),
             (
                 json!({"num_key_value_heads": 3}),
                 "`num_key_value_heads` is 3, but must divide num_attention_heads (4)",

@@ -440,7 +440,7 @@ mod tests {
             (json!({"modules_to_save": ["lm_head"]}), "`modules_to_save` holds \"lm_head\""),
             (json!({"layer_replication": [[0, 1]]}), "`layer_replication` is set"),
             (json!({"r": 0}), "`r` is 0, but must be a whole number from 1"),
-            (json!({"r": 3}), "has shape [2, 48], but must have [3, 48]"),
+            (json!({"r": 3}), "has shape [2, 32], but must have [3, 32]"),
             (json!({"rank_pattern": {"(": 3}}), "`rank_pattern.(` is not a pattern"),
         ] {
             let error = load_with(|_| {}, settings).unwrap_err().to_string();
