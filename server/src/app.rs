@@ -112,7 +112,7 @@ impl App {
     }
 
     /// A configured profile, or the built-in `best-of-N`.
-    fn profile(&self, name: &str) -> Option<AlignmentRequest> {
+    pub fn profile(&self, name: &str) -> Option<AlignmentRequest> {
         if let Some(profile) = self.profiles.get(name) {
             return Some(profile.clone());
         }
@@ -147,6 +147,39 @@ impl App {
             rewards: &self.rewards,
             default_reward: self.default_reward.as_deref(),
         }
+    }
+
+    /// Checks that the tokens of a request are in the vocabulary.
+    ///
+    /// # Errors
+    /// 400 naming `param` and the first token that is not.
+    pub fn check_tokens(
+        &self,
+        param: &'static str,
+        tokens: impl IntoIterator<Item = u32>,
+    ) -> Result<(), ApiError> {
+        let vocab_size = self.text.vocab_size();
+        match tokens.into_iter().find(|&token| token as usize >= vocab_size) {
+            None => Ok(()),
+            Some(token) => {
+                let message = format!(
+                    "{param} holds the token {token}, but token ids of this model are below {vocab_size}"
+                );
+                Err(ApiError::invalid(param, message))
+            }
+        }
+    }
+
+    /// Checks that prompt and answer fit the context.
+    ///
+    /// # Errors
+    /// 400 if they do not.
+    pub fn check_fit(&self, prompt_len: usize, max_tokens: usize) -> Result<(), ApiError> {
+        let max_model_len = self.max_model_len;
+        if prompt_len.saturating_add(max_tokens) <= max_model_len {
+            return Ok(());
+        }
+        Err(EngineError::ContextLength { prompt_len, max_tokens, max_model_len }.into())
     }
 
     /// Room for an answer behind a prompt of `prompt_len` tokens.

@@ -125,8 +125,10 @@ impl Generation {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheSection {
-    /// Memory for the policy's KV blocks, as `4GiB`; a share of the machine's if unset.
+    /// Memory for the policy's KV blocks, as `4GiB`; 1GiB if unset.
     pub memory: Option<ByteSize>,
+    /// Memory for the KV blocks of each reward model with weights of its own; 512MiB if unset.
+    pub reward_memory: Option<ByteSize>,
     /// Tokens of a block; a multiple of 16.
     pub block_size: usize,
     /// Precision of keys and values; that of the weights if unset.
@@ -137,7 +139,7 @@ pub struct CacheSection {
 
 impl Default for CacheSection {
     fn default() -> Self {
-        Self { memory: None, block_size: 16, dtype: None, prefix_caching: true }
+        Self { memory: None, reward_memory: None, block_size: 16, dtype: None, prefix_caching: true }
     }
 }
 

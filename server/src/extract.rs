@@ -91,6 +91,10 @@ fn unreadable(rejection: BytesRejection) -> ApiError {
 /// # Errors
 /// 400 that names line, column and field.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<ApiJson<T>, ApiError> {
+    // serde reads a list as the fields of a struct in their order, which nobody means.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "the body must be a JSON object, but is a list"));
+    }
     let mut ignored = Ignored::default();
     let mut json = serde_json::Deserializer::from_slice(body);
     let mut track = serde_path_to_error::Track::new();

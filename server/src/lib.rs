@@ -6,11 +6,14 @@
 pub mod answer;
 pub mod api;
 pub mod app;
+pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod error;
 pub mod extract;
 pub mod routes;
+pub mod serve;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

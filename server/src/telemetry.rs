@@ -92,7 +92,7 @@ fn describe() {
     );
     describe_counter!("rectify_prompt_tokens_total", "Tokens of prompts");
     describe_counter!("rectify_cached_prompt_tokens_total", "Tokens of prompts found in the prefix cache");
-    describe_counter!("rectify_generated_tokens_total", "Tokens generated, over all candidates");
+    describe_counter!("rectify_tokens_generated_total", "Tokens generated, over all candidates");
     describe_counter!("rectify_rejected_tokens_total", "Tokens of candidates that were not returned");
     describe_counter!("rectify_scored_tokens_total", "Tokens read by reward models");
     describe_counter!("rectify_candidates_total", "Candidates sampled for best-of-N");
@@ -120,6 +120,7 @@ pub fn record_engine(stats: &EngineStats) {
     gauge!("rectify_kv_blocks_used").set(stats.used_blocks as f64);
     gauge!("rectify_kv_blocks_used_peak").set(stats.peak_used_blocks as f64);
     counter!("rectify_steps_total").absolute(stats.steps);
+    counter!("rectify_tokens_generated_total").absolute(stats.generated_tokens);
     counter!("rectify_preemptions_total").absolute(stats.preemptions);
     counter!("rectify_prefix_cache_hit_tokens_total").absolute(stats.prefix_hit_tokens);
 }
@@ -196,7 +197,6 @@ impl RequestMetrics {
     pub fn done(&self, usage: &Usage) {
         counter!("rectify_prompt_tokens_total").increment(usage.prompt_tokens as u64);
         counter!("rectify_cached_prompt_tokens_total").increment(usage.cached_tokens as u64);
-        counter!("rectify_generated_tokens_total").increment(usage.completion_tokens as u64);
         counter!("rectify_rejected_tokens_total").increment(usage.rejected_tokens as u64);
         counter!("rectify_scored_tokens_total").increment(usage.scored_tokens as u64);
     }

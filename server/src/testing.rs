@@ -41,6 +41,10 @@ impl TextModel for ByteText {
     fn token_bytes(&self, token: u32) -> Vec<u8> {
         u8::try_from(token).into_iter().collect()
     }
+
+    fn vocab_size(&self) -> usize {
+        256
+    }
 }
 
 /// What the fake engine saw.

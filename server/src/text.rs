@@ -26,4 +26,7 @@ pub trait TextModel: Send + Sync {
 
     /// The bytes a token stands for: it may be part of a character.
     fn token_bytes(&self, token: u32) -> Vec<u8>;
+
+    /// Rows of the policy's embedding: token ids are below it.
+    fn vocab_size(&self) -> usize;
 }

@@ -1,6 +1,8 @@
-//! `rectify serve`: its options. Leaves serving to the HTTP side of this crate.
+//! `rectify serve`: its options over the configuration. Leaves serving to the HTTP side of this crate.
 
 use super::{CliError, ModelArgs};
+use crate::config::LogFormat;
+use crate::{boot, serve};
 
 /// Options of `rectify serve`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -8,14 +10,47 @@ pub struct ServeArgs {
     /// Address to listen on; by default 127.0.0.1.
     #[arg(long, value_name = "ADDRESS")]
     pub host: Option<String>,
-    /// Port to listen on; by default 8080.
+    /// Port to listen on; by default 8080, and 0 takes a free one.
     #[arg(long)]
     pub port: Option<u16>,
+    /// Name of the policy in requests; may be given several times. By default the folder's name.
+    #[arg(long = "served-model-name", value_name = "NAME", num_args = 1..)]
+    pub served_names: Vec<String>,
+    /// Most sequences in a step; by default 256.
+    #[arg(long, value_name = "N", value_parser = super::args::positive)]
+    pub max_num_seqs: Option<usize>,
+    /// Most tokens in a step; by default 2048.
+    #[arg(long, value_name = "TOKENS", value_parser = super::args::positive)]
+    pub max_num_batched_tokens: Option<usize>,
+    /// Log level: error, warn, info, debug, trace, or directives such as info,rectify_engine=debug.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Log lines for people or one JSON object a line; on standard error.
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
     /// Models.
     #[command(flatten)]
     pub model: ModelArgs,
 }
 
-pub(crate) fn run(_args: ServeArgs) -> Result<(), CliError> {
-    Err(CliError::Refused("`rectify serve` is not built yet".to_owned()))
+pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
+    let usage = |error: crate::config::ConfigError| CliError::Usage(error.to_string());
+    let mut config = boot::configure(&args.model).map_err(usage)?;
+    if let Some(host) = args.host {
+        config.server.host = host;
+    }
+    config.server.port = args.port.unwrap_or(config.server.port);
+    if !args.served_names.is_empty() {
+        config.model.served_names = args.served_names;
+    }
+    let scheduler = &mut config.scheduler;
+    scheduler.max_num_seqs = args.max_num_seqs.unwrap_or(scheduler.max_num_seqs);
+    scheduler.max_num_batched_tokens =
+        args.max_num_batched_tokens.unwrap_or(scheduler.max_num_batched_tokens);
+    if let Some(level) = args.log_level {
+        config.log.level = level;
+    }
+    config.log.format = args.log_format.unwrap_or(config.log.format);
+    config.validate().map_err(CliError::Usage)?;
+    serve::run(&config)
 }

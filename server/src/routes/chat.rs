@@ -76,6 +76,9 @@ async fn plan(app: &App, mut request: ChatRequest) -> Result<Plan, ApiError> {
     if let Some(seed) = alignment.as_ref().and_then(|alignment| alignment.seed) {
         sampling.seed = Some(seed.cast_unsigned());
     }
+    app.check_fit(prompt.len(), sampling.max_tokens)?;
+    app.check_tokens("logit_bias", sampling.logit_bias.iter().map(|&(token, _)| token))?;
+    app.check_tokens("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
     let validated = alignment
         .as_ref()
         .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))

@@ -100,13 +100,20 @@ async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<En
         .as_ref()
         .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))
         .transpose()?;
+    app.check_tokens("logit_bias", sampling.logit_bias.iter().map(|&(token, _)| token))?;
+    app.check_tokens("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
+    for prompt in &prompts {
+        if let OnePrompt::Tokens(tokens) = prompt {
+            app.check_tokens("prompt", tokens.iter().copied())?;
+        }
+    }
     let size = prompts.iter().map(OnePrompt::size).sum();
     let encoded: Vec<Encoded> = app
         .tokenize(size, move |model| prompts.into_iter().map(|prompt| encode(model, prompt)).collect())
         .await?;
     let mut requests = Vec::with_capacity(encoded.len());
     for (index, prompt) in encoded.iter().enumerate() {
-        app.room(prompt.tokens.len()).map_err(|error| error.at("prompt"))?;
+        app.check_fit(prompt.tokens.len(), sampling.max_tokens).map_err(|error| error.at("prompt"))?;
         let mut sampling = sampling.clone();
         let seed = alignment.as_ref().and_then(|alignment| alignment.seed).map(i64::cast_unsigned);
         // Prompts of one request draw independently, also under one seed.

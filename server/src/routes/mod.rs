@@ -14,7 +14,7 @@ mod sse;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -50,7 +50,7 @@ pub fn router(app: App) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(max_body))
-        .layer(axum::middleware::from_fn(observe))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), observe))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
 }
@@ -76,13 +76,17 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 }
 
 /// Counts, times and names every request.
-async fn observe(request: Request, next: Next) -> Response {
+async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     // The pattern, not the path: a label must not take any value a client sends.
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let id = format!("req_{}", uuid::Uuid::new_v4().simple());
     let method = request.method().clone();
-    let mut response = next.run(request).await;
+    let mut response = if app.is_draining() && method == Method::POST {
+        ApiError::from(rectify_engine::EngineError::Shutdown).into_response()
+    } else {
+        next.run(request).await
+    };
     let status = response.status().as_u16();
     tracing::debug!(%method, path, status, id, elapsed = ?start.elapsed(), "answered");
     histogram!("rectify_request_duration_seconds", "path" => path.clone()).record(start.elapsed());

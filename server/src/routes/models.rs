@@ -36,6 +36,13 @@ pub(super) async fn retrieve(
     let models = models(&app).await?;
     let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
     let message = format!("the model `{id}` does not exist; available: {}", crate::names(&names));
+    if let Some((base, suffix)) = id.rsplit_once(':')
+        && app.profile(suffix).is_some()
+        && let Some(base) = models.iter().find(|model| model.id == base && model.kind != ModelKind::Reward)
+    {
+        let parent = Some(base.id.clone());
+        return Ok(Json(Model { id: id.clone(), kind: ModelKind::Profile, parent, ..base.clone() }));
+    }
     models
         .into_iter()
         .find(|model| model.id == id)
@@ -56,7 +63,10 @@ async fn models(app: &App) -> Result<Vec<Model>, ApiError> {
     };
     let policy = app.policy_name();
     let mut models: Vec<Model> = app.policy_names.iter().map(|name| model(name, ModelKind::Policy)).collect();
-    for profile in app.profiles.keys() {
+    // Any N is understood; these are the ones people look for in a menu.
+    let built_in = ["best-of-4", "best-of-16"].into_iter().filter(|_| !app.rewards.is_empty());
+    let built_in = built_in.filter(|name| !app.profiles.contains_key(*name));
+    for profile in app.profiles.keys().map(String::as_str).chain(built_in) {
         let parent = Some(policy.to_owned());
         models.push(Model { parent, ..model(&format!("{policy}:{profile}"), ModelKind::Profile) });
     }

@@ -1,0 +1,191 @@
+//! From the configuration to a running engine: which models, how they are held, and the policy's text side. Shared by
+//! `serve` and the commands that work without a server. Leaves loading to the engine.
+
+use std::sync::Arc;
+
+use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
+use rectify_engine::model::source::ModelSource;
+use rectify_engine::request::Message;
+use rectify_engine::text::TemplateInput;
+use rectify_engine::{EngineConfig, EngineError, EngineHandle};
+
+use crate::cli::ModelArgs;
+use crate::config::{ByteSize, Config, ConfigError, Generation, Precision, RewardModelSection};
+use crate::demo;
+use crate::text::TextModel;
+
+/// KV memory of the demo, whose sequences are short.
+const DEMO_KV_MEMORY: ByteSize = ByteSize(256 << 20);
+
+/// A running engine and what is known of its models.
+#[derive(Clone, Debug)]
+pub struct Booted {
+    /// The engine.
+    pub engine: EngineHandle,
+    /// The models behind it.
+    pub models: ServedModels,
+    /// Sampling when a request does not say: the configuration's, then the model's own.
+    pub generation: Generation,
+}
+
+/// The configuration a command runs with: the file, `RECTIFY_…` variables over it, options over both.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn configure(args: &ModelArgs) -> Result<Config, ConfigError> {
+    // Only here is the environment read. A variable that is no Unicode is none of ours.
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut config = Config::load(args.config.as_deref(), env)?;
+    apply(args, &mut config);
+    config.validate().map_err(|message| ConfigError { origin: "options".into(), message })?;
+    Ok(config)
+}
+
+fn apply(args: &ModelArgs, config: &mut Config) {
+    if let Some(path) = &args.policy {
+        config.model.path = Some(path.clone());
+    }
+    for reward in &args.rewards {
+        config.rewards.insert(reward.name.clone(), RewardModelSection { path: reward.path.clone() });
+    }
+    if let Some(first) = args.rewards.first() {
+        config.reward.default = Some(first.name.clone());
+    }
+    if let Some(dtype) = args.dtype {
+        config.model.precision = Some(dtype.into());
+    }
+    config.scheduler.threads = args.threads.or(config.scheduler.threads);
+    config.cache.memory = args.kv_cache_memory.or(config.cache.memory);
+    config.model.max_model_len = args.max_model_len.or(config.model.max_model_len);
+    if let Some(data_dir) = &args.data_dir {
+        config.server.data_dir.clone_from(data_dir);
+    }
+}
+
+impl From<crate::cli::Dtype> for Precision {
+    fn from(dtype: crate::cli::Dtype) -> Self {
+        match dtype {
+            crate::cli::Dtype::Float32 => Self::Float32,
+            crate::cli::Dtype::Bfloat16 => Self::Bfloat16,
+        }
+    }
+}
+
+impl From<Precision> for Dtype {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Float32 => Self::Float32,
+            Precision::Bfloat16 => Self::Bfloat16,
+        }
+    }
+}
+
+/// Loads the models and starts the engine.
+///
+/// # Errors
+/// [`EngineError`] naming the file or option that does not fit.
+pub fn start(config: &Config) -> Result<Booted, EngineError> {
+    let scheduler = &config.scheduler;
+    let engine = EngineConfig {
+        max_num_seqs: scheduler.max_num_seqs,
+        max_num_batched_tokens: scheduler.max_num_batched_tokens.max(scheduler.max_num_seqs),
+        max_waiting: scheduler.max_waiting,
+        prefix_caching: config.cache.prefix_caching,
+        ..EngineConfig::default()
+    };
+    let (engine, models) = assemble::start(engine, models_of(config)?)?;
+    let own = &models.generation;
+    let own = Generation {
+        temperature: own.temperature,
+        top_p: own.top_p,
+        top_k: own.top_k,
+        min_p: own.min_p,
+        repetition_penalty: own.repetition_penalty,
+        do_sample: own.do_sample,
+        max_tokens: own.max_new_tokens,
+    };
+    Ok(Booted { generation: config.generation.or(own), engine, models })
+}
+
+fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
+    let is_demo = config.model.path.is_none();
+    let policy = config.model.path.as_deref().map_or_else(demo::policy, ModelSource::from);
+    let mut rewards: Vec<(String, ModelSource)> = config
+        .rewards
+        .iter()
+        .map(|(name, section)| (name.clone(), ModelSource::Folder(section.path.clone())))
+        .collect();
+    if is_demo && !config.rewards.contains_key(demo::REWARD) {
+        rewards.push((demo::REWARD.into(), demo::reward()));
+    }
+    if let Some(default) = &config.reward.default {
+        // The engine's default is its first.
+        let Some(at) = rewards.iter().position(|(name, _)| name == default) else {
+            let known = crate::names(rewards.iter().map(|(name, _)| name));
+            let message = format!("`reward.default` is `{default}`, which is not among `rewards`: {known}");
+            return Err(EngineError::invalid("reward.default", message));
+        };
+        rewards[..=at].rotate_right(1);
+    }
+    let defaults = ModelsConfig::new(policy);
+    let memory = config.cache.memory.or(is_demo.then_some(DEMO_KV_MEMORY));
+    let bytes = |size: Option<ByteSize>, default: usize| {
+        size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX))
+    };
+    Ok(ModelsConfig {
+        policy_name: config.model.served_names.first().cloned(),
+        rewards,
+        dtype: config.model.precision.map(Into::into),
+        kv_dtype: config.cache.dtype.map(Into::into),
+        kv_memory: bytes(memory, defaults.kv_memory),
+        reward_kv_memory: bytes(config.cache.reward_memory, defaults.reward_kv_memory),
+        block_size: config.cache.block_size,
+        threads: config.scheduler.threads,
+        max_model_len: config.model.max_model_len,
+        ..defaults
+    })
+}
+
+/// The policy's tokenizer and chat template.
+impl TextModel for ServedModels {
+    fn encode_text(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.tokenizer.encode_whole(text)
+    }
+
+    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
+        let Some(template) = &self.chat_template else {
+            let message = format!(
+                "the policy `{}` has no chat template: use /v1/completions, or add chat_template.jinja to its folder",
+                self.policy_name
+            );
+            return Err(EngineError::invalid("messages", message));
+        };
+        let text = template.render(&TemplateInput::new(messages, true))?;
+        // The template writes its own special tokens: adding the tokenizer's would double the first.
+        let tokens = self.tokenizer.encode(&text, false)?;
+        if tokens.is_empty() {
+            let message =
+                "the chat template makes nothing of this conversation, but a prompt has at least one token";
+            return Err(EngineError::invalid("messages", message));
+        }
+        Ok(tokens)
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String, EngineError> {
+        self.tokenizer.decode(tokens, true)
+    }
+
+    fn token_bytes(&self, token: u32) -> Vec<u8> {
+        self.tokenizer.bytes(token).to_vec()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+}
+
+/// Shares the policy's text side without copying it.
+pub fn text_model(models: &ServedModels) -> Arc<dyn TextModel> {
+    Arc::new(models.clone())
+}
