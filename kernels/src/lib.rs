@@ -14,6 +14,7 @@ mod pool;
 mod reduce;
 mod rope;
 mod rows;
+pub mod train;
 
 pub use activation::swiglu;
 pub use attention::{AttentionParams, KvCache, KvDtype, PagedBatch, paged_attention, reshape_and_cache};

@@ -3,6 +3,7 @@
 //! A run is `data` (JSONL lines rendered, masked and packed into flat batches) → `autograd` (the engine's decoder on a
 //! tape) → `losses` → `optim`, driven by `run`, which also writes the log, checkpoints and the output.
 
+pub mod autograd;
 pub mod config;
 pub mod error;
 pub mod run;

@@ -1,0 +1,314 @@
+//! The tape: values of a forward pass, the operations that made them, and the packed batch they belong to. Leaves what
+//! operations compute to `forward` and `backward`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rectify_engine::model::backend::AttentionSpec;
+use rectify_kernels::Pool;
+use rectify_kernels::train::{self, Product, TokenStats, View};
+
+use super::buffers::Buffers;
+use super::params::{ParamId, Params};
+
+/// A value on the tape: `[rows, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    pub(super) id: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Sequences laid end to end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PackedBatch {
+    /// Token ids, `[num_tokens]`.
+    pub ids: Vec<u32>,
+    /// Position of each token in its sequence, `[num_tokens]`.
+    pub positions: Vec<u32>,
+    /// Sequence `i` is tokens `cu_seqlens[i]..cu_seqlens[i + 1]`.
+    pub cu_seqlens: Vec<u32>,
+}
+
+impl PackedBatch {
+    /// Packs sequences.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        for ids in sequences {
+            batch.ids.extend_from_slice(ids);
+            batch.positions.extend(0..ids.len() as u32);
+            batch.cu_seqlens.push(batch.ids.len() as u32);
+        }
+        batch
+    }
+}
+
+/// Adapters to put on the projections of a model as it is loaded.
+#[derive(Clone, Debug)]
+pub struct LoraSettings {
+    /// Rank.
+    pub rank: usize,
+    /// `alpha / rank`.
+    pub scale: f32,
+    /// Share of inputs dropped.
+    pub dropout: f32,
+    /// Last parts of the names of the projections that get one.
+    pub target_modules: Vec<String>,
+    /// Decides the start of `lora_a`; `lora_b` starts at zero.
+    pub seed: u64,
+}
+
+/// A projection: its stacked matrix, bias and adapters.
+#[derive(Clone, Debug)]
+pub(super) struct LinearData {
+    pub(super) weight: ParamId,
+    pub(super) bias: Option<ParamId>,
+    pub(super) in_features: usize,
+    pub(super) out_features: usize,
+    pub(super) lora: Vec<LoraPart>,
+}
+
+/// The adapter of one matrix of a projection.
+#[derive(Clone, Debug)]
+pub(super) struct LoraPart {
+    /// First output column.
+    pub(super) column: usize,
+    pub(super) out_features: usize,
+    /// `[rank, in_features]`.
+    pub(super) a: ParamId,
+    /// `[out_features, rank]`.
+    pub(super) b: ParamId,
+}
+
+/// An operation: what it read, what it made, and what its gradient needs besides.
+#[derive(Debug)]
+pub(super) enum Op {
+    Embed {
+        table: ParamId,
+        ids: Vec<u32>,
+        out: Tensor,
+    },
+    Linear {
+        x: Tensor,
+        linear: usize,
+        mids: Vec<Vec<f32>>,
+        dropout_seed: u64,
+        out: Tensor,
+    },
+    RmsNorm {
+        x: Tensor,
+        norm: ParamId,
+        rstd: Vec<f32>,
+        out: Tensor,
+    },
+    AddRmsNorm {
+        residual: Tensor,
+        x: Tensor,
+        sum: Tensor,
+        norm: ParamId,
+        rstd: Vec<f32>,
+        out: Tensor,
+    },
+    QkNorm {
+        x: Tensor,
+        spec: AttentionSpec,
+        norms: [ParamId; 2],
+        rstd: [Vec<f32>; 2],
+        out: Tensor,
+    },
+    Rope {
+        x: Tensor,
+        rope: usize,
+        spec: AttentionSpec,
+        out: Tensor,
+    },
+    Attention {
+        qkv: Tensor,
+        spec: AttentionSpec,
+        lse: Vec<f32>,
+        out: Tensor,
+    },
+    SwiGlu {
+        gate_up: Tensor,
+        out: Tensor,
+    },
+    GatherRows {
+        x: Tensor,
+        rows: Vec<u32>,
+        out: Tensor,
+    },
+    Logprobs {
+        hidden: Tensor,
+        linear: usize,
+        targets: Vec<u32>,
+        stats: Vec<TokenStats>,
+        logits: Vec<Vec<f32>>,
+        out: Tensor,
+    },
+}
+
+/// Rows whose logits exist at once.
+pub(super) const LOGITS_ROWS: usize = 1024;
+/// Bytes of logits kept for the backward pass; beyond, they are computed again.
+const LOGITS_KEPT: usize = 256 << 20;
+
+/// The decoder's training backend. Its batch is set with [`Tape::begin`].
+#[derive(Debug)]
+pub struct Tape {
+    pub(super) pool: Arc<Pool>,
+    /// Weights and their gradients.
+    pub params: Params,
+    pub(super) linears: Vec<LinearData>,
+    pub(super) ropes: Vec<(Vec<f32>, Vec<f32>)>,
+    pub(super) lora: Option<LoraSettings>,
+    pub(super) batch: Rc<PackedBatch>,
+    /// Whether gradients will be asked for.
+    pub(super) recording: bool,
+    pub(super) dropout_seed: u64,
+    pub(super) ops: Vec<Op>,
+    pub(super) values: Vec<Vec<f32>>,
+    pub(super) needs_grad: Vec<bool>,
+    pub(super) grads: Vec<Option<Rc<Vec<f32>>>>,
+    pub(super) buffers: Buffers,
+}
+
+impl Tape {
+    /// A tape without weights. With `lora`, projections loaded onto it are frozen and get adapters; without, every
+    /// weight is trained.
+    pub fn new(pool: Arc<Pool>, lora: Option<LoraSettings>) -> Self {
+        Self {
+            pool,
+            params: Params::default(),
+            linears: Vec::new(),
+            ropes: Vec::new(),
+            lora,
+            batch: Rc::default(),
+            recording: false,
+            dropout_seed: 0,
+            ops: Vec::new(),
+            values: Vec::new(),
+            needs_grad: Vec::new(),
+            grads: Vec::new(),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Forgets the last pass and sets the batch of the next. `train` asks for gradients and dropout; `dropout_seed`
+    /// decides what is dropped.
+    pub fn begin(&mut self, batch: PackedBatch, train: bool, dropout_seed: u64) {
+        self.reset();
+        self.batch = Rc::new(batch);
+        self.recording = train;
+        self.dropout_seed = dropout_seed;
+    }
+
+    /// Token ids of the batch.
+    pub fn ids(&self) -> Rc<PackedBatch> {
+        Rc::clone(&self.batch)
+    }
+
+    /// The threads.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Values of a tensor of this pass.
+    pub fn value(&self, tensor: Tensor) -> &[f32] {
+        &self.values[tensor.id]
+    }
+
+    /// Log-probabilities of `targets` under the head `linear` of `hidden`, `[rows, 1]`, without ever holding the
+    /// logits of more than some rows beyond a fixed memory; and statistics of each.
+    pub fn logprobs(&mut self, linear: usize, hidden: Tensor, targets: &[u32]) -> (Tensor, Vec<TokenStats>) {
+        let head = self.linears[linear].clone();
+        let vocab = head.out_features;
+        let mut stats = vec![TokenStats::default(); targets.len()];
+        let keep = self.recording && 4 * vocab * targets.len() <= LOGITS_KEPT;
+        let mut kept = Vec::new();
+        for (chunk, (targets, stats)) in
+            targets.chunks(LOGITS_ROWS).zip(stats.chunks_mut(LOGITS_ROWS)).enumerate()
+        {
+            let mut logits = self.buffers.take(targets.len() * vocab);
+            self.logits_chunk(&head, hidden, chunk * LOGITS_ROWS, targets.len(), &mut logits);
+            train::logprobs(&self.pool, &logits, vocab, targets, stats);
+            if keep {
+                kept.push(logits);
+            } else {
+                self.buffers.give(logits);
+            }
+        }
+        let values = stats.iter().map(|stats| stats.logprob).collect();
+        let needs_grad = self.needs_grad[hidden.id] || self.params.get(head.weight).is_trainable();
+        let out = self.push(values, 1, needs_grad);
+        let (targets, saved) = (targets.to_vec(), stats.clone());
+        self.record(Op::Logprobs { hidden, linear, targets, stats: saved, logits: kept, out });
+        (out, stats)
+    }
+
+    /// Logits of rows `from..from + rows` of `hidden`.
+    pub(super) fn logits_chunk(
+        &self,
+        head: &LinearData,
+        hidden: Tensor,
+        from: usize,
+        rows: usize,
+        logits: &mut [f32],
+    ) {
+        let width = hidden.width;
+        let product = Product {
+            m: rows,
+            n: head.out_features,
+            k: width,
+            a: View::rows(&self.values[hidden.id][from * width..], width),
+            b: View::rows(&self.params.get(head.weight).data, width).t(),
+            alpha: 1.0,
+            accumulate: false,
+        };
+        train::gemm(&self.pool, &product, logits, head.out_features);
+    }
+
+    pub(super) fn push(&mut self, value: Vec<f32>, width: usize, needs_grad: bool) -> Tensor {
+        let tensor = Tensor { id: self.values.len(), rows: value.len() / width.max(1), width };
+        self.values.push(value);
+        self.needs_grad.push(needs_grad);
+        tensor
+    }
+
+    pub(super) fn record(&mut self, op: Op) {
+        if self.recording {
+            self.ops.push(op);
+        }
+    }
+
+    /// Bytes of activations and gradients, in use or spare.
+    pub fn num_bytes(&self) -> usize {
+        let values: usize = self.values.iter().map(|value| 4 * value.capacity()).sum();
+        values + self.buffers.num_bytes()
+    }
+
+    pub(super) fn reset(&mut self) {
+        for op in std::mem::take(&mut self.ops) {
+            let extra = match op {
+                Op::Linear { mids, .. } => mids,
+                Op::Logprobs { logits, .. } => logits,
+                _ => Vec::new(),
+            };
+            extra.into_iter().for_each(|buffer| self.buffers.give(buffer));
+        }
+        for value in std::mem::take(&mut self.values) {
+            self.buffers.give(value);
+        }
+        for grad in std::mem::take(&mut self.grads).into_iter().flatten() {
+            self.release(grad);
+        }
+        self.needs_grad.clear();
+    }
+
+    pub(super) fn release(&mut self, grad: Rc<Vec<f32>>) {
+        if let Ok(buffer) = Rc::try_unwrap(grad) {
+            self.buffers.give(buffer);
+        }
+    }
+}
