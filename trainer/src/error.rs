@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rectify_engine::EngineError;
+use rectify_feedback::FeedbackError;
 
 /// Why training did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,9 @@ pub enum TrainError {
         /// Held-out pairs.
         num_pairs: usize,
     },
+    /// A file of records that cannot be read.
+    #[error(transparent)]
+    Feedback(#[from] FeedbackError),
     /// The model refused.
     #[error(transparent)]
     Engine(#[from] EngineError),

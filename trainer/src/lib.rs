@@ -5,7 +5,10 @@
 
 pub mod autograd;
 pub mod config;
+pub mod data;
 pub mod error;
+pub mod losses;
+pub mod optim;
 pub mod run;
 
 pub use config::{

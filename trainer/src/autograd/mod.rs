@@ -14,3 +14,6 @@ mod tape;
 
 pub use params::{Param, ParamId, Params, Part};
 pub use tape::{LoraSettings, PackedBatch, Tape, Tensor};
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,23 @@
 //! Training runs: the loop, its log, checkpoints and output. Leaves losses to `losses`, examples to `data`.
 
+mod checkpoint;
+mod files;
+mod log;
+mod method;
+mod model;
+mod output;
 pub mod progress;
+mod reward;
+mod sft;
+mod trainer;
 
 use crate::config::{RewardConfig, SftConfig};
 use crate::error::TrainError;
-use progress::{Control, TrainReport};
+use model::Model;
+use progress::{Control, Progress, TrainReport};
+use reward::Reward;
+use sft::Sft;
+use trainer::Trainer;
 
 /// Supervised fine-tuning: next-token cross-entropy on `messages`, `prompt`/`completion` or `text` lines.
 ///
@@ -12,8 +25,14 @@ use progress::{Control, TrainReport};
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_sft(config: &SftConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.train.validate()?;
-    let _ = control;
-    Err(TrainError::config("method", "sft is not there yet"))
+    let model = Model::load(&config.train, false)?;
+    let method = Sft::load(config, &model)?;
+    if method.num_empty > 0 {
+        let count = method.num_empty;
+        let warning = format!("{count} lines have nothing to learn within max_length and are left out");
+        (control.progress)(&Progress::Warning(warning));
+    }
+    Trainer { name: "sft", settings: &config.train, method, model }.run(json(config)?, control)
 }
 
 /// Reward modelling on `prompt`/`chosen`/`rejected` lines.
@@ -22,6 +41,17 @@ pub fn train_sft(config: &SftConfig, control: &mut Control<'_>) -> Result<TrainR
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_reward(config: &RewardConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.train.validate()?;
-    let _ = control;
-    Err(TrainError::config("method", "reward is not there yet"))
+    let model = Model::load(&config.train, true)?;
+    let method = Reward::load(config, &model)?;
+    if method.num_left_out > 0 {
+        let count = method.num_left_out;
+        let warning =
+            format!("{count} pairs are longer than max_length or of twice the same answer and are left out");
+        (control.progress)(&Progress::Warning(warning));
+    }
+    Trainer { name: "reward", settings: &config.train, method, model }.run(json(config)?, control)
+}
+
+fn json(config: &impl serde::Serialize) -> Result<serde_json::Value, TrainError> {
+    serde_json::to_value(config).map_err(|error| TrainError::config("config", error.to_string()))
 }

@@ -1,0 +1,71 @@
+//! What a method is to the loop: its examples and what one batch of them gives. Leaves the loop to `trainer`.
+
+use std::collections::BTreeMap;
+
+use super::model::Model;
+use crate::error::TrainError;
+
+/// Which examples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    Train,
+    Eval,
+}
+
+/// How a batch is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass {
+    pub(crate) split: Split,
+    /// The loss is a sum over this: the weight of the whole step.
+    pub(crate) normalizer: f64,
+    /// Asks for gradients.
+    pub(crate) dropout_seed: Option<u64>,
+}
+
+/// What batches gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Stats {
+    /// Sum over the batches, each over its pass's normaliser.
+    pub(crate) loss: f64,
+    pub(crate) num_tokens: usize,
+    /// Metrics as sums and counts.
+    pub(crate) sums: BTreeMap<String, (f64, f64)>,
+}
+
+impl Stats {
+    /// Adds to a metric.
+    pub(crate) fn add(&mut self, name: &str, sum: f64, count: f64) {
+        let entry = self.sums.entry(name.to_owned()).or_default();
+        *entry = (entry.0 + sum, entry.1 + count);
+    }
+
+    /// Adds other batches of the same normaliser.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.num_tokens += other.num_tokens;
+        for (name, (sum, count)) in &other.sums {
+            self.add(name, *sum, *count);
+        }
+    }
+}
+
+/// A training method.
+pub(crate) trait Method {
+    /// Tokens of each example.
+    fn lengths(&self, split: Split) -> Vec<usize>;
+
+    /// How much an example counts in the mean that is the loss: its loss tokens, or 1.
+    fn weight(&self, split: Split, example: usize) -> f64;
+
+    /// Runs a batch; with [`Pass::dropout_seed`], adds its gradients.
+    fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError>;
+
+    /// Changes when the examples do.
+    fn fingerprint(&self) -> String;
+
+    /// Judges the last evaluation.
+    fn check(&self, eval: &Stats) -> Result<(), TrainError> {
+        let _ = eval;
+        Ok(())
+    }
+}

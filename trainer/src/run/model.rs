@@ -1,0 +1,139 @@
+//! The model under training: its decoder on a tape, and where it came from. Leaves weights' movement to `optim`.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rectify_engine::model::backend::Values;
+use rectify_engine::model::checkpoint::Checkpoint;
+use rectify_engine::model::config::ModelConfig;
+use rectify_engine::model::decoder::Decoder;
+use rectify_engine::model::layout::SCORE_HEAD;
+use rectify_engine::model::load::load_decoder;
+use rectify_engine::model::source::ModelSource;
+use rectify_kernels::Pool;
+
+use crate::autograd::{LoraSettings, PackedBatch, Tape, Tensor};
+use crate::config::{ModelStart, TrainConfig, Tuning};
+use crate::data::TextEncoder;
+use crate::error::TrainError;
+
+/// A decoder and its tape.
+pub(crate) struct Model {
+    pub(crate) tape: Tape,
+    pub(crate) decoder: Decoder<Tape>,
+    pub(crate) config: ModelConfig,
+    /// Folder of the tokenizer and, unless it starts from nothing, the weights.
+    pub(crate) folder: PathBuf,
+    pub(crate) encoder: TextEncoder,
+}
+
+impl Model {
+    /// Loads or draws the weights; with `score_head`, of a reward model with one output, whose head is drawn if it is
+    /// not there.
+    pub(crate) fn load(settings: &TrainConfig, score_head: bool) -> Result<Self, TrainError> {
+        let (folder, mut config, mut checkpoint) = match &settings.model {
+            ModelStart::Folder(folder) => {
+                let source = ModelSource::from(folder.as_path());
+                (folder.clone(), ModelConfig::load(&source)?, Some(Checkpoint::open(&source)?))
+            }
+            ModelStart::Init(path) => {
+                let path = if path.is_dir() { path.join("config.json") } else { path.clone() };
+                let text = std::fs::read_to_string(&path).map_err(|error| TrainError::io(&path, error))?;
+                let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+                (folder, ModelConfig::from_json(&path, &text)?, None)
+            }
+        };
+        match (config.num_labels, score_head) {
+            (Some(_), false) => {
+                return Err(TrainError::model(
+                    &folder,
+                    "is a classifier; supervised fine-tuning needs a language model",
+                ));
+            }
+            (Some(labels), true) if labels != 1 => {
+                let message = format!("has {labels} outputs, but a reward model has one");
+                return Err(TrainError::model(&folder, message));
+            }
+            (None, true) => {
+                config.num_labels = Some(1);
+                if let Some(checkpoint) = &mut checkpoint {
+                    let weight = normal(settings.seed, config.hidden_size, 0.02);
+                    let values = Values::F32(Cow::Owned(weight));
+                    checkpoint.insert(format!("{SCORE_HEAD}.weight"), vec![1, config.hidden_size], values)?;
+                }
+            }
+            _ => {}
+        }
+        let encoder = TextEncoder::load(&ModelSource::from(folder.as_path()), &config)?;
+        let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint::random(&config, settings.seed));
+        let threads = match settings.num_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pool =
+            Pool::new(threads).map_err(|error| TrainError::config("num_threads", error.to_string()))?;
+        let lora = match &settings.tuning {
+            Tuning::Full => None,
+            Tuning::Lora(lora) => Some(LoraSettings {
+                rank: lora.lora_r,
+                scale: lora.lora_alpha / lora.lora_r as f32,
+                dropout: lora.lora_dropout,
+                target_modules: lora.target_modules.clone(),
+                seed: settings.seed,
+            }),
+        };
+        let mut tape = Tape::new(Arc::new(pool), lora);
+        let decoder = load_decoder(&mut tape, &config, &checkpoint)?;
+        if let Tuning::Lora(lora) = &settings.tuning {
+            check_targets(&tape, &lora.target_modules)?;
+        }
+        Ok(Self { tape, decoder, config, folder, encoder })
+    }
+
+    /// Longest example.
+    pub(crate) fn max_length(&self, settings: &TrainConfig) -> usize {
+        match settings.max_length {
+            0 => self.config.max_position_embeddings,
+            length => length.min(self.config.max_position_embeddings),
+        }
+    }
+
+    /// Final hidden states of `batch`. `dropout_seed` asks for gradients.
+    pub(crate) fn hidden(
+        &mut self,
+        batch: PackedBatch,
+        dropout_seed: Option<u64>,
+    ) -> Result<Tensor, TrainError> {
+        self.tape.begin(batch, dropout_seed.is_some(), dropout_seed.unwrap_or(0));
+        let batch = self.tape.ids();
+        Ok(self.decoder.hidden(&mut self.tape, &batch.ids)?)
+    }
+}
+
+fn check_targets(tape: &Tape, targets: &[String]) -> Result<(), TrainError> {
+    for target in targets {
+        let suffix = format!(".{target}.lora_A.weight");
+        if !tape.params.tensors().any(|(part, _, _)| part.name.ends_with(&suffix)) {
+            let message = format!(
+                "\"{target}\" is no projection of this model; known are q_proj, k_proj, v_proj, o_proj, gate_proj, \
+                 up_proj, down_proj"
+            );
+            return Err(TrainError::config("target_modules", message));
+        }
+    }
+    Ok(())
+}
+
+/// Normal numbers by the Box–Muller transform.
+fn normal(seed: u64, count: usize, deviation: f64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(u64::MAX);
+    let mut draw = || {
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos() * deviation) as f32
+    };
+    (0..count).map(|_| draw()).collect()
+}

@@ -1,0 +1,153 @@
+//! What a run leaves: a Hugging Face folder of all weights, or a PEFT folder of adapters. Leaves checkpoints to
+//! `checkpoint`.
+
+use std::borrow::Cow;
+use std::fs;
+
+use half::bf16;
+use rectify_engine::model::layout::SCORE_HEAD;
+use safetensors::tensor::Dtype;
+use serde_json::{Map, Value, json};
+
+use super::files::{self, Named};
+use super::model::Model;
+use crate::autograd::Part;
+use crate::config::{LoraConfig, ModelStart, SaveDtype, TrainConfig, Tuning};
+use crate::error::TrainError;
+
+/// Files that make a folder's text the model's.
+const TEXT_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+
+/// Writes the output of a run beside its log and checkpoints.
+pub(crate) fn write(
+    settings: &TrainConfig,
+    model: &Model,
+    method: &str,
+    metrics: &Map<String, Value>,
+) -> Result<(), TrainError> {
+    match &settings.tuning {
+        Tuning::Full => write_model(settings, model),
+        Tuning::Lora(lora) => write_adapter(settings, lora, model, method, metrics),
+    }
+}
+
+fn tensor<'a>(name: String, part: &Part, values: &'a [f32], dtype: SaveDtype) -> Named<'a> {
+    match dtype {
+        SaveDtype::Float32 => Named::f32(name, part.shape.clone(), values),
+        SaveDtype::Bfloat16 => {
+            let values: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+            let bytes = Cow::Owned(bytemuck::cast_slice(&values).to_vec());
+            Named { name, shape: part.shape.clone(), dtype: Dtype::BF16, bytes }
+        }
+    }
+}
+
+fn write_model(settings: &TrainConfig, model: &Model) -> Result<(), TrainError> {
+    let folder = &settings.output_dir;
+    for file in TEXT_FILES {
+        let (from, to) = (model.folder.join(file), folder.join(file));
+        if from.is_file() && from != to {
+            let bytes = fs::read(&from).map_err(|error| TrainError::io(&from, error))?;
+            files::write_atomic(&to, &bytes)?;
+        }
+    }
+    let dtype = match settings.save_dtype {
+        SaveDtype::Float32 => "float32",
+        SaveDtype::Bfloat16 => "bfloat16",
+    };
+    let config = pretty(&model.config.to_json(dtype));
+    files::write_atomic(&folder.join("config.json"), config.as_bytes())?;
+    let path = folder.join("model.safetensors");
+    let tensors: Vec<Named<'_>> = model
+        .tape
+        .params
+        .tensors()
+        .map(|(part, values, _)| tensor(part.name.clone(), part, values, settings.save_dtype))
+        .collect();
+    files::write_atomic(&path, &files::safetensors(&path, &tensors)?)
+}
+
+fn write_adapter(
+    settings: &TrainConfig,
+    lora: &LoraConfig,
+    model: &Model,
+    method: &str,
+    metrics: &Map<String, Value>,
+) -> Result<(), TrainError> {
+    let folder = &settings.output_dir;
+    let base = match &settings.model {
+        ModelStart::Folder(folder) => folder.display().to_string(),
+        ModelStart::Init(config) => config.display().to_string(),
+    };
+    let has_score_head = model.decoder.score_head.is_some();
+    let path = folder.join("adapter_model.safetensors");
+    let tensors: Vec<Named<'_>> = model
+        .tape
+        .params
+        .tensors()
+        .filter(|(_, _, trainable)| *trainable)
+        .map(|(part, values, _)| {
+            tensor(format!("base_model.model.{}", part.name), part, values, settings.save_dtype)
+        })
+        .collect();
+    files::write_atomic(&path, &files::safetensors(&path, &tensors)?)?;
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": if has_score_head { "SEQ_CLS" } else { "CAUSAL_LM" },
+        "base_model_name_or_path": base,
+        "r": lora.lora_r,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "target_modules": lora.target_modules,
+        "modules_to_save": if has_score_head { json!([SCORE_HEAD]) } else { Value::Null },
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "use_rslora": false,
+        "use_dora": false,
+    });
+    files::write_atomic(&folder.join("adapter_config.json"), pretty(&config).as_bytes())?;
+    files::write_atomic(&folder.join("README.md"), card(&base, lora, method, settings, metrics).as_bytes())
+}
+
+fn pretty(value: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The model card PEFT and the hub expect.
+fn card(
+    base: &str,
+    lora: &LoraConfig,
+    method: &str,
+    settings: &TrainConfig,
+    metrics: &Map<String, Value>,
+) -> String {
+    let name =
+        settings.output_dir.file_name().map_or_else(|| "adapter".into(), |name| name.to_string_lossy());
+    let mut text = format!(
+        "---\nbase_model: {base}\nlibrary_name: peft\ntags:\n- lora\n- {method}\n---\n\n# {name}\n\n\
+         A LoRA adapter for `{base}`, trained by `rectify train {method}`.\n\n\
+         | setting | value |\n|---|---|\n| rank | {} |\n| alpha | {} |\n| dropout | {} |\n| modules | {} |\n\
+         | learning rate | {} |\n| seed | {} |\n",
+        lora.lora_r,
+        lora.lora_alpha,
+        lora.lora_dropout,
+        lora.target_modules.join(", "),
+        settings.learning_rate,
+        settings.seed,
+    );
+    if !metrics.is_empty() {
+        text.push_str("\n| metric | value |\n|---|---|\n");
+        text.extend(metrics.iter().map(|(name, value)| format!("| {name} | {value} |\n")));
+    }
+    text
+}

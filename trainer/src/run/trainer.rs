@@ -1,0 +1,303 @@
+//! The loop of every method: steps, log, evaluation, checkpoints, output. Leaves what a batch is to the method.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+
+use super::checkpoint::{self, State};
+use super::log::{self, Log};
+use super::method::{Method, Pass, Split, Stats};
+use super::model::Model;
+use super::output;
+use super::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
+use crate::config::TrainConfig;
+use crate::data::Batches;
+use crate::error::TrainError;
+use crate::optim::{AdamW, Hyper, Schedule};
+
+/// Settings that do not change the numbers of a run, and so may differ when it is resumed.
+const FREE_SETTINGS: [&str; 8] = [
+    "output_dir",
+    "resume",
+    "num_threads",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "eval_steps",
+    "save_dtype",
+];
+
+/// A run.
+pub(crate) struct Trainer<'a, M> {
+    pub(crate) name: &'static str,
+    pub(crate) settings: &'a TrainConfig,
+    pub(crate) method: M,
+    pub(crate) model: Model,
+}
+
+/// What moves during a run.
+struct Running {
+    state: State,
+    optimizer: AdamW,
+    log: Log,
+    /// Since the last line of the log.
+    window: Stats,
+    last_metrics: Map<String, Value>,
+    train_seconds: f64,
+    train_tokens: usize,
+}
+
+/// Position of a step in the data.
+struct Position {
+    epoch: usize,
+    /// Steps of earlier epochs.
+    before: usize,
+    steps: Vec<Vec<Vec<usize>>>,
+}
+
+impl Position {
+    /// Moves to the epoch that holds `step`.
+    fn seek(&mut self, batches: &Batches, step: usize) {
+        while step >= self.before + self.steps.len() {
+            self.before += self.steps.len();
+            self.epoch += 1;
+            self.steps = batches.epoch(self.epoch);
+        }
+    }
+
+    /// Passes over the data after `step` steps.
+    fn epochs(&self, step: usize) -> f64 {
+        self.epoch as f64 + (step - self.before) as f64 / self.steps.len() as f64
+    }
+}
+
+impl<M: Method> Trainer<'_, M> {
+    /// Runs to the end, or until stopped.
+    pub(crate) fn run(mut self, config: Value, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
+        let settings = self.settings;
+        let lengths = self.method.lengths(Split::Train);
+        if lengths.is_empty() {
+            return Err(TrainError::config("data", "no example is left to train on"));
+        }
+        let num_tokens = lengths.iter().sum();
+        let batches = Batches::new(settings, lengths);
+        let total_steps = match settings.max_steps {
+            0 => batches.num_steps(settings.num_train_epochs),
+            steps => steps,
+        };
+        fs::create_dir_all(&settings.output_dir)
+            .map_err(|error| TrainError::io(&settings.output_dir, error))?;
+        let mut running = self.start(config)?;
+        let num_eval_examples = self.method.lengths(Split::Eval).len();
+        (control.progress)(&Progress::Started(RunInfo {
+            total_steps,
+            resumed_steps: running.state.step,
+            num_examples: batches.num_examples(),
+            num_eval_examples,
+            num_tokens,
+            num_parameters: self.model.tape.params.num_elements(),
+            num_trainable_parameters: self.model.tape.params.num_trainable(),
+        }));
+        let schedule = Schedule::new(settings, total_steps);
+        let mut position = Position { epoch: 0, before: 0, steps: batches.epoch(0) };
+        let mut evaluated: Option<(usize, Stats)> = None;
+        while running.state.step < total_steps {
+            position.seek(&batches, running.state.step);
+            let examples = position.steps[running.state.step - position.before].clone();
+            self.step(&examples, schedule.learning_rate(running.state.step), &mut running, control)?;
+            let step = running.state.step;
+            let is_last = step == total_steps;
+            let epoch = position.epochs(step);
+            if step.is_multiple_of(settings.logging_steps) || is_last {
+                running.write_window(epoch, control)?;
+            }
+            if settings.eval_steps > 0 && step.is_multiple_of(settings.eval_steps) && num_eval_examples > 0 {
+                evaluated = Some((step, self.evaluate(epoch, &mut running, control)?));
+            }
+            let stopped = control.stop.load(Ordering::Relaxed) && !is_last;
+            if stopped || (settings.save_steps > 0 && step.is_multiple_of(settings.save_steps)) {
+                running.save(&self, control)?;
+            }
+            if stopped {
+                return Ok(running.report(self.settings, true));
+            }
+        }
+        if num_eval_examples > 0 {
+            let stats = match evaluated {
+                Some((step, stats)) if step == total_steps => stats,
+                _ => self.evaluate(position.epochs(running.state.step), &mut running, control)?,
+            };
+            self.method.check(&stats)?;
+        }
+        output::write(settings, &self.model, self.name, &running.last_metrics)?;
+        (control.progress)(&Progress::Saved(settings.output_dir.clone()));
+        Ok(running.report(settings, false))
+    }
+
+    fn start(&mut self, mut config: Value) -> Result<Running, TrainError> {
+        if let Some(train) = config.get_mut("train").and_then(Value::as_object_mut) {
+            train.retain(|name, _| !FREE_SETTINGS.contains(&name.as_str()));
+        }
+        let params = &mut self.model.tape.params;
+        let mut optimizer = AdamW::new(Hyper::from(self.settings), params);
+        let mut state = State { config, data: self.method.fingerprint(), ..State::default() };
+        if self.settings.resume
+            && let Some(saved) = checkpoint::load(&self.settings.output_dir, &state, params, &mut optimizer)?
+        {
+            state = saved;
+        }
+        let log = Log::open(&self.settings.output_dir, state.step)?;
+        let mut running = Running {
+            state,
+            optimizer,
+            log,
+            window: Stats::default(),
+            last_metrics: Map::new(),
+            train_seconds: 0.0,
+            train_tokens: 0,
+        };
+        running.restore_window();
+        Ok(running)
+    }
+
+    /// One optimiser step.
+    fn step(
+        &mut self,
+        batches: &[Vec<usize>],
+        learning_rate: f64,
+        running: &mut Running,
+        control: &mut Control<'_>,
+    ) -> Result<(), TrainError> {
+        let start = Instant::now();
+        let step = running.state.step;
+        let weight = |example: &usize| self.method.weight(Split::Train, *example);
+        let normalizer: f64 = batches.iter().flatten().map(weight).sum();
+        self.model.tape.params.zero_grad();
+        let mut stats = Stats::default();
+        for (index, examples) in batches.iter().enumerate() {
+            let dropout_seed = Some(dropout_seed(self.settings.seed, step, index));
+            let pass = Pass { split: Split::Train, normalizer, dropout_seed };
+            stats.merge(&self.method.batch(&mut self.model, examples, pass)?);
+        }
+        let finite = |what, value: f64| {
+            if value.is_finite() {
+                Ok(())
+            } else {
+                Err(TrainError::NotFinite { step: step + 1, what, value })
+            }
+        };
+        finite("loss", stats.loss)?;
+        let pool = std::sync::Arc::clone(self.model.tape.pool());
+        let params = &mut self.model.tape.params;
+        let grad_norm = AdamW::grad_norm(&pool, params);
+        finite("gradient norm", grad_norm)?;
+        running.optimizer.step(&pool, params, learning_rate, grad_norm);
+
+        running.state.step += 1;
+        running.state.num_tokens += stats.num_tokens;
+        running.window.add(" loss", stats.loss, 1.0);
+        running.window.sums.insert(" grad_norm".to_owned(), (grad_norm, 1.0));
+        running.window.sums.insert(" learning_rate".to_owned(), (learning_rate, 1.0));
+        running.window.merge(&Stats { loss: 0.0, ..stats.clone() });
+        let seconds = start.elapsed().as_secs_f64();
+        running.train_seconds += seconds;
+        running.train_tokens += stats.num_tokens;
+        let info = StepInfo { step: step + 1, loss: stats.loss, num_tokens: stats.num_tokens, seconds };
+        (control.progress)(&Progress::Step(info));
+        Ok(())
+    }
+
+    /// Means over the hold-out, logged.
+    fn evaluate(
+        &mut self,
+        epoch: f64,
+        running: &mut Running,
+        control: &mut Control<'_>,
+    ) -> Result<Stats, TrainError> {
+        let lengths = self.method.lengths(Split::Eval);
+        let weights: f64 = (0..lengths.len()).map(|example| self.method.weight(Split::Eval, example)).sum();
+        let batches = Batches::new(self.settings, lengths).in_order();
+        let mut stats = Stats::default();
+        for (done, examples) in batches.iter().enumerate() {
+            let pass = Pass { split: Split::Eval, normalizer: weights, dropout_seed: None };
+            stats.merge(&self.method.batch(&mut self.model, examples, pass)?);
+            (control.progress)(&Progress::Evaluating { done: done + 1, total: batches.len() });
+        }
+        let mut line = running.line(epoch);
+        line.insert("eval_loss".to_owned(), stats.loss.into());
+        line.extend(log::metrics(&stats, "eval_"));
+        running.write(line, control)?;
+        Ok(stats)
+    }
+}
+
+/// What is dropped in batch `index` of `step`.
+fn dropout_seed(seed: u64, step: usize, index: usize) -> u64 {
+    let mixed = seed
+        .wrapping_mul(0xD6E8_FEB8_6659_FD93)
+        .wrapping_add(step as u64)
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ (index as u64).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)).rotate_left(23)
+}
+
+impl Running {
+    fn line(&self, epoch: f64) -> Map<String, Value> {
+        let mut line = Map::new();
+        line.insert("step".to_owned(), self.state.step.into());
+        line.insert("epoch".to_owned(), ((epoch * 1e4).round() / 1e4).into());
+        line
+    }
+
+    fn write(&mut self, line: Map<String, Value>, control: &mut Control<'_>) -> Result<(), TrainError> {
+        self.log.write(&line)?;
+        (control.progress)(&Progress::Log(line.clone()));
+        self.last_metrics.extend(line);
+        Ok(())
+    }
+
+    /// Logs the means since the last line.
+    fn write_window(&mut self, epoch: f64, control: &mut Control<'_>) -> Result<(), TrainError> {
+        let mut line = self.line(epoch);
+        let mut means = log::metrics(&self.window, "");
+        for name in ["loss", "grad_norm", "learning_rate"] {
+            line.insert(name.to_owned(), means.shift_remove(&format!(" {name}")).unwrap_or_default());
+        }
+        line.insert("num_tokens".to_owned(), self.state.num_tokens.into());
+        line.extend(means);
+        self.window = Stats::default();
+        self.write(line, control)
+    }
+
+    fn save<M: Method>(
+        &mut self,
+        trainer: &Trainer<'_, M>,
+        control: &mut Control<'_>,
+    ) -> Result<(), TrainError> {
+        let bits =
+            |(name, (sum, count)): (&String, &(f64, f64))| (name.clone(), (sum.to_bits(), count.to_bits()));
+        self.state.window = self.window.sums.iter().map(bits).collect();
+        let (settings, params) = (trainer.settings, &trainer.model.tape.params);
+        let limit = settings.save_total_limit;
+        let path = checkpoint::save(&settings.output_dir, &self.state, params, &self.optimizer, limit)?;
+        (control.progress)(&Progress::Saved(path));
+        Ok(())
+    }
+
+    fn restore_window(&mut self) {
+        for (name, (sum, count)) in &self.state.window {
+            self.window.sums.insert(name.clone(), (f64::from_bits(*sum), f64::from_bits(*count)));
+        }
+    }
+
+    fn report(self, settings: &TrainConfig, stopped: bool) -> TrainReport {
+        TrainReport {
+            steps: self.state.step,
+            stopped,
+            metrics: self.last_metrics,
+            tokens_per_second: self.train_tokens as f64 / self.train_seconds.max(1e-9),
+            output_dir: settings.output_dir.clone(),
+        }
+    }
+}
