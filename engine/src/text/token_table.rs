@@ -36,24 +36,31 @@ impl TokenTable {
         self.special.get(id as usize).copied().unwrap_or(false)
     }
 
-    /// Builds the table; `tokens` are `(content, is an added token, is special)` by id, `None` for holes.
-    pub(super) fn new(decoder: &Decoding, tokens: Vec<Option<(String, bool, bool)>>) -> Self {
+    /// Builds the table; `tokens` are in the order of their ids, `None` for holes.
+    pub(super) fn new(decoder: &Decoding, tokens: Vec<Option<Token>>) -> Self {
         let mut table = Self::default();
         for token in tokens {
-            let mut is_special = false;
-            if let Some((content, added, special)) = token {
-                is_special = special;
-                if added && special {
-                    table.bytes.extend_from_slice(content.as_bytes());
-                } else {
-                    decoder.append(&content, &mut table.bytes);
+            match &token {
+                Some(Token { content, is_special: true }) => {
+                    table.bytes.extend_from_slice(content.as_bytes())
                 }
+                Some(Token { content, is_special: false }) => decoder.append(content, &mut table.bytes),
+                None => {}
             }
             table.ends.push(table.bytes.len());
-            table.special.push(is_special);
+            table.special.push(token.is_some_and(|token| token.is_special));
         }
         table
     }
+}
+
+/// A token as its vocabulary spells it.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    /// Text, in the vocabulary's alphabet unless special.
+    pub(super) content: String,
+    /// A control token.
+    pub(super) is_special: bool,
 }
 
 /// How a vocabulary spells bytes: read from the `decoder` of `tokenizer.json`.

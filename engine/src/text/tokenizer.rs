@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::chat_template::special_token;
-use super::token_table::{Decoding, TokenTable};
+use super::token_table::{Decoding, Token, TokenTable};
 use crate::EngineError;
 use crate::model::backend::Result;
 use crate::model::config::ModelConfig;
@@ -159,9 +159,7 @@ impl TokenBytes for Tokenizer {
 /// Ids above this are mistakes, and would make the table as large as memory.
 const MAX_TOKEN_ID: u32 = 1 << 24;
 
-fn tokens_by_id(
-    inner: &tokenizers::Tokenizer,
-) -> std::result::Result<Vec<Option<(String, bool, bool)>>, String> {
+fn tokens_by_id(inner: &tokenizers::Tokenizer) -> std::result::Result<Vec<Option<Token>>, String> {
     let vocabulary = inner.get_vocab(true);
     let added = inner.get_added_tokens_decoder();
     let max = vocabulary.values().chain(added.keys()).max().copied();
@@ -169,12 +167,12 @@ fn tokens_by_id(
         return Err(format!("it has the token id {id}, but ids go up to {MAX_TOKEN_ID}"));
     }
     let size = max.map_or(0, |id| id as usize + 1);
-    let mut tokens: Vec<Option<(String, bool, bool)>> = vec![None; size];
+    let mut tokens: Vec<Option<Token>> = vec![None; size];
     for (content, id) in vocabulary {
-        tokens[id as usize] = Some((content, false, false));
+        tokens[id as usize] = Some(Token { content, is_special: false });
     }
     for (id, token) in added {
-        tokens[id as usize] = Some((token.content, true, token.special));
+        tokens[id as usize] = Some(Token { content: token.content, is_special: token.special });
     }
     Ok(tokens)
 }
