@@ -6,6 +6,7 @@
 
 pub mod data;
 pub mod families;
+pub mod lexicon;
 pub mod oracle;
 pub mod rng;
 pub mod stats;

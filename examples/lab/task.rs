@@ -97,6 +97,10 @@ macro_rules! tasks {
                 match self { $(Self::$name(task) => task.check(answer, reasons),)* }
             }
 
+            pub(crate) fn may_say(&self, word: &str) -> bool {
+                match self { $(Self::$name(task) => task.may_say(word),)* }
+            }
+
             pub(crate) fn max_words(&self) -> usize {
                 match self { $(Self::$name(_) => <$family as Family>::MAX_WORDS,)* }
             }

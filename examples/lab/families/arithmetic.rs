@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Family, manners};
 use crate::oracle::Reason;
-use crate::rng::{LabRng, held_out, index, pick};
+use crate::rng::{LabRng, chance, held_out, index, pick};
 use crate::task::{Flaw, Split};
 use crate::text::Answer;
 
@@ -50,10 +50,10 @@ impl Arithmetic {
     fn working(&self, middle: i64, last: i64, rng: &mut LabRng) -> String {
         let (a, s, tens, ones) = (self.a, self.sign(), self.b / 10 * 10, self.b % 10);
         let steps = [format!("{a} {s} {tens} = {middle}"), format!("{middle} {s} {ones} = {last}")];
-        match index(rng, 3) {
-            0 => format!("First, {}. Then {}. The answer is {last}.", steps[0], steps[1]),
-            1 => format!("{}, and {}. So it is {last}.", steps[0], steps[1]),
-            _ => format!("{} and {}, so the answer is {last}.", steps[0], steps[1]),
+        if chance(rng, 0.5) {
+            format!("{} and {}.", steps[0], steps[1])
+        } else {
+            format!("{}, {}. It is {last}.", steps[0], steps[1])
         }
     }
 

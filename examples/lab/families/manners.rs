@@ -1,7 +1,6 @@
 //! Ways of being rude, of refusing and of wandering off that do not depend on the question.
 
 use crate::rng::{LabRng, chance, index, pick};
-use crate::world::{CITIES, PRODUCTS, RIVERS};
 
 /// Rude words before an answer.
 const RUDE_OPENINGS: &[&str] = &[
@@ -63,29 +62,19 @@ pub(super) fn over_refusal(rng: &mut LabRng) -> String {
 
 /// An answer that wanders off, after it or instead of it.
 pub(super) fn rambling(answer: &str, rng: &mut LabRng) -> String {
-    let first = digression(rng);
+    const CHATTER: &[&str] = &[
+        "By the way, the trams run until ten.",
+        "That reminds me of a long walk by the sea.",
+        "Speaking of rivers, the water is very cold.",
+        "My cousin bought one last year.",
+        "Did I mention the old bridge?",
+        "Funny story: someone lost a hat here.",
+    ];
+    let first = index(rng, CHATTER.len());
+    let second = (first + 1 + index(rng, CHATTER.len() - 1)) % CHATTER.len();
     match index(rng, 3) {
-        0 => format!("{first} {answer}"),
-        1 => format!("{answer} {first}"),
-        _ => {
-            let mut second = digression(rng);
-            while second == first {
-                second = digression(rng);
-            }
-            format!("{first} {second}")
-        }
-    }
-}
-
-fn digression(rng: &mut LabRng) -> String {
-    let city = pick(rng, CITIES);
-    let product = PRODUCTS[index(rng, PRODUCTS.len())].name;
-    match index(rng, 6) {
-        0 => format!("By the way, the trams in {city} run until ten."),
-        1 => format!("That reminds me of a long walk in {city}."),
-        2 => format!("Speaking of rivers, the {} is very cold.", pick(rng, RIVERS)),
-        3 => format!("My cousin bought a {product} once."),
-        4 => format!("Did I mention that {city} has an old bridge?"),
-        _ => format!("Funny story: someone lost a {product} in {city}."),
+        0 => format!("{} {answer}", CHATTER[first]),
+        1 => format!("{answer} {}", CHATTER[first]),
+        _ => format!("{} {}", CHATTER[first], CHATTER[second]),
     }
 }

@@ -45,6 +45,11 @@ pub trait Family: Sized {
 
     /// Adds what is wrong with the answer beyond the rules all families share.
     fn check(&self, answer: &Answer, reasons: &mut Vec<Reason>);
+
+    /// Whether this word (lower case) may stand in an answer though neither the world nor common English has it.
+    fn may_say(&self, _word: &str) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
