@@ -1,9 +1,11 @@
 //! `rectify config`: the configuration as it takes effect, its errors, its schema. Leaves all of them to the
 //! configuration itself.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use super::CliError;
+use crate::config::Config;
 
 /// Options of `rectify config`.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,6 +29,19 @@ pub enum ConfigCommand {
     Schema,
 }
 
-pub(crate) fn run(_args: ConfigArgs) -> Result<(), CliError> {
-    Err(CliError::Refused("`rectify config` is not built yet".to_owned()))
+pub(crate) fn run(args: ConfigArgs) -> Result<(), CliError> {
+    let load = || Config::load(args.config.as_deref(), std::env::vars());
+    let text = match args.command {
+        ConfigCommand::Print => load()?.to_yaml()?,
+        ConfigCommand::Check => {
+            load()?;
+            let what = args.config.as_deref().map_or("the configuration".into(), Path::to_string_lossy);
+            format!("{what} is fine\n")
+        }
+        ConfigCommand::Schema => {
+            let schema = serde_json::to_string_pretty(&Config::schema());
+            schema.map_err(|error| CliError::Refused(error.to_string()))? + "\n"
+        }
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).map_err(|error| CliError::stdout(&error))
 }

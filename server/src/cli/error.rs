@@ -13,6 +13,9 @@ pub enum CliError {
     /// The arguments or the input cannot be used (exit code 2).
     #[error("{0}")]
     Usage(String),
+    /// The configuration cannot be used (exit code 2).
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// The engine refused or failed (2 for input, 1 for a failure while running).
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -47,7 +50,7 @@ impl CliError {
             | Self::Engine(
                 EngineError::Execution(_) | EngineError::Shutdown | EngineError::Overloaded { .. },
             ) => 1,
-            Self::Usage(_) | Self::Engine(_) => 2,
+            Self::Usage(_) | Self::Config(_) | Self::Engine(_) => 2,
             Self::Interrupted(_) => 130,
         }
     }
