@@ -3,17 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rectify_engine::model::adapter::Adapter;
+use rectify_engine::model::assemble::{self, Dtype, ModelsConfig};
 use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::cpu_executor::{CpuExecutor, CpuOptions};
-use rectify_engine::model::generation_config::GenerationConfig;
 use rectify_engine::model::source::ModelSource;
-use rectify_engine::request::Message;
-use rectify_engine::text::{ChatTemplate, TemplateInput, Tokenizer};
-use rectify_engine::{
-    EngineConfig, EngineError, EngineHandle, EngineParts, RewardParts, RewardSpec, RewardWeights, TokenBytes,
-};
+use rectify_engine::{EngineConfig, EngineError, EngineHandle};
 use rectify_kernels::{KvCache, KvDtype, Pool, WeightDtype};
 
 use crate::fixture::Fixture;
@@ -55,95 +50,49 @@ impl Setup {
     }
 
     /// The model in `folder`.
+    ///
+    /// # Errors
+    /// What loading says.
     pub fn executor(&self, folder: PathBuf, pool: Arc<Pool>) -> Result<CpuExecutor, EngineError> {
         let source = ModelSource::Folder(folder);
         let config = ModelConfig::load(&source)?;
-        let block =
-            KvCache::new(1, self.block_size, config.num_kv_heads, config.head_dim, self.kv_dtype).unwrap();
         let options = CpuOptions {
             pool,
             dtype: self.dtype,
             kv_dtype: self.kv_dtype,
-            kv_memory: block.num_bytes() * config.num_layers * self.num_blocks,
+            kv_memory: self.kv_memory(&config),
             block_size: self.block_size,
             max_model_len: None,
         };
         CpuExecutor::new(&config, &Checkpoint::open(&source)?, &options)
     }
 
-    /// An engine on a fixture: its policy, its adapters under their names, its reward models under theirs.
+    /// An engine on a fixture: its policy, its adapters and its reward models under their folders' names.
     pub fn start(&self, fixture: &Fixture) -> EngineHandle {
-        let (setup, folder) = (self.clone(), fixture.folder.clone());
-        let own = fixture.expected.reward.is_some();
-        rectify_engine::start(self.engine, move || setup.parts(&folder, own)).unwrap()
-    }
-
-    fn parts(&self, folder: &std::path::Path, own: bool) -> Result<EngineParts, EngineError> {
-        let pool = self.pool();
-        let policy = self.executor(folder.join("policy"), Arc::clone(&pool))?;
-        let base = policy.config().clone();
-        let load = move |name: &str, path: &std::path::Path| {
-            Adapter::load(name, &ModelSource::from(path), &base, &pool).map(Arc::new)
+        let named = |name: &&str| ((*name).to_owned(), ModelSource::Folder(fixture.path(name)));
+        let rewards = ["reward-adapter", "reward"];
+        let rewards = &rewards[..1 + usize::from(fixture.expected.reward.is_some())];
+        let memory = |name: &str| {
+            let source = ModelSource::Folder(fixture.path(name));
+            self.kv_memory(&ModelConfig::load(&source).unwrap())
         };
-        let policy_source = ModelSource::Folder(folder.join("policy"));
-        let tokenizer = Tokenizer::load(&policy_source)?;
-        let adapters = ["lora", "lora-ranks"].map(|name| load(name, &folder.join(name)));
-        let mut rewards = vec![RewardParts {
-            name: "reward-adapter".into(),
-            spec: Arc::new(Template::load(&policy_source)?),
-            weights: RewardWeights::Adapter(load("reward-adapter", &folder.join("reward-adapter"))?),
-        }];
-        if own {
-            rewards.push(RewardParts {
-                name: "reward".into(),
-                spec: Arc::new(Template::load(&ModelSource::Folder(folder.join("reward")))?),
-                weights: RewardWeights::Own(Box::new(self.executor(folder.join("reward"), self.pool())?)),
-            });
-        }
-        Ok(EngineParts {
-            policy_name: "policy".into(),
-            eos_token_ids: GenerationConfig::load(&policy_source, policy.config())?.eos_token_ids,
-            policy: Box::new(policy),
-            token_bytes: Arc::new(Bytes(tokenizer)),
-            rewards,
-            adapters: adapters.into_iter().collect::<Result<_, _>>()?,
-            adapter_loader: Box::new(load),
-        })
-    }
-}
-
-struct Bytes(Tokenizer);
-
-impl TokenBytes for Bytes {
-    fn token_bytes(&self, token: u32) -> &[u8] {
-        if self.0.is_special(token) { &[] } else { self.0.bytes(token) }
-    }
-}
-
-struct Template {
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-}
-
-impl Template {
-    fn load(source: &ModelSource) -> Result<Self, EngineError> {
-        let template = ChatTemplate::load(source)?.expect("every fixture has a chat template");
-        Ok(Self { tokenizer: Tokenizer::load(source)?, template })
-    }
-}
-
-impl RewardSpec for Template {
-    fn prompt_tokens(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
-        self.tokenizer.encode_whole(&self.template.render(&TemplateInput::new(messages, true))?)
+        let models = ModelsConfig {
+            rewards: rewards.iter().map(named).collect(),
+            adapters: ["lora", "lora-ranks"].iter().map(named).collect(),
+            dtype: Some(if self.dtype == WeightDtype::F32 { Dtype::Float32 } else { Dtype::Bfloat16 }),
+            kv_dtype: Some(if self.kv_dtype == KvDtype::F32 { Dtype::Float32 } else { Dtype::Bfloat16 }),
+            kv_memory: memory("policy"),
+            reward_kv_memory: rewards.get(1).map_or(1 << 20, |name| memory(name)),
+            block_size: self.block_size,
+            threads: Some(self.threads),
+            ..ModelsConfig::new(ModelSource::Folder(fixture.path("policy")))
+        };
+        assemble::start(self.engine, models).unwrap().0
     }
 
-    fn candidate_tokens(&self, messages: &[Message], answer: &str) -> Result<Vec<u32>, EngineError> {
-        let mut turns = messages.to_vec();
-        turns.push(Message { role: "assistant".into(), content: answer.into() });
-        self.text_tokens(&self.template.render(&TemplateInput::new(&turns, false))?)
-    }
-
-    fn text_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.tokenizer.encode(text, false)
+    /// Memory of `num_blocks` blocks over all layers.
+    fn kv_memory(&self, config: &ModelConfig) -> usize {
+        let block = KvCache::new(1, self.block_size, config.num_kv_heads, config.head_dim, self.kv_dtype);
+        block.unwrap().num_bytes() * config.num_layers * self.num_blocks
     }
 }
