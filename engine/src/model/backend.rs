@@ -130,4 +130,12 @@ pub trait Backend {
     fn swiglu(&mut self, gate_up: Self::Tensor) -> Result<Self::Tensor>;
     /// Picks rows.
     fn gather_rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
+    /// Says that projections will see only the tokens `rows` of the batch from here on, ascending. Only for
+    /// [`super::decoder::Decoder::hidden_rows`]; a backend that is not asked for rows need not know it.
+    ///
+    /// # Errors
+    /// [`EngineError::Execution`] if the backend cannot.
+    fn narrow(&mut self, rows: &[u32]) -> Result<()> {
+        Err(EngineError::Execution(format!("this backend cannot narrow its batch to {} rows", rows.len())))
+    }
 }

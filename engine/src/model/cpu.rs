@@ -346,6 +346,15 @@ impl Backend for CpuBackend {
         Ok(out)
     }
 
+    fn narrow(&mut self, rows: &[u32]) -> Result<()> {
+        for run in &mut self.step.adapter_runs {
+            let place = |token: usize| rows.partition_point(|&row| (row as usize) < token);
+            run.tokens = place(run.tokens.start)..place(run.tokens.end);
+        }
+        self.step.adapter_runs.retain(|run| !run.tokens.is_empty());
+        Ok(())
+    }
+
     fn gather_rows(&mut self, x: &CpuTensor, rows: &[u32]) -> Result<CpuTensor> {
         let mut out = self.buffers.take(rows.len(), x.width);
         for (&row, out) in rows.iter().zip(out.as_mut_slice().chunks_mut(x.width.max(1))) {

@@ -40,6 +40,8 @@ pub struct CpuExecutor {
     backend: CpuBackend,
     decoder: Decoder<CpuBackend>,
     spec: ExecutorSpec,
+    /// Rows of the batch whose logits or scores are wanted, ascending.
+    wanted: Vec<u32>,
     logits: Option<CpuTensor>,
     scores: Vec<f32>,
 }
@@ -75,12 +77,30 @@ impl CpuExecutor {
             block_size: options.block_size,
             has_score_head: decoder.score_head.is_some(),
         };
-        Ok(Self { backend, decoder, spec, logits: None, scores: Vec::new() })
+        Ok(Self { backend, decoder, spec, wanted: Vec::new(), logits: None, scores: Vec::new() })
     }
 
     /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
         &self.decoder.config
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<()> {
+        self.wanted.clear();
+        self.wanted.extend(batch.logit_rows.iter().chain(&batch.score_rows));
+        self.wanted.sort_unstable();
+        self.wanted.dedup();
+        let hidden = self.decoder.hidden_rows(&mut self.backend, &batch.token_ids, &self.wanted)?;
+        self.score(batch, &hidden)?;
+        if batch.logit_rows == self.wanted && !self.wanted.is_empty() {
+            self.logits = Some(self.decoder.logits(&mut self.backend, &hidden)?);
+        } else if !batch.logit_rows.is_empty() {
+            let rows =
+                batch.logit_rows.iter().map(|&row| self.place_of(row)).collect::<Result<Vec<u32>>>()?;
+            let rows = self.backend.gather_rows(&hidden, &rows)?;
+            self.logits = Some(self.decoder.logits(&mut self.backend, &rows)?);
+        }
+        Ok(())
     }
 
     /// The score of each of the batch's score rows, by its adapter's head or the model's own.
@@ -98,20 +118,17 @@ impl CpuExecutor {
                 return Err(EngineError::Execution(message));
             }
             let mut score = [0.0];
-            self.backend.head(head, hidden, row as usize, &mut score)?;
+            let place = self.place_of(row)? as usize;
+            self.backend.head(head, hidden, place, &mut score)?;
             self.scores.extend(score);
         }
         Ok(())
     }
 
-    fn forward(&mut self, batch: &Batch) -> Result<()> {
-        let hidden = self.decoder.hidden(&mut self.backend, &batch.token_ids)?;
-        self.score(batch, &hidden)?;
-        if !batch.logit_rows.is_empty() {
-            let rows = self.backend.gather_rows(&hidden, &batch.logit_rows)?;
-            self.logits = Some(self.decoder.logits(&mut self.backend, &rows)?);
-        }
-        Ok(())
+    /// Where a token's hidden state is among the wanted ones.
+    fn place_of(&self, row: u32) -> Result<u32> {
+        let place = self.wanted.binary_search(&row);
+        place.map(|place| place as u32).map_err(|_| EngineError::Execution(format!("there is no row {row}")))
     }
 }
 

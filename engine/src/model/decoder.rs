@@ -48,12 +48,33 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// Whatever the backend refuses.
     pub fn hidden(&self, backend: &mut B, ids: &[u32]) -> Result<B::Tensor> {
+        self.forward(backend, ids, None)
+    }
+
+    /// Final hidden states of the tokens `rows`, ascending, `[rows.len(), hidden_size]`. Cheaper than all of them: past
+    /// the last layer's attention the other tokens are of no use.
+    ///
+    /// # Errors
+    /// Whatever the backend refuses.
+    pub fn hidden_rows(&self, backend: &mut B, ids: &[u32], rows: &[u32]) -> Result<B::Tensor> {
+        self.forward(backend, ids, (rows.len() < ids.len()).then_some(rows))
+    }
+
+    fn forward(&self, backend: &mut B, ids: &[u32], rows: Option<&[u32]>) -> Result<B::Tensor> {
         let mut residual = backend.embed(&self.embedding, ids)?;
         let mut pending: Option<B::Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed;
             (residual, normed) = add_norm(backend, &layer.input_norm, residual, pending)?;
-            let attended = self.attend(backend, layer, index, &normed)?;
+            let mut attended = self.attend(backend, layer, index, &normed)?;
+            if let Some(rows) = rows
+                && index + 1 == self.layers.len()
+            {
+                residual = backend.gather_rows(&residual, rows)?;
+                attended = backend.gather_rows(&attended, rows)?;
+                backend.narrow(rows)?;
+            }
+            let attended = backend.linear(&layer.o, &attended)?;
             let normed;
             (residual, normed) = backend.add_rms_norm(&layer.post_attention_norm, residual, attended)?;
             let gate_up = backend.linear(&layer.gate_up, &normed)?;
@@ -63,6 +84,7 @@ impl<B: Backend> Decoder<B> {
         Ok(add_norm(backend, &self.final_norm, residual, pending)?.1)
     }
 
+    /// Attention before its output projection.
     fn attend(&self, backend: &mut B, layer: &Layer<B>, index: usize, x: &B::Tensor) -> Result<B::Tensor> {
         let spec = self.attention_spec(index);
         let mut qkv = backend.linear(&layer.qkv, x)?;
@@ -70,8 +92,7 @@ impl<B: Backend> Decoder<B> {
             qkv = backend.qk_norm(q, k, &spec, qkv)?;
         }
         let qkv = backend.rope(&self.rope, &spec, qkv)?;
-        let attended = backend.attention(&spec, qkv)?;
-        backend.linear(&layer.o, &attended)
+        backend.attention(&spec, qkv)
     }
 
     /// The attention of layer `layer`.

@@ -299,3 +299,31 @@ fn limits_follow_memory_and_refuse_what_does_not_fit() {
         assert!(error.contains(word), "{error}");
     }
 }
+
+#[test]
+fn rows_that_are_not_wanted_change_nothing() {
+    let config = config("");
+    let mut executor = executor(&config, 2, WeightDtype::F32);
+    let reward = adapter(&config, 3, &Projection::ALL, true);
+    let mut seqs: Vec<Seq> = (0..4).map(|i| Seq::new(20 + i, i as u32, 8 * i as u32)).collect();
+    seqs[1].adapter = Some(Arc::clone(&reward));
+    seqs[3].adapter = Some(reward);
+    let work: Vec<_> = seqs.iter_mut().map(|seq| (seq, 20)).collect();
+    let mut batch = batch(&work);
+    let vocab = config.vocab_size;
+    batch.score_rows = vec![39, 79];
+    let output = executor.execute(&batch).unwrap();
+    let (all, scores) = (output.logits.to_vec(), output.scores.to_vec());
+    for rows in [vec![19, 39], vec![5, 20, 39, 60], vec![59], vec![]] {
+        batch.logit_rows = rows;
+        let output = executor.execute(&batch).unwrap();
+        let expected: Vec<&[f32]> =
+            batch.logit_rows.iter().map(|&row| &all[row as usize * vocab..][..vocab]).collect();
+        assert_eq!((output.logits, output.scores), (&expected.concat()[..], &scores[..]));
+    }
+    batch.score_rows.clear();
+    let output = executor.execute(&batch).unwrap();
+    assert!(output.logits.is_empty() && output.scores.is_empty(), "a chunk of a prompt wants nothing");
+    batch.logit_rows = vec![79];
+    assert_eq!(executor.execute(&batch).unwrap().logits, &all[79 * vocab..]);
+}
