@@ -20,7 +20,6 @@ impl<T: Pod> Buffer<T> {
         Self { data, start, len }
     }
 
-    #[expect(dead_code, reason = "for the scratch of the fast kernels")]
     /// Makes room for `len` values, keeping none of the old ones; allocates only to grow.
     pub(crate) fn resize(&mut self, len: usize) {
         if self.start + len > self.data.len() {

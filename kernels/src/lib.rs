@@ -14,6 +14,7 @@ mod pool;
 mod reduce;
 mod rope;
 mod rows;
+mod simd;
 pub mod train;
 
 pub use activation::swiglu;

@@ -1,14 +1,44 @@
-//! `x Wᵀ` over packed weights. Leaves the layout of the weights to `packed`.
+//! `x Wᵀ` over packed weights. Leaves the layouts to `packed` and `panels` and the innermost loop to `simd::tile`.
+//!
+//! Outputs are cut into stripes of a few column tiles. A task owns some stripes of some rows; it walks the inputs in
+//! chunks whose weights stay in the first-level cache while all its panels of rows pass over them. Sums resume from
+//! chunk to chunk, so that every output is summed in the order of its inputs whatever the number of rows.
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
 mod packed;
+mod panels;
 
 pub use packed::{PackedLinear, Values, WeightDtype};
 
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::buffer::Buffer;
 use crate::error::check_len;
 use crate::rows::Shared;
+use crate::simd::tile::{Left, MAX_COLUMNS, Right, Sums, multiply};
+use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
-use packed::{LANES, Storage};
+use packed::Storage;
+use panels::Panels;
+
+/// Inputs (words of them) whose weights are kept in the first-level cache.
+const CHUNK: usize = 128;
+/// Bytes of activations a task keeps in the second-level cache.
+const ROWS_BYTES: usize = 1 << 20;
+/// Multiplications below which a second thread costs more than it brings.
+const PARALLEL_WORK: usize = 1 << 18;
+/// Bytes of weights below which a second thread costs more than it brings.
+const PARALLEL_BYTES: usize = 1 << 16;
+/// Words asked for in advance when weights are read once: as far as memory is away.
+const AHEAD: usize = 256;
+
+thread_local! {
+    /// Sums of the rows and stripe in hand.
+    static SUMS: RefCell<Buffer<f32>> = RefCell::default();
+    /// Packed activations of the call in hand; kept for the next.
+    static PANELS: RefCell<Buffer<u32>> = RefCell::default();
+}
 
 /// What happens to a product: `out = (accumulate ? out : 0) + scale · (x Wᵀ) + bias`.
 #[derive(Clone, Copy, Debug)]
@@ -48,42 +78,174 @@ pub fn linear(
     if let Some(bias) = epilogue.bias {
         check_len("bias", bias.len(), w.out_features())?;
     }
+    if num_rows == 0 || w.out_features() == 0 {
+        return Ok(());
+    }
+    let (depth, bf16) = match w.storage() {
+        Storage::F32(_) => (w.in_features(), false),
+        Storage::Bf16(_) => (w.in_features().div_ceil(2), true),
+    };
+    // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
+    let mut words = PANELS.take();
+    let panels = dispatch(pool.isa(), panels::Plan { num_rows, depth, bf16 });
+    panels.fill(pool, x, w.in_features(), &mut words);
+
+    let num_tiles = w.out_features().div_ceil(LANES);
+    let blocks = panels.blocks(ROWS_BYTES);
+    let work = num_rows * num_tiles * LANES * depth;
+    let parallel = work > PARALLEL_WORK || num_tiles * depth * LANES * 4 > PARALLEL_BYTES;
+    let per_task = tiles_per_task(pool, num_tiles, panels.stripe, blocks.len());
     let (stride, column) = (out.stride, out.column);
-    let out = Shared::new(out.data);
-    let rows: Vec<f32> =
-        (0..num_rows).flat_map(|i| x.row(i, w.in_features())).copied().map(|v| w.round(v)).collect();
-    pool.run(w.out_features().div_ceil(LANES), |tile| {
-        for i in 0..num_rows {
-            let row = &rows[i * w.in_features()..][..w.in_features()];
-            let mut acc = [0f32; LANES];
-            match w.storage() {
-                Storage::F32(data) => {
-                    let weights = &data[tile * w.in_features() * LANES..];
-                    for (x, weights) in row.iter().zip(weights.chunks_exact(LANES)) {
-                        acc.iter_mut().zip(weights).for_each(|(acc, w)| *acc += x * w);
-                    }
-                }
-                Storage::Bf16(data) => {
-                    let weights = &data[tile * w.in_features().div_ceil(2) * LANES..];
-                    for (x, weights) in row.chunks(2).zip(weights.chunks_exact(LANES)) {
-                        let odd = x.get(1).copied().unwrap_or(0.0);
-                        acc.iter_mut().zip(weights).for_each(|(acc, w)| {
-                            *acc += x[0] * f32::from_bits(w << 16) + odd * f32::from_bits(w & 0xffff_0000);
-                        });
-                    }
-                }
+    let product = Product {
+        panels: &panels,
+        words: &words,
+        w,
+        epilogue,
+        out: Shared::new(out.data),
+        stride,
+        column,
+    };
+    // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
+    pool.run_if(parallel, num_tiles.div_ceil(per_task) * blocks.len(), |task| {
+        let (range, block) = (task / blocks.len(), task % blocks.len());
+        let tiles = range * per_task..num_tiles.min((range + 1) * per_task);
+        dispatch(pool.isa(), Part { product: &product, tiles, panels: blocks[block].clone(), bf16 });
+    });
+    PANELS.set(words);
+    Ok(())
+}
+
+/// Column tiles of a task: whole stripes, some eight tasks a thread, so that the last to finish is not waited for long.
+fn tiles_per_task(pool: &Pool, num_tiles: usize, stripe: usize, num_blocks: usize) -> usize {
+    let num_stripes = num_tiles.div_ceil(stripe);
+    let tasks = (8 * pool.num_threads()).div_ceil(num_blocks);
+    num_stripes.div_ceil(tasks).min(64) * stripe
+}
+
+/// One call's operands.
+struct Product<'a> {
+    panels: &'a Panels,
+    words: &'a [u32],
+    w: &'a PackedLinear,
+    epilogue: &'a Epilogue<'a>,
+    out: Shared<'a, f32>,
+    stride: usize,
+    column: usize,
+}
+
+/// A task: some column tiles for some panels of rows.
+struct Part<'a> {
+    product: &'a Product<'a>,
+    tiles: Range<usize>,
+    panels: Range<usize>,
+    bf16: bool,
+}
+
+impl Op for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // Not `with_borrow`: a closure would be compiled without the instruction set.
+        let mut sums = SUMS.take();
+        sums.resize(self.panels.len() * S::MAX_ROWS * MAX_COLUMNS * LANES);
+        let stripe = self.product.panels.stripe;
+        for first in self.tiles.clone().step_by(stripe) {
+            let columns = stripe.min(self.tiles.end - first);
+            if self.bf16 {
+                self.stripe::<S, true>(s, first, columns, &mut sums);
+            } else {
+                self.stripe::<S, false>(s, first, columns, &mut sums);
             }
-            let first = tile * LANES;
-            let width = LANES.min(w.out_features() - first);
-            let start = i * stride + column + first;
-            // SAFETY: tasks own different columns.
-            let out = unsafe { out.part(start..start + width) };
-            for (j, out) in out.iter_mut().enumerate() {
-                let bias = epilogue.bias.map_or(0.0, |bias| bias[first + j]);
-                let old = if epilogue.accumulate { *out } else { 0.0 };
-                *out = old + epilogue.scale * acc[j] + bias;
+            self.finish(s, first, columns, &sums);
+        }
+        SUMS.set(sums);
+    }
+}
+
+impl Part<'_> {
+    /// Sums of column tiles `first..first + columns` for all rows of the part: `[rows, columns · 16]`.
+    #[inline(always)]
+    fn stripe<S: Simd, const BF16: bool>(&self, s: S, first: usize, columns: usize, sums: &mut [f32]) {
+        let Product { panels, words, w, .. } = self.product;
+        let depth = panels.words / panels.ratio;
+        let weights: *const u32 = match w.storage() {
+            Storage::F32(data) => data.as_ptr().cast(),
+            Storage::Bf16(data) => data.as_ptr(),
+        };
+        let tile_len = depth * LANES;
+        let chunk = if self.panels.len() == 1 { depth } else { CHUNK };
+        let first_row = panels.first_row(self.panels.start);
+        for k in (0..depth).step_by(chunk) {
+            let len = chunk.min(depth - k);
+            let mut tiles = [weights; MAX_COLUMNS];
+            for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
+                *tile = weights.wrapping_add((first + j) * tile_len + k * LANES);
+            }
+            // The next chunk of these tiles, or the first of the next stripe.
+            let next = if k + len < depth { len * LANES } else { columns * tile_len - k * LANES };
+            for p in self.panels.clone() {
+                let (row, rows) = (panels.first_row(p), panels.num_rows(p));
+                let ahead = match p - self.panels.start {
+                    0 if self.panels.len() == 1 => AHEAD,
+                    1 => next,
+                    _ => 0,
+                };
+                let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
+                let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
+                let resume = k > 0;
+                // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights;
+                // a tile of weights holds `depth` steps of sixteen words; the sums are as long as sliced.
+                unsafe {
+                    multiply::<S, BF16>(
+                        s,
+                        (rows, columns),
+                        len,
+                        Left { words: start, row_step: 1, step: rows },
+                        Right { tiles, step: LANES, ahead },
+                        Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume },
+                    );
+                }
             }
         }
-    });
-    Ok(())
+    }
+
+    /// Writes sums to the output.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &[f32]) {
+        let Product { panels, w, epilogue, out, stride, column, .. } = self.product;
+        let start = first * LANES;
+        let width = (columns * LANES).min(w.out_features() - start);
+        let rows = panels.first_row(self.panels.start)..panels.first_row(self.panels.end);
+        for (row, sums) in rows.zip(sums.chunks_exact(columns * LANES)) {
+            let at = row * stride + column + start;
+            // SAFETY: tasks own different columns or rows.
+            let out = unsafe { out.part(at..at + width) };
+            let bias = epilogue.bias.map(|bias| &bias[start..start + width]);
+            finish_row(s, epilogue, sums, bias, out);
+        }
+    }
+}
+
+/// `out = (accumulate ? out : 0) + scale · sums + bias`.
+#[inline(always)]
+fn finish_row<S: Simd>(s: S, epilogue: &Epilogue<'_>, sums: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    let scale = s.splat(epilogue.scale);
+    for (j, sums) in sums.as_chunks::<LANES>().0.iter().enumerate().take(out.len().div_ceil(LANES)) {
+        let out = &mut out[j * LANES..];
+        let width = out.len().min(LANES);
+        let out = &mut out[..width];
+        let bias = bias.map_or([0.0; LANES], |bias| padded(&bias[j * LANES..][..width], 0.0));
+        let mut result = s.mul_add(s.load(sums), scale, s.load(&bias));
+        if epilogue.accumulate {
+            result = s.add(s.load(&padded(out, 0.0)), result);
+        }
+        if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
+            s.store(result, out);
+        } else {
+            let mut full = [0.0; LANES];
+            s.store(result, &mut full);
+            out.copy_from_slice(&full[..width]);
+        }
+    }
 }

@@ -5,10 +5,8 @@ use half::bf16;
 use crate::buffer::Buffer;
 use crate::error::{check_len, ensure};
 use crate::rows::for_each_chunk;
+use crate::simd::LANES;
 use crate::{KernelError, Pool};
-
-/// Outputs side by side in one register: a tile of weights is this many outputs wide.
-pub(crate) const LANES: usize = 16;
 
 /// How weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,14 +178,6 @@ impl PackedLinear {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
-    }
-
-    /// `value` as the product sees it.
-    pub(crate) fn round(&self, value: f32) -> f32 {
-        match self.storage {
-            Storage::F32(_) => value,
-            Storage::Bf16(_) => bf16::from_f32(value).to_f32(),
-        }
     }
 }
 

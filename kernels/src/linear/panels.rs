@@ -1,0 +1,144 @@
+//! Activations in the layout the kernels read: panels of as many rows as a tile holds. Leaves weights to `packed`.
+
+use std::ops::Range;
+
+use crate::buffer::Buffer;
+use crate::rows::for_each_chunk;
+use crate::simd::tile::columns_for;
+use crate::simd::{LANES, Op, Simd, dispatch, padded};
+use crate::{Pool, Rows};
+
+/// Activations below which packing is left to one thread.
+const PARALLEL_VALUES: usize = 1 << 15;
+
+/// How rows are cut: panels differ by one row at most, the longer ones first. Panel `p` holds `[words][rows of p]` words
+/// (an f32, or a pair of bf16) from word `first_row(p) · words` on.
+#[derive(Clone, Debug)]
+pub(super) struct Panels {
+    /// Words of a row.
+    pub(super) words: usize,
+    /// Words of a row for one word of weights.
+    pub(super) ratio: usize,
+    /// Column tiles a tile of products takes.
+    pub(super) stripe: usize,
+    count: usize,
+    rows: usize,
+    /// Panels with one row more.
+    longer: usize,
+    rounding: Rounding,
+}
+
+/// What a word of a panel is.
+#[derive(Clone, Copy, Debug)]
+enum Rounding {
+    /// An f32.
+    None,
+    /// An f32 rounded to bf16.
+    Single,
+    /// A pair of bf16.
+    Pairs,
+}
+
+/// Cuts rows into panels for an instruction set.
+pub(super) struct Plan {
+    pub(super) num_rows: usize,
+    /// Words of weights of one output.
+    pub(super) depth: usize,
+    pub(super) bf16: bool,
+}
+
+impl Op for Plan {
+    type Output = Panels;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Panels {
+        let count = self.num_rows.div_ceil(S::MAX_ROWS);
+        let ratio = if self.bf16 && !S::HAS_DOT { 2 } else { 1 };
+        Panels {
+            words: self.depth * ratio,
+            ratio,
+            stripe: columns_for::<S>(self.num_rows.div_ceil(count)),
+            count,
+            rows: self.num_rows / count,
+            longer: self.num_rows % count,
+            rounding: match (self.bf16, S::HAS_DOT) {
+                (false, _) => Rounding::None,
+                (true, false) => Rounding::Single,
+                (true, true) => Rounding::Pairs,
+            },
+        }
+    }
+}
+
+impl Panels {
+    pub(super) fn first_row(&self, panel: usize) -> usize {
+        panel * self.rows + panel.min(self.longer)
+    }
+
+    pub(super) fn num_rows(&self, panel: usize) -> usize {
+        self.rows + usize::from(panel < self.longer)
+    }
+
+    /// Runs of panels of about `bytes` each at most, of nearly equal length.
+    pub(super) fn blocks(&self, bytes: usize) -> Vec<Range<usize>> {
+        let most = (bytes / (self.num_rows(0) * self.words * 4)).max(16);
+        let count = self.count.div_ceil(most);
+        (0..count).map(|i| i * self.count / count..(i + 1) * self.count / count).collect()
+    }
+
+    /// Packs rows of `width` values into `words`.
+    pub(super) fn fill(&self, pool: &Pool, x: Rows<'_>, width: usize, words: &mut Buffer<u32>) {
+        let num_rows = self.first_row(self.count);
+        words.resize(num_rows * self.words);
+        let parallel = num_rows * width > PARALLEL_VALUES;
+        // Chunks of the longest panel's size would not end where panels do, so tasks are counted in panels of each kind.
+        let (longer, shorter) = words.split_at_mut(self.longer * (self.rows + 1) * self.words);
+        let isa = pool.isa();
+        for (part, first, rows) in [(longer, 0, self.rows + 1), (shorter, self.longer, self.rows)] {
+            for_each_chunk(pool, parallel, part, rows * self.words, |i, words| {
+                let first_row = self.first_row(first + i);
+                dispatch(isa, Pack { x, width, first_row, rows, rounding: self.rounding, words });
+            });
+        }
+    }
+}
+
+/// Packs one panel.
+struct Pack<'a> {
+    x: Rows<'a>,
+    width: usize,
+    first_row: usize,
+    rows: usize,
+    rounding: Rounding,
+    words: &'a mut [u32],
+}
+
+impl Op for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in 0..self.rows {
+            let row = self.x.row(self.first_row + i, self.width);
+            let mut words = self.words[i..].iter_mut().step_by(self.rows);
+            if let Rounding::None = self.rounding {
+                words.zip(row).for_each(|(word, x)| *word = x.to_bits());
+                continue;
+            }
+            let (chunks, tail) = row.as_chunks::<LANES>();
+            let last = padded(tail, 0.0);
+            let last = if tail.is_empty() { None } else { Some(&last) };
+            for lanes in chunks.iter().chain(last) {
+                let mut narrow = [0; LANES];
+                s.to_bf16(s.load(lanes), &mut narrow);
+                if let Rounding::Single = self.rounding {
+                    narrow.iter().zip(&mut words).for_each(|(&x, word)| *word = u32::from(x) << 16);
+                } else {
+                    for (pair, word) in narrow.as_chunks::<2>().0.iter().zip(&mut words) {
+                        *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+                    }
+                }
+            }
+        }
+    }
+}

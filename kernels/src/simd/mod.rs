@@ -1,0 +1,101 @@
+//! Sixteen numbers at a time: the few vector operations the kernels are written in, once for each instruction set.
+//! Leaves the kernels themselves to the operations, which are written once over [`Simd`].
+//!
+//! A kernel is an [`Op`]. [`dispatch`] runs it inside a function compiled for the instruction set, and everything it
+//! calls is inlined there.
+#![expect(unsafe_code, reason = "kernels address their operands by pointer")]
+
+mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use math::{exp, padded, tanh};
+
+use crate::isa::Isa;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Vectors of sixteen f32 (`V`) and sixteen 32-bit words (`W`). A value of an implementing type exists only where its
+/// instructions do, which is what makes the methods safe.
+pub(crate) trait Simd: Copy {
+    /// Sixteen f32.
+    type V: Copy;
+    /// Sixteen words; a word may be a pair of bf16, the even one in its low half.
+    type W: Copy;
+    /// There is an instruction for [`Simd::dot_bf16`]: left operands of bf16 products are then kept as pairs, and else
+    /// as f32 (rounded to bf16), which the other sets multiply faster.
+    const HAS_DOT: bool;
+    /// Most rows of a tile of products.
+    const MAX_ROWS: usize;
+    /// Most sums of a tile of products: what the registers hold beside the operands.
+    const MAX_TILES: usize;
+
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// # Safety
+    /// Sixteen f32 must be readable at `x`.
+    unsafe fn load_at(self, x: *const f32) -> Self::V;
+    /// # Safety
+    /// Sixteen f32 must be writable at `out`.
+    unsafe fn store_at(self, v: Self::V, out: *mut f32);
+    /// # Safety
+    /// Sixteen words must be readable at `x`.
+    unsafe fn load_words_at(self, x: *const u32) -> Self::W;
+    fn splat(self, x: f32) -> Self::V;
+    fn splat_word(self, x: u32) -> Self::W;
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a > b ? a : b`: the second if either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a < b ? a : b`: the second if either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest integer, ties to even.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `a · 2^n` for integral `n` in −160..=160.
+    fn scale(self, a: Self::V, n: Self::V) -> Self::V;
+    /// The sum of the lanes, by halves.
+    fn sum(self, a: Self::V) -> f32;
+    /// The largest lane.
+    fn largest(self, a: Self::V) -> f32;
+    /// The even bf16 of each pair.
+    fn even(self, a: Self::W) -> Self::V;
+    /// The odd bf16 of each pair.
+    fn odd(self, a: Self::W) -> Self::V;
+    /// `acc + a₀b₀ + a₁b₁` of bf16 pairs.
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::V, a: Self::W, b: Self::W) -> Self::V {
+        self.mul_add(self.odd(a), self.odd(b), self.mul_add(self.even(a), self.even(b), acc))
+    }
+    /// Rounds to bf16, ties to even.
+    fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]);
+    /// Asks for the line at `x`, which need not exist.
+    fn prefetch(self, x: *const u8);
+}
+
+/// A kernel: the same code for every instruction set. `run` must be `#[inline(always)]`.
+pub(crate) trait Op {
+    /// What it gives.
+    type Output;
+    /// The kernel.
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// Runs `op` with the instructions of `isa`, or portably if the machine lacks them.
+pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => x86::dispatch(isa, op),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::dispatch(op),
+        _ => op.run(portable::Portable),
+    }
+}

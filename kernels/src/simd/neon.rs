@@ -1,0 +1,153 @@
+//! The vector operations of 64-bit Arm, in groups of four registers. Leaves kernels to the operations.
+#![expect(unsafe_code, reason = "vector instructions")]
+
+use std::arch::aarch64::*;
+
+use half::bf16;
+
+use super::{LANES, Op, Simd};
+use crate::isa::Isa;
+
+/// 128-bit registers; a vector is four of them.
+#[derive(Clone, Copy)]
+struct Neon(());
+
+/// Runs `op`.
+pub(super) fn dispatch<O: Op>(op: O) -> O::Output {
+    #[target_feature(enable = "neon")]
+    fn neon<O: Op>(op: O) -> O::Output {
+        op.run(Neon(()))
+    }
+    if !Isa::Neon.is_supported() {
+        return op.run(super::portable::Portable);
+    }
+    // SAFETY: the machine has the instructions, by the check above.
+    unsafe { neon(op) }
+}
+
+type V = [float32x4_t; 4];
+type W = [uint32x4_t; 4];
+
+/// One expression for each of the four registers.
+macro_rules! four {
+    (|$i:ident| $body:expr) => {{
+        // SAFETY: a value of `Neon` exists only inside `dispatch`, where the instructions do.
+        unsafe {
+            [
+                { let $i = 0; $body },
+                { let $i = 1; $body },
+                { let $i = 2; $body },
+                { let $i = 3; $body },
+            ]
+        }
+    }};
+}
+
+impl Simd for Neon {
+    type V = V;
+    type W = W;
+    const HAS_DOT: bool = false;
+    const MAX_ROWS: usize = 4;
+    const MAX_TILES: usize = 6;
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> V {
+        four!(|i| vld1q_f32(x.as_ptr().add(4 * i)))
+    }
+    #[inline(always)]
+    fn store(self, v: V, out: &mut [f32; LANES]) {
+        four!(|i| vst1q_f32(out.as_mut_ptr().add(4 * i), v[i]));
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, x: *const f32) -> V {
+        four!(|i| vld1q_f32(x.add(4 * i)))
+    }
+    #[inline(always)]
+    unsafe fn store_at(self, v: V, out: *mut f32) {
+        four!(|i| vst1q_f32(out.add(4 * i), v[i]));
+    }
+    #[inline(always)]
+    unsafe fn load_words_at(self, x: *const u32) -> W {
+        four!(|i| vld1q_u32(x.add(4 * i)))
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> V {
+        four!(|_i| vdupq_n_f32(x))
+    }
+    #[inline(always)]
+    fn splat_word(self, x: u32) -> W {
+        four!(|_i| vdupq_n_u32(x))
+    }
+    #[inline(always)]
+    fn add(self, a: V, b: V) -> V {
+        four!(|i| vaddq_f32(a[i], b[i]))
+    }
+    #[inline(always)]
+    fn sub(self, a: V, b: V) -> V {
+        four!(|i| vsubq_f32(a[i], b[i]))
+    }
+    #[inline(always)]
+    fn mul(self, a: V, b: V) -> V {
+        four!(|i| vmulq_f32(a[i], b[i]))
+    }
+    #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        four!(|i| vdivq_f32(a[i], b[i]))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: V, b: V, c: V) -> V {
+        four!(|i| vfmaq_f32(c[i], a[i], b[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        four!(|i| vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]))
+    }
+    #[inline(always)]
+    fn min(self, a: V, b: V) -> V {
+        four!(|i| vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]))
+    }
+    #[inline(always)]
+    fn round(self, a: V) -> V {
+        four!(|i| vrndnq_f32(a[i]))
+    }
+    #[inline(always)]
+    fn scale(self, a: V, n: V) -> V {
+        four!(|i| {
+            // In two steps, so that each factor is a normal number.
+            let n = vcvtnq_s32_f32(n[i]);
+            let half = vshrq_n_s32::<1>(n);
+            let bias = vdupq_n_s32(127);
+            let first = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(half, bias)));
+            let rest = vshlq_n_s32::<23>(vaddq_s32(vsubq_s32(n, half), bias));
+            vmulq_f32(vmulq_f32(a[i], first), vreinterpretq_f32_s32(rest))
+        })
+    }
+    #[inline(always)]
+    fn sum(self, a: V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(a, &mut lanes);
+        super::portable::Portable.sum(lanes)
+    }
+    #[inline(always)]
+    fn largest(self, a: V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(a, &mut lanes);
+        super::portable::Portable.largest(lanes)
+    }
+    #[inline(always)]
+    fn even(self, a: W) -> V {
+        four!(|i| vreinterpretq_f32_u32(vshlq_n_u32::<16>(a[i])))
+    }
+    #[inline(always)]
+    fn odd(self, a: W) -> V {
+        four!(|i| vreinterpretq_f32_u32(vandq_u32(a[i], vdupq_n_u32(0xffff_0000))))
+    }
+    #[inline(always)]
+    fn to_bf16(self, v: V, out: &mut [u16; LANES]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        *out = lanes.map(|x| bf16::from_f32(x).to_bits());
+    }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+}

@@ -1,0 +1,133 @@
+//! The one inner loop of all matrix products: a tile of rows times packed columns, summed in the order of the inputs.
+//! Leaves packing, blocking and what happens to the sums to `linear` and `attention`.
+#![expect(unsafe_code, reason = "operands are addressed by pointer in the innermost loop")]
+
+use super::{LANES, Simd};
+
+/// Most column tiles side by side.
+pub(crate) const MAX_COLUMNS: usize = 4;
+
+/// Left operand: words `a[row · row_step + k · step]`, each one f32, or one pair of bf16 where both operands are pairs
+/// ([`Simd::HAS_DOT`]).
+#[derive(Clone, Copy)]
+pub(crate) struct Left {
+    pub(crate) words: *const u32,
+    pub(crate) row_step: usize,
+    pub(crate) step: usize,
+}
+
+/// Right operand: up to four tiles of sixteen columns, words `b[tile][k · step + column]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Right {
+    pub(crate) tiles: [*const u32; MAX_COLUMNS],
+    pub(crate) step: usize,
+    /// Words from the one read to the one asked for in advance; zero for none.
+    pub(crate) ahead: usize,
+}
+
+/// Sums: `c[row · row_step + tile · 16 + column]`, started from zero or from what is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    pub(crate) start: *mut f32,
+    pub(crate) row_step: usize,
+    pub(crate) resume: bool,
+}
+
+/// Column tiles that fit the registers beside `rows` rows.
+#[inline(always)]
+pub(crate) const fn columns_for<S: Simd>(rows: usize) -> usize {
+    let columns = S::MAX_TILES / rows;
+    if columns > MAX_COLUMNS { MAX_COLUMNS } else { columns }
+}
+
+/// `sums (+)= a · b` over `depth` words of the right operand, for `rows` rows and `columns` column tiles, which must fit the registers.
+///
+/// # Safety
+/// All words and sums of that extent must be readable, the sums writable, and no one else may write them.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Simd, const BF16: bool>(
+    s: S,
+    (rows, columns): (usize, usize),
+    depth: usize,
+    a: Left,
+    b: Right,
+    c: Sums,
+) {
+    macro_rules! tiles {
+        ($($rows:literal: $($columns:literal)*;)*) => {
+            match (rows, columns) {
+                $($(($rows, $columns) => {
+                    if $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) {
+                        // SAFETY: the caller's promise.
+                        unsafe { tile::<S, BF16, $rows, $columns>(s, depth, a, b, c) }
+                    }
+                })*)*
+                _ => {}
+            }
+        };
+    }
+    debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
+    tiles! { 1: 1 2 3 4; 2: 1 2 3 4; 3: 1 2 3 4; 4: 1 2 3 4; 5: 1 2 3 4; 6: 1 2 3 4; 7: 1 2 3; 8: 1 2 3; }
+}
+
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usize>(
+    s: S,
+    depth: usize,
+    a: Left,
+    b: Right,
+    c: Sums,
+) {
+    let mut sums = [[s.splat(0.0); COLUMNS]; ROWS];
+    // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
+    unsafe {
+        if c.resume {
+            for i in 0..ROWS {
+                for j in 0..COLUMNS {
+                    sums[i][j] = s.load_at(c.start.add(i * c.row_step + j * LANES));
+                }
+            }
+        }
+        for k in 0..depth {
+            if b.ahead > 0 {
+                for j in 0..COLUMNS {
+                    s.prefetch(b.tiles[j].wrapping_add(k * b.step + b.ahead).cast());
+                }
+            }
+            if BF16 && !S::HAS_DOT {
+                for half in 0..2 {
+                    let mut right = [s.splat(0.0); COLUMNS];
+                    for j in 0..COLUMNS {
+                        let words = s.load_words_at(b.tiles[j].add(k * b.step));
+                        right[j] = if half == 0 { s.even(words) } else { s.odd(words) };
+                    }
+                    for i in 0..ROWS {
+                        let a = s.splat(*a.words.add(i * a.row_step + (2 * k + half) * a.step).cast::<f32>());
+                        for j in 0..COLUMNS {
+                            sums[i][j] = s.mul_add(a, right[j], sums[i][j]);
+                        }
+                    }
+                }
+                continue;
+            }
+            for i in 0..ROWS {
+                let a = a.words.add(i * a.row_step + k * a.step);
+                for j in 0..COLUMNS {
+                    let b = b.tiles[j].add(k * b.step);
+                    sums[i][j] = if BF16 {
+                        s.dot_bf16(sums[i][j], s.splat_word(*a), s.load_words_at(b))
+                    } else {
+                        s.mul_add(s.splat(*a.cast::<f32>()), s.load_at(b.cast()), sums[i][j])
+                    };
+                }
+            }
+        }
+        for i in 0..ROWS {
+            for j in 0..COLUMNS {
+                s.store_at(sums[i][j], c.start.add(i * c.row_step + j * LANES));
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The vector operations of x86: AVX2 with FMA in pairs of registers, AVX-512 in one, with bf16 dot products where the
+//! machine has them. Leaves kernels to the operations.
+#![expect(unsafe_code, reason = "vector instructions")]
+
+use std::arch::x86_64::*;
+
+use super::{LANES, Op, Simd};
+use crate::isa::Isa;
+
+/// 256-bit registers with FMA; a vector is two of them.
+#[derive(Clone, Copy)]
+struct Avx2(());
+
+/// 512-bit registers.
+#[derive(Clone, Copy)]
+struct Avx512(());
+
+/// 512-bit registers and bf16 dot products.
+#[derive(Clone, Copy)]
+struct Avx512Bf16(());
+
+/// Runs `op` with `isa`; `isa` must be one of x86.
+pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2<O: Op>(op: O) -> O::Output {
+        op.run(Avx2(()))
+    }
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
+    fn avx512<O: Op>(op: O) -> O::Output {
+        op.run(Avx512(()))
+    }
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    fn avx512_bf16<O: Op>(op: O) -> O::Output {
+        op.run(Avx512Bf16(()))
+    }
+    if !isa.is_supported() {
+        return op.run(super::portable::Portable);
+    }
+    // SAFETY: the machine has the instructions, by the check above.
+    unsafe {
+        match isa {
+            Isa::Avx512Bf16 => avx512_bf16(op),
+            Isa::Avx512 => avx512(op),
+            _ => avx2(op),
+        }
+    }
+}
+
+/// Methods made of intrinsics: each body is an unsafe block.
+macro_rules! intrinsics {
+    ($(fn $name:ident(self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? $body:block)*) => {$(
+        #[inline(always)]
+        fn $name(self $(, $arg: $ty)*) $(-> $ret)? {
+            // SAFETY: a value of this type exists only inside `dispatch`, where the instructions do; memory is that of
+            // array references.
+            unsafe { $body }
+        }
+    )*};
+}
+
+/// What both 512-bit sets share.
+macro_rules! avx512_methods {
+    () => {
+        type V = __m512;
+        type W = __m512i;
+        const MAX_ROWS: usize = 8;
+        const MAX_TILES: usize = 24;
+
+        #[inline(always)]
+        unsafe fn load_at(self, x: *const f32) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_loadu_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn store_at(self, v: __m512, out: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(out, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_words_at(self, x: *const u32) -> __m512i {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_loadu_si512(x.cast()) }
+        }
+        intrinsics! {
+            fn load(self, x: &[f32; LANES]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
+            fn store(self, v: __m512, out: &mut [f32; LANES]) { _mm512_storeu_ps(out.as_mut_ptr(), v) }
+            fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
+            fn splat_word(self, x: u32) -> __m512i { _mm512_set1_epi32(x as i32) }
+            fn add(self, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+            fn sub(self, a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+            fn mul(self, a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+            fn div(self, a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+            fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+            fn max(self, a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+            fn min(self, a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+            fn round(self, a: __m512) -> __m512 {
+                _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+            }
+            fn scale(self, a: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(a, n) }
+            fn sum(self, a: __m512) -> f32 {
+                sum256(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)))
+            }
+            fn largest(self, a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
+            fn even(self, a: __m512i) -> __m512 { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)) }
+            fn odd(self, a: __m512i) -> __m512 {
+                _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+            }
+            fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+        }
+    };
+}
+
+impl Simd for Avx512Bf16 {
+    const HAS_DOT: bool = true;
+    avx512_methods!();
+    intrinsics! {
+        fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+            _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
+        }
+        fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
+            let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        }
+    }
+}
+
+impl Simd for Avx512 {
+    const HAS_DOT: bool = false;
+    avx512_methods!();
+    intrinsics! {
+        fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let rounded = _mm512_mask_mov_epi32(rounded, nan, quiet);
+            let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        }
+    }
+}
+
+impl Simd for Avx2 {
+    type V = [__m256; 2];
+    type W = [__m256i; 2];
+    const HAS_DOT: bool = false;
+    const MAX_ROWS: usize = 4;
+    const MAX_TILES: usize = 6;
+
+    #[inline(always)]
+    unsafe fn load_at(self, x: *const f32) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store_at(self, v: Self::V, out: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm256_storeu_ps(out, v[0]);
+            _mm256_storeu_ps(out.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_words_at(self, x: *const u32) -> Self::W {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(8).cast())] }
+    }
+    intrinsics! {
+        fn load(self, x: &[f32; LANES]) -> Self::V {
+            [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))]
+        }
+        fn store(self, v: Self::V, out: &mut [f32; LANES]) {
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        }
+        fn splat(self, x: f32) -> Self::V { [_mm256_set1_ps(x); 2] }
+        fn splat_word(self, x: u32) -> Self::W { [_mm256_set1_epi32(x as i32); 2] }
+        fn add(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+        fn sub(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+        fn mul(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        fn div(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+        fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+        }
+        fn max(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+        fn min(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+        fn round(self, a: Self::V) -> Self::V {
+            const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+            [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])]
+        }
+        fn scale(self, a: Self::V, n: Self::V) -> Self::V { [scale256(a[0], n[0]), scale256(a[1], n[1])] }
+        fn sum(self, a: Self::V) -> f32 { sum256(_mm256_add_ps(a[0], a[1])) }
+        fn largest(self, a: Self::V) -> f32 {
+            let a = _mm256_max_ps(a[0], a[1]);
+            let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps::<1>(a, a)))
+        }
+        fn even(self, a: Self::W) -> Self::V {
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a[0])), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a[1]))]
+        }
+        fn odd(self, a: Self::W) -> Self::V {
+            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            [_mm256_castsi256_ps(_mm256_and_si256(a[0], mask)), _mm256_castsi256_ps(_mm256_and_si256(a[1], mask))]
+        }
+        fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]) {
+            // The pack works inside 128-bit halves; the permutation puts the quarters in order.
+            let packed = _mm256_packus_epi32(round256(v[0]), round256(v[1]));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+        }
+        fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+    }
+}
+
+/// Sum of eight lanes by halves.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn sum256(a: __m256) -> f32 {
+    let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+    let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps::<1>(a, a)))
+}
+
+/// `a · 2^n` in two steps, so that each factor is a normal number.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn scale256(a: __m256, n: __m256) -> __m256 {
+    let n = _mm256_cvtps_epi32(n);
+    let half = _mm256_srai_epi32::<1>(n);
+    let bias = _mm256_set1_epi32(127);
+    let first = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
+    let rest = _mm256_add_epi32(_mm256_sub_epi32(n, half), bias);
+    _mm256_mul_ps(_mm256_mul_ps(a, first), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(rest)))
+}
+
+/// bf16 bits of each lane, ties to even, in 32-bit words.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn round256(v: __m256) -> __m256i {
+    let bits = _mm256_castps_si256(v);
+    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+    let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+    let rounded = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), nan);
+    _mm256_srli_epi32::<16>(_mm256_castps_si256(rounded))
+}
