@@ -28,12 +28,12 @@ pub struct KvCache {
     block_size: usize,
     num_kv_heads: usize,
     head_dim: usize,
-    pub(crate) storage: KvStorage,
+    storage: KvStorage,
 }
 
 /// The numbers of a cache.
 #[derive(Clone, Debug)]
-pub(crate) enum KvStorage {
+enum KvStorage {
     F32 { keys: Buffer<f32>, values: Buffer<f32> },
     Bf16 { keys: Buffer<u32>, values: Buffer<u32> },
 }
@@ -133,43 +133,32 @@ impl KvCache {
         self.head_dim.next_multiple_of(GROUP)
     }
 
-    /// `x` as the cache keeps it.
-    pub(crate) fn round(&self, x: f32) -> f32 {
-        match self.storage {
-            KvStorage::F32 { .. } => x,
-            KvStorage::Bf16 { .. } => bf16::from_f32(x).to_f32(),
-        }
-    }
-
     /// First token of a block and head, counted over the whole cache.
-    fn first_token(&self, block: usize, kv_head: usize) -> usize {
+    pub(crate) fn first_token(&self, block: usize, kv_head: usize) -> usize {
         (block * self.num_kv_heads + kv_head) * self.block_size
     }
 
-    /// Reads one key.
-    pub(crate) fn read_key(&self, block: u32, kv_head: usize, offset: usize, out: &mut [f32]) {
-        let (group, lane) = (offset / GROUP, offset % GROUP);
-        let start = (self.first_token(block as usize, kv_head) + group * GROUP) * self.head_dim;
+    /// The words of keys, the words of a key, and whether a word is a pair of bf16.
+    pub(crate) fn key_words(&self) -> (*const u32, usize, bool) {
         match &self.storage {
-            KvStorage::F32 { keys, .. } => {
-                out.iter_mut().enumerate().for_each(|(d, out)| *out = keys[start + d * GROUP + lane]);
-            }
-            KvStorage::Bf16 { keys, .. } => out.iter_mut().enumerate().for_each(|(d, out)| {
-                *out = half_of(keys[start / 2 + d / 2 * GROUP + lane], d);
-            }),
+            KvStorage::F32 { keys, .. } => (keys.as_ptr().cast(), self.head_dim, false),
+            KvStorage::Bf16 { keys, .. } => (keys.as_ptr(), self.head_dim / 2, true),
         }
     }
 
-    /// Reads one value.
-    pub(crate) fn read_value(&self, block: u32, kv_head: usize, offset: usize, out: &mut [f32]) {
-        let token = self.first_token(block as usize, kv_head) + offset;
-        let width = self.padded_head_dim();
+    /// The words of values and the tokens in a word.
+    pub(crate) fn value_words(&self) -> (*const u32, usize) {
         match &self.storage {
-            KvStorage::F32 { values, .. } => out.copy_from_slice(&values[token * width..][..out.len()]),
-            KvStorage::Bf16 { values, .. } => {
-                let words = &values[token / 2 * width..];
-                out.iter_mut().zip(words).for_each(|(out, &word)| *out = half_of(word, token));
-            }
+            KvStorage::F32 { values, .. } => (values.as_ptr().cast(), 1),
+            KvStorage::Bf16 { values, .. } => (values.as_ptr(), 2),
+        }
+    }
+
+    /// One pair of values with the odd one cleared: `[padded head_dim]` words.
+    pub(crate) fn even_values(&self, first_token: usize, out: &mut [u32]) {
+        if let KvStorage::Bf16 { values, .. } = &self.storage {
+            let words = &values[first_token / 2 * self.padded_head_dim()..];
+            out.iter_mut().zip(words).for_each(|(out, word)| *out = word & 0xffff);
         }
     }
 
@@ -202,10 +191,6 @@ impl KvCache {
 
 fn bits(x: f32) -> u32 {
     bf16::from_f32(x).to_bits().into()
-}
-
-fn half_of(word: u32, index: usize) -> f32 {
-    f32::from_bits(if index.is_multiple_of(2) { word << 16 } else { word & 0xffff_0000 })
 }
 
 fn copy_part<T: Copy>(data: &mut [T], num_blocks: usize, from: usize, to: usize) {

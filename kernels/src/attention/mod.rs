@@ -1,13 +1,35 @@
 //! Attention over a paged cache. Leaves projections and rotations to their own operations.
-#![expect(unsafe_code, reason = "tasks write different heads of the same rows")]
+//!
+//! Block-centric: sequences that share blocks are walked together, so that a step reads each physical block once per
+//! key-value head, however many candidates of a prompt refer to it. Softmax is online (Milakov and Gimelshein 2018,
+//! arXiv:1805.02867; Dao 2023, arXiv:2307.08691): a query keeps `(maximum, total, sums)` and meets its blocks in the
+//! order of its block table, in chunks and partitions that depend on positions alone. What a query gets is therefore
+//! the same bit for bit whoever else is in the batch.
 
 mod cache;
+mod plan;
+mod softmax;
+mod walk;
 
 pub use cache::{KvCache, KvDtype, reshape_and_cache};
 
+use std::cell::RefCell;
+
+use crate::buffer::Buffer;
 use crate::error::{check_len, ensure};
 use crate::rows::Shared;
+use crate::simd::dispatch;
 use crate::{KernelError, Pool, Rows};
+use plan::Plan;
+use walk::{Call, Finish, Walk};
+
+/// Multiplications below which a second thread costs more than it brings.
+const PARALLEL_WORK: usize = 1 << 19;
+
+thread_local! {
+    /// Partial results of the call in hand; kept for the next.
+    static PARTIALS: RefCell<Buffer<f32>> = RefCell::default();
+}
 
 /// The sequences of one call, flat and without padding.
 #[derive(Clone, Copy, Debug)]
@@ -60,42 +82,25 @@ pub fn paged_attention(
     })?;
     q.check("q", num_tokens, width)?;
     check_len("out", out.len(), num_tokens * width)?;
-    let group = params.num_heads / cache.num_kv_heads();
-    let out = Shared::new(out);
-    pool.run(batch.seq_lens.len() * params.num_heads, |task| {
-        let (seq, head) = (task / params.num_heads, task % params.num_heads);
-        let kv_head = head / group;
-        let (first, last) = (batch.cu_seqlens_q[seq] as usize, batch.cu_seqlens_q[seq + 1] as usize);
-        let table = &batch.block_tables[batch.cu_blocks[seq] as usize..];
-        let seq_len = batch.seq_lens[seq] as usize;
-        let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);
-        for token in first..last {
-            let query: Vec<f32> =
-                q.row(token, width)[head * head_dim..][..head_dim].iter().map(|&x| cache.round(x)).collect();
-            let end = seq_len - (last - token) + 1;
-            let start = params.sliding_window.map_or(0, |window| end.saturating_sub(window));
-            let scores: Vec<f32> = (start..end)
-                .map(|t| {
-                    cache.read_key(table[t / cache.block_size()], kv_head, t % cache.block_size(), &mut key);
-                    let score = query.iter().zip(&key).map(|(q, k)| q * k).sum::<f32>() * params.scale;
-                    params.soft_cap.map_or(score, |cap| cap * (score / cap).tanh())
-                })
-                .collect();
-            let max = crate::max(&scores);
-            let at = token * width + head * head_dim;
-            // SAFETY: each task owns one head of its sequence's rows.
-            let out = unsafe { out.part(at..at + head_dim) };
-            out.fill(0.0);
-            let mut total = 0.0;
-            for (score, t) in scores.iter().zip(start..end) {
-                let p = (score - max).exp();
-                total += p;
-                cache.read_value(table[t / cache.block_size()], kv_head, t % cache.block_size(), &mut value);
-                out.iter_mut().zip(&value).for_each(|(out, v)| *out += p * v);
-            }
-            out.iter_mut().for_each(|out| *out /= total);
-        }
+    ensure(params.scale > 0.0 && params.scale.is_finite(), || {
+        format!("scale must be positive and finite, not {}", params.scale)
+    })?;
+    ensure(params.soft_cap.is_none_or(|cap| cap > 0.0 && cap.is_finite()), || {
+        "soft_cap must be positive and finite".to_owned()
+    })?;
+    ensure(params.sliding_window != Some(0), || "sliding_window must be one token or more".to_owned())?;
+    let plan = Plan::new(batch, cache, params, pool.num_threads());
+    let mut partials = PARTIALS.take();
+    partials.resize(plan.partials);
+    let call =
+        Call { q, cache, params, plan: &plan, out: Shared::new(out), partials: Shared::new(&mut partials) };
+    pool.run_if(plan.work > PARALLEL_WORK, plan.tasks.len(), |task| {
+        dispatch(pool.isa(), Walk { call: &call, task: &plan.tasks[task] });
     });
+    if plan.partials > 0 {
+        dispatch(pool.isa(), Finish { call: &call });
+    }
+    PARTIALS.set(partials);
     Ok(())
 }
 
@@ -127,3 +132,6 @@ fn check_batch(batch: &PagedBatch<'_>, cache: &KvCache) -> Result<usize, KernelE
     }
     Ok(batch.cu_seqlens_q[num_seqs] as usize)
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,15 +96,8 @@ pub fn linear(
     let parallel = work > PARALLEL_WORK || num_tiles * depth * LANES * 4 > PARALLEL_BYTES;
     let per_task = tiles_per_task(pool, num_tiles, panels.stripe, blocks.len());
     let (stride, column) = (out.stride, out.column);
-    let product = Product {
-        panels: &panels,
-        words: &words,
-        w,
-        epilogue,
-        out: Shared::new(out.data),
-        stride,
-        column,
-    };
+    let product =
+        Product { panels: &panels, words: &words, w, epilogue, out: Shared::new(out.data), stride, column };
     // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
     pool.run_if(parallel, num_tiles.div_ceil(per_task) * blocks.len(), |task| {
         let (range, block) = (task / blocks.len(), task % blocks.len());
@@ -202,7 +195,7 @@ impl Part<'_> {
                         (rows, columns),
                         len,
                         Left { words: start, row_step: 1, step: rows },
-                        Right { tiles, step: LANES, ahead },
+                        Right { blocks: &[0], tiles, step: LANES, ahead },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume },
                     );
                 }
@@ -249,3 +242,6 @@ fn finish_row<S: Simd>(s: S, epilogue: &Epilogue<'_>, sums: &[f32], bias: Option
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ pub(crate) trait Simd: Copy {
     type V: Copy;
     /// Sixteen words; a word may be a pair of bf16, the even one in its low half.
     type W: Copy;
+    /// The instruction set.
+    const ISA: Isa;
     /// There is an instruction for [`Simd::dot_bf16`]: left operands of bf16 products are then kept as pairs, and else
     /// as f32 (rounded to bf16), which the other sets multiply faster.
     const HAS_DOT: bool;

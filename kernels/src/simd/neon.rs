@@ -34,10 +34,22 @@ macro_rules! four {
         // SAFETY: a value of `Neon` exists only inside `dispatch`, where the instructions do.
         unsafe {
             [
-                { let $i = 0; $body },
-                { let $i = 1; $body },
-                { let $i = 2; $body },
-                { let $i = 3; $body },
+                {
+                    let $i = 0;
+                    $body
+                },
+                {
+                    let $i = 1;
+                    $body
+                },
+                {
+                    let $i = 2;
+                    $body
+                },
+                {
+                    let $i = 3;
+                    $body
+                },
             ]
         }
     }};
@@ -46,6 +58,7 @@ macro_rules! four {
 impl Simd for Neon {
     type V = V;
     type W = W;
+    const ISA: Isa = Isa::Neon;
     const HAS_DOT: bool = false;
     const MAX_ROWS: usize = 4;
     const MAX_TILES: usize = 6;

@@ -5,6 +5,7 @@
 use half::bf16;
 
 use super::{LANES, Simd};
+use crate::isa::Isa;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -20,6 +21,7 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 impl Simd for Portable {
     type V = V;
     type W = [u32; LANES];
+    const ISA: Isa = Isa::Portable;
     const HAS_DOT: bool = false;
     const MAX_ROWS: usize = 2;
     const MAX_TILES: usize = 2;

@@ -2,7 +2,7 @@
 //! Leaves packing, blocking and what happens to the sums to `linear` and `attention`.
 #![expect(unsafe_code, reason = "operands are addressed by pointer in the innermost loop")]
 
-use super::{LANES, Simd};
+use super::{LANES, Op, Simd};
 
 /// Most column tiles side by side.
 pub(crate) const MAX_COLUMNS: usize = 4;
@@ -16,9 +16,11 @@ pub(crate) struct Left {
     pub(crate) step: usize,
 }
 
-/// Right operand: up to four tiles of sixteen columns, words `b[tile][k · step + column]`.
+/// Right operand: up to four tiles of sixteen columns, words `b[tile][block + k · step + column]`, where `block` runs
+/// over `blocks` and, for each, `k` over the depth.
 #[derive(Clone, Copy)]
-pub(crate) struct Right {
+pub(crate) struct Right<'a> {
+    pub(crate) blocks: &'a [usize],
     pub(crate) tiles: [*const u32; MAX_COLUMNS],
     pub(crate) step: usize,
     /// Words from the one read to the one asked for in advance; zero for none.
@@ -40,7 +42,7 @@ pub(crate) const fn columns_for<S: Simd>(rows: usize) -> usize {
     if columns > MAX_COLUMNS { MAX_COLUMNS } else { columns }
 }
 
-/// `sums (+)= a · b` over `depth` words of the right operand, for `rows` rows and `columns` column tiles, which must fit the registers.
+/// `sums (+)= a · b` over `depth` words of each block of the right operand, for `rows` rows and `columns` column tiles, which must fit the registers.
 ///
 /// # Safety
 /// All words and sums of that extent must be readable, the sums writable, and no one else may write them.
@@ -50,7 +52,7 @@ pub(crate) unsafe fn multiply<S: Simd, const BF16: bool>(
     (rows, columns): (usize, usize),
     depth: usize,
     a: Left,
-    b: Right,
+    b: Right<'_>,
     c: Sums,
 ) {
     macro_rules! tiles {
@@ -77,7 +79,7 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
     s: S,
     depth: usize,
     a: Left,
-    b: Right,
+    b: Right<'_>,
     c: Sums,
 ) {
     let mut sums = [[s.splat(0.0); COLUMNS]; ROWS];
@@ -90,43 +92,94 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
                 }
             }
         }
-        for k in 0..depth {
-            if b.ahead > 0 {
-                for j in 0..COLUMNS {
-                    s.prefetch(b.tiles[j].wrapping_add(k * b.step + b.ahead).cast());
-                }
+        let mut left = a.words;
+        for &block in b.blocks {
+            let mut tiles = b.tiles;
+            for j in 0..COLUMNS {
+                tiles[j] = tiles[j].add(block);
             }
-            if BF16 && !S::HAS_DOT {
-                for half in 0..2 {
-                    let mut right = [s.splat(0.0); COLUMNS];
+            for k in 0..depth {
+                if b.ahead > 0 {
                     for j in 0..COLUMNS {
-                        let words = s.load_words_at(b.tiles[j].add(k * b.step));
-                        right[j] = if half == 0 { s.even(words) } else { s.odd(words) };
+                        s.prefetch(tiles[j].wrapping_add(k * b.step + b.ahead).cast());
                     }
-                    for i in 0..ROWS {
-                        let a = s.splat(*a.words.add(i * a.row_step + (2 * k + half) * a.step).cast::<f32>());
+                }
+                if BF16 && !S::HAS_DOT {
+                    for half in 0..2 {
+                        let mut right = [s.splat(0.0); COLUMNS];
                         for j in 0..COLUMNS {
-                            sums[i][j] = s.mul_add(a, right[j], sums[i][j]);
+                            let words = s.load_words_at(tiles[j].add(k * b.step));
+                            right[j] = if half == 0 { s.even(words) } else { s.odd(words) };
+                        }
+                        for i in 0..ROWS {
+                            let a =
+                                s.splat(*left.add(i * a.row_step + (2 * k + half) * a.step).cast::<f32>());
+                            for j in 0..COLUMNS {
+                                sums[i][j] = s.mul_add(a, right[j], sums[i][j]);
+                            }
                         }
                     }
+                    continue;
                 }
-                continue;
-            }
-            for i in 0..ROWS {
-                let a = a.words.add(i * a.row_step + k * a.step);
-                for j in 0..COLUMNS {
-                    let b = b.tiles[j].add(k * b.step);
-                    sums[i][j] = if BF16 {
-                        s.dot_bf16(sums[i][j], s.splat_word(*a), s.load_words_at(b))
-                    } else {
-                        s.mul_add(s.splat(*a.cast::<f32>()), s.load_at(b.cast()), sums[i][j])
-                    };
+                for i in 0..ROWS {
+                    let a = left.add(i * a.row_step + k * a.step);
+                    for j in 0..COLUMNS {
+                        let b = tiles[j].add(k * b.step);
+                        sums[i][j] = if BF16 {
+                            s.dot_bf16(sums[i][j], s.splat_word(*a), s.load_words_at(b))
+                        } else {
+                            s.mul_add(s.splat(*a.cast::<f32>()), s.load_at(b.cast()), sums[i][j])
+                        };
+                    }
                 }
             }
+            left = left.add(depth * a.step * if BF16 && !S::HAS_DOT { 2 } else { 1 });
         }
         for i in 0..ROWS {
             for j in 0..COLUMNS {
                 s.store_at(sums[i][j], c.start.add(i * c.row_step + j * LANES));
+            }
+        }
+    }
+}
+
+/// One product as an operation of its own, for callers whose code is not worth another copy of every tile.
+pub(crate) struct Multiply<'a> {
+    shape: (usize, usize),
+    depth: usize,
+    a: Left,
+    b: Right<'a>,
+    c: Sums,
+    bf16: bool,
+}
+
+impl<'a> Multiply<'a> {
+    /// # Safety
+    /// As [`multiply`]; what is pointed to must stay until the operation has run.
+    pub(crate) unsafe fn new(
+        shape: (usize, usize),
+        depth: usize,
+        a: Left,
+        b: Right<'a>,
+        c: Sums,
+        bf16: bool,
+    ) -> Self {
+        Self { shape, depth, a, b, c, bf16 }
+    }
+}
+
+impl Op for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { shape, depth, a, b, c, bf16 } = self;
+        // SAFETY: promised to `new`.
+        unsafe {
+            if bf16 {
+                multiply::<S, true>(s, shape, depth, a, b, c);
+            } else {
+                multiply::<S, false>(s, shape, depth, a, b, c);
             }
         }
     }

@@ -111,6 +111,7 @@ macro_rules! avx512_methods {
 }
 
 impl Simd for Avx512Bf16 {
+    const ISA: Isa = Isa::Avx512Bf16;
     const HAS_DOT: bool = true;
     avx512_methods!();
     intrinsics! {
@@ -125,6 +126,7 @@ impl Simd for Avx512Bf16 {
 }
 
 impl Simd for Avx512 {
+    const ISA: Isa = Isa::Avx512;
     const HAS_DOT: bool = false;
     avx512_methods!();
     intrinsics! {
@@ -144,6 +146,7 @@ impl Simd for Avx512 {
 impl Simd for Avx2 {
     type V = [__m256; 2];
     type W = [__m256i; 2];
+    const ISA: Isa = Isa::Avx2;
     const HAS_DOT: bool = false;
     const MAX_ROWS: usize = 4;
     const MAX_TILES: usize = 6;

@@ -1,0 +1,445 @@
+//! One task of attention: walks the blocks of a unit's members, each block once for all of them. Leaves who is in a unit
+//! to `plan` and the row's softmax to `softmax`.
+#![expect(unsafe_code, reason = "blocks are addressed by pointer")]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::plan::{MAX_CHUNK_BLOCKS, Member, Plan, Task, partial_width};
+use super::softmax::{RowState, SoftmaxRow, merge};
+use super::{AttentionParams, KvCache};
+use crate::Rows;
+use crate::buffer::Buffer;
+use crate::rows::Shared;
+use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums, columns_for};
+use crate::simd::{LANES, Op, Simd, dispatch, padded};
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Blocks of keys read on this thread.
+    pub(super) static BLOCKS_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// What a task works in; kept for the next.
+#[derive(Default)]
+struct Scratch {
+    /// Queries as left operand, `[rows][words]`.
+    queries: Buffer<u32>,
+    /// Scores, then probabilities, of a chunk: `[rows][chunk]`.
+    scores: Buffer<f32>,
+    /// Probabilities as pairs of bf16, `[rows][chunk / 2]`.
+    pairs: Buffer<u32>,
+    /// Sums of a partition, `[rows][padded head_dim]`, and their maxima and totals.
+    sums: Buffer<f32>,
+    states: Vec<RowState>,
+    /// The same of all partitions so far.
+    merged: Buffer<f32>,
+    merged_states: Vec<RowState>,
+    /// One pair of values with the odd one cleared.
+    last_pair: Buffer<u32>,
+}
+
+/// One call's operands.
+pub(super) struct Call<'a> {
+    pub(super) q: Rows<'a>,
+    pub(super) cache: &'a KvCache,
+    pub(super) params: &'a AttentionParams,
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) out: Shared<'a, f32>,
+    pub(super) partials: Shared<'a, f32>,
+}
+
+/// Neighbouring members with the same blocks: their rows, and the keys the furthest sees.
+#[derive(Clone, Debug, PartialEq)]
+struct Run<'a> {
+    rows: Range<usize>,
+    table: &'a [u32],
+    end: usize,
+}
+
+/// A task of a call.
+pub(super) struct Walk<'a> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) task: &'a Task,
+}
+
+impl Op for Walk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Call { cache, plan, partials, .. } = self.call;
+        let rows = plan.units[self.task.unit].rows;
+        let width = cache.padded_head_dim();
+        let mut scratch = SCRATCH.take();
+        self.load_queries(s, &mut scratch.queries);
+        scratch.scores.resize(rows * plan.chunk_blocks * cache.block_size());
+        scratch.pairs.resize(rows * plan.chunk_blocks * cache.block_size() / 2);
+        scratch.last_pair.resize(width);
+        for partition in self.task.partitions.clone() {
+            scratch.sums.resize(rows * width);
+            scratch.sums.fill(0.0);
+            scratch.states.clear();
+            scratch.states.resize(rows, RowState::default());
+            let start = partition * plan.partition_tokens;
+            let chunk = plan.chunk_blocks * cache.block_size();
+            for first in (start..start + plan.partition_tokens).step_by(chunk) {
+                self.chunk(s, first, &mut scratch);
+            }
+            if partition == self.task.partitions.start {
+                std::mem::swap(&mut scratch.sums, &mut scratch.merged);
+                std::mem::swap(&mut scratch.states, &mut scratch.merged_states);
+            } else {
+                for row in 0..rows {
+                    let range = row * width..(row + 1) * width;
+                    merge(
+                        s,
+                        (&mut scratch.merged_states[row], &mut scratch.merged[range.clone()]),
+                        (scratch.states[row], &scratch.sums[range]),
+                    );
+                }
+            }
+        }
+        if let Some(start) = self.task.partial {
+            let step = partial_width(cache);
+            for row in 0..rows {
+                let at = start + row * step;
+                // SAFETY: each task has its own partial results.
+                let partial = unsafe { partials.part(at..at + step) };
+                let (sums, state) = partial.split_at_mut(width);
+                sums.copy_from_slice(&scratch.merged[row * width..][..width]);
+                state.copy_from_slice(&[scratch.merged_states[row].max, scratch.merged_states[row].total]);
+            }
+        } else {
+            self.call.write(self.task, &scratch.merged, &scratch.merged_states);
+        }
+        SCRATCH.set(scratch);
+    }
+}
+
+impl Call<'_> {
+    fn group(&self) -> usize {
+        self.params.num_heads / self.cache.num_kv_heads()
+    }
+
+    /// Writes `sums / total` of a unit's rows to the output.
+    pub(super) fn write(&self, task: &Task, sums: &[f32], states: &[RowState]) {
+        let (group, head_dim) = (self.group(), self.cache.head_dim());
+        for member in &self.plan.members[self.plan.units[task.unit].members.clone()] {
+            for row in 0..member.tokens * group {
+                let (token, head) = (member.first + row / group, task.kv_head * group + row % group);
+                let at = (token * self.params.num_heads + head) * head_dim;
+                // SAFETY: one task (or the caller, after all of them) owns the heads of these tokens.
+                let out = unsafe { self.out.part(at..at + head_dim) };
+                let row = member.row + row;
+                let inverse = 1.0 / states[row].total;
+                let sums = &sums[row * self.cache.padded_head_dim()..];
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
+            }
+        }
+    }
+}
+
+/// Merges the partial results of all split units, partitions in order, after their tasks are done.
+pub(super) struct Finish<'a> {
+    pub(super) call: &'a Call<'a>,
+}
+
+impl Op for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Call { cache, plan, partials, .. } = self.call;
+        let (width, step) = (cache.padded_head_dim(), partial_width(cache));
+        let mut parts: Vec<(usize, &Task)> =
+            plan.tasks.iter().filter_map(|task| task.partial.map(|start| (start, task))).collect();
+        // By place: partitions of one unit at one head are side by side and in order.
+        parts.sort_by_key(|&(start, _)| start);
+        let (mut sums, mut states) = (Vec::new(), Vec::new());
+        for parts in parts.chunk_by(|(_, a), (_, b)| (a.unit, a.kv_head) == (b.unit, b.kv_head)) {
+            let rows = plan.units[parts[0].1.unit].rows;
+            sums.clear();
+            sums.resize(rows * width, 0.0);
+            states.clear();
+            states.resize(rows, RowState::default());
+            for (start, _) in parts {
+                for (row, state) in states.iter_mut().enumerate() {
+                    let at = start + row * step;
+                    // SAFETY: the tasks are done; nobody else uses the partial results.
+                    let partial = unsafe { partials.part(at..at + step) };
+                    let new = RowState { max: partial[width], total: partial[width + 1] };
+                    merge(s, (state, &mut sums[row * width..][..width]), (new, &partial[..width]));
+                }
+            }
+            self.call.write(parts[0].1, &sums, &states);
+        }
+    }
+}
+
+impl Walk<'_> {
+    fn members(&self) -> &[Member<'_>] {
+        &self.call.plan.members[self.call.plan.units[self.task.unit].members.clone()]
+    }
+
+    /// Copies the queries of the unit, as f32 or as pairs of bf16.
+    #[inline(always)]
+    fn load_queries<S: Simd>(&self, s: S, queries: &mut Buffer<u32>) {
+        let Call { q, cache, params, plan, .. } = self.call;
+        let (group, head_dim) = (self.call.group(), cache.head_dim());
+        let words = query_words::<S>(cache);
+        queries.resize(plan.units[self.task.unit].rows * words);
+        for member in self.members() {
+            for row in 0..member.tokens * group {
+                let token = q.row(member.first + row / group, params.num_heads * head_dim);
+                let query = &token[(self.task.kv_head * group + row % group) * head_dim..][..head_dim];
+                let out = &mut queries[(member.row + row) * words..][..words];
+                if words < head_dim {
+                    to_pairs(s, query, out);
+                } else {
+                    out.iter_mut().zip(query).for_each(|(out, x)| *out = x.to_bits());
+                }
+            }
+        }
+    }
+
+    /// Takes the keys and values of tokens `first..first + chunk` into account.
+    #[inline(always)]
+    fn chunk<S: Simd>(&self, s: S, first: usize, scratch: &mut Scratch) {
+        let Call { cache, params, plan, .. } = self.call;
+        let block_size = cache.block_size();
+        let chunk = plan.chunk_blocks * block_size;
+        let active: Vec<&Member<'_>> = self
+            .members()
+            .iter()
+            .filter(|member| member.end() > first && member.start(params) < first + chunk)
+            .collect();
+        let Some(end) = active.iter().map(|member| member.end().min(first + chunk)).max() else { return };
+        let start = active.iter().map(|member| member.start(params)).min().unwrap_or(0).max(first);
+        let levels = start / block_size..end.div_ceil(block_size);
+        let segments = self.segments(&active, levels.clone());
+        for (levels, runs) in &segments {
+            for run in runs {
+                self.scores::<S>(levels.clone(), run, first, scratch);
+            }
+        }
+        let seen = (levels.start * block_size - first)..(levels.end * block_size - first);
+        let has_pairs = cache.key_words().2 && S::HAS_DOT;
+        let group = self.call.group();
+        for member in &active {
+            for row in 0..member.tokens * group {
+                let position = member.position + row / group;
+                let low = params.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window));
+                let row = member.row + row;
+                let width = cache.padded_head_dim();
+                let scores = &mut scratch.scores[row * chunk..][seen.clone()];
+                let offset = first + seen.start;
+                SoftmaxRow {
+                    scores: &mut *scores,
+                    visible: low.saturating_sub(offset)..(position + 1).saturating_sub(offset),
+                    state: &mut scratch.states[row],
+                    sums: &mut scratch.sums[row * width..][..width],
+                    params,
+                }
+                .run(s);
+                if has_pairs {
+                    let pairs = &mut scratch.pairs[row * chunk / 2..][seen.start / 2..seen.end / 2];
+                    to_pairs(s, scores, pairs);
+                }
+            }
+        }
+        for (levels, runs) in &segments {
+            for run in runs {
+                self.values::<S>(levels.clone(), run, first, scratch);
+            }
+        }
+    }
+
+    /// Levels (block indices) in which the same members share the same blocks, with the runs of those members.
+    #[inline(always)]
+    fn segments<'m>(
+        &self,
+        active: &[&Member<'m>],
+        levels: Range<usize>,
+    ) -> Vec<(Range<usize>, Vec<Run<'m>>)> {
+        let (group, block_size) = (self.call.group(), self.call.cache.block_size());
+        let mut segments: Vec<(Range<usize>, Vec<Run<'m>>)> = Vec::new();
+        for level in levels {
+            let mut runs: Vec<Run<'m>> = Vec::new();
+            for member in active {
+                let end = member.end();
+                if end <= level * block_size || member.start(self.call.params) >= (level + 1) * block_size {
+                    continue;
+                }
+                let rows = member.row..member.row + member.tokens * group;
+                match runs.last_mut() {
+                    Some(run) if run.rows.end == rows.start && run.table[level] == member.table[level] => {
+                        run.rows.end = rows.end;
+                        run.end = run.end.max(end);
+                    }
+                    _ => runs.push(Run { rows, table: member.table, end }),
+                }
+            }
+            match segments.last_mut() {
+                Some((range, last)) if same_rows(last, &runs) => range.end = level + 1,
+                _ => segments.push((level..level + 1, runs)),
+            }
+        }
+        segments
+    }
+
+    /// Scores of a run against the keys of some levels.
+    #[inline(always)]
+    fn scores<S: Simd>(&self, levels: Range<usize>, run: &Run<'_>, first: usize, scratch: &mut Scratch) {
+        let Call { cache, plan, .. } = self.call;
+        let (keys, key_words, bf16) = cache.key_words();
+        let (block_size, chunk) = (cache.block_size(), plan.chunk_blocks * cache.block_size());
+        #[cfg(test)]
+        BLOCKS_READ.set(BLOCKS_READ.get() + levels.len());
+        let words = query_words::<S>(cache);
+        let tokens =
+            levels.start * block_size..(levels.end * block_size).min(run.end.next_multiple_of(LANES));
+        let most = columns_for::<S>(run.rows.len().min(S::MAX_ROWS));
+        for token in tokens.clone().step_by(most * LANES) {
+            let columns = most.min((tokens.end - token) / LANES);
+            let mut tiles = [keys; MAX_COLUMNS];
+            for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
+                let token = token + j * LANES;
+                let block = run.table[token / block_size] as usize;
+                let at = cache.first_token(block, self.task.kv_head) + token % block_size;
+                *tile = keys.wrapping_add(at * key_words);
+            }
+            for rows in panels::<S>(run.rows.clone()) {
+                let scores = &mut scratch.scores[rows.start * chunk + token - first..];
+                // SAFETY: the rows of queries and scores are those of the unit; blocks were checked to be in the cache,
+                // whose 16-token groups hold `key_words` steps of sixteen words.
+                let product = unsafe {
+                    Multiply::new(
+                        (rows.len(), columns),
+                        key_words,
+                        Left {
+                            words: scratch.queries[rows.start * words..].as_ptr(),
+                            row_step: words,
+                            step: 1,
+                        },
+                        Right { blocks: &[0], tiles, step: LANES, ahead: 0 },
+                        Sums { start: scores.as_mut_ptr(), row_step: chunk, resume: false },
+                        bf16,
+                    )
+                };
+                dispatch(S::ISA, product);
+            }
+        }
+    }
+
+    /// Adds the values of some levels, weighted by a run's probabilities.
+    #[inline(always)]
+    fn values<S: Simd>(&self, levels: Range<usize>, run: &Run<'_>, first: usize, scratch: &mut Scratch) {
+        let Call { cache, .. } = self.call;
+        let (values, per_word) = cache.value_words();
+        let (block_size, width) = (cache.block_size(), cache.padded_head_dim());
+        let start = levels.start * block_size;
+        let end = (levels.end * block_size).min(run.end);
+        let block =
+            |level: usize| cache.first_token(run.table[level] as usize, self.task.kv_head) / per_word * width;
+        // Whole blocks, then the pairs (or tokens) of a partial one, then a last token without its pair: what lies past
+        // it in memory may be anything, so that a probability of zero does not make it harmless.
+        let mut whole = [0; MAX_CHUNK_BLOCKS];
+        let num_whole = end / block_size - levels.start;
+        whole.iter_mut().zip(levels.start..).take(num_whole).for_each(|(at, level)| *at = block(level));
+        self.add::<S>(run, scratch, values, &whole[..num_whole], block_size / per_word, start - first);
+        let partial = end % block_size;
+        if partial > 0 {
+            let (level, at) = (end / block_size, end - partial - first);
+            self.add::<S>(run, scratch, values, &[block(level)], partial / per_word, at);
+            if !partial.is_multiple_of(per_word) {
+                let token = cache.first_token(run.table[level] as usize, self.task.kv_head) + partial - 1;
+                let mut last_pair = std::mem::take(&mut scratch.last_pair);
+                cache.even_values(token, &mut last_pair);
+                self.add::<S>(run, scratch, last_pair.as_ptr(), &[0], 1, end - 1 - first);
+                scratch.last_pair = last_pair;
+            }
+        }
+    }
+
+    /// Adds `depth` words of each of `blocks` of values, the first of them at token `offset` of the chunk.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        run: &Run<'_>,
+        scratch: &mut Scratch,
+        values: *const u32,
+        blocks: &[usize],
+        depth: usize,
+        offset: usize,
+    ) {
+        let Call { cache, plan, .. } = self.call;
+        let (chunk, width) = (plan.chunk_blocks * cache.block_size(), cache.padded_head_dim());
+        let bf16 = cache.key_words().2;
+        let most = columns_for::<S>(run.rows.len().min(S::MAX_ROWS));
+        for column in (0..width).step_by(most * LANES) {
+            let columns = most.min((width - column) / LANES);
+            let mut tiles = [values; MAX_COLUMNS];
+            for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
+                *tile = values.wrapping_add(column + j * LANES);
+            }
+            for rows in panels::<S>(run.rows.clone()) {
+                let left = if bf16 && S::HAS_DOT {
+                    let words = scratch.pairs[(rows.start * chunk + offset) / 2..].as_ptr();
+                    Left { words, row_step: chunk / 2, step: 1 }
+                } else {
+                    let words = scratch.scores[rows.start * chunk + offset..].as_ptr().cast();
+                    Left { words, row_step: chunk, step: 1 }
+                };
+                let sums = scratch.sums[rows.start * width + column..].as_mut_ptr();
+                // SAFETY: rows of probabilities and sums are those of the unit, `depth` words of each block lie in the
+                // chunk and in the cache, where a word of every column is `width` words from the next.
+                let product = unsafe {
+                    Multiply::new(
+                        (rows.len(), columns),
+                        depth,
+                        left,
+                        Right { blocks, tiles, step: width, ahead: 0 },
+                        Sums { start: sums, row_step: width, resume: true },
+                        bf16,
+                    )
+                };
+                dispatch(S::ISA, product);
+            }
+        }
+    }
+}
+
+/// The same members side by side, whatever their blocks.
+fn same_rows(a: &[Run<'_>], b: &[Run<'_>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.rows == b.rows)
+}
+
+/// Words of a query as left operand.
+#[inline(always)]
+fn query_words<S: Simd>(cache: &KvCache) -> usize {
+    if cache.key_words().2 && S::HAS_DOT { cache.head_dim() / 2 } else { cache.head_dim() }
+}
+
+/// Cuts rows into as few panels as the registers allow, of nearly equal height.
+#[inline(always)]
+fn panels<S: Simd>(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.len().div_ceil(S::MAX_ROWS);
+    (0..count).map(move |i| rows.start + i * rows.len() / count..rows.start + (i + 1) * rows.len() / count)
+}
+
+/// Rounds to pairs of bf16: `x` is twice as long as `pairs`.
+#[inline(always)]
+fn to_pairs<S: Simd>(s: S, x: &[f32], pairs: &mut [u32]) {
+    for (x, pairs) in x.chunks(LANES).zip(pairs.chunks_mut(LANES / 2)) {
+        let mut narrow = [0; LANES];
+        s.to_bf16(s.load(&padded(x, 0.0)), &mut narrow);
+        for (pair, word) in narrow.as_chunks::<2>().0.iter().zip(pairs) {
+            *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+        }
+    }
+}
