@@ -1,32 +1,264 @@
-//! The engine's thread: commands in, steps, events out. Leaves decisions to the scheduler, the sampler and the
-//! strategy.
+//! The engine's thread: commands in, steps run, events out. This file owns the loop and what happens to a request as a
+//! whole; `engine/admission` checks what comes in, `engine/outputs` turns what a step made into events. Leaves decisions
+//! to the scheduler, the sampler and the strategy.
 
-use tokio::sync::mpsc;
+mod admission;
+mod outputs;
+#[cfg(test)]
+mod tests;
 
-use crate::handle::Command;
-use crate::{EngineConfig, EngineError, EngineHandle, EngineParts};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use rectify_kernels::Pool;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::adapters::AdapterStore;
+use crate::batch::Executor;
+use crate::generation::Generating;
+use crate::handle::{Command, EngineStats};
+use crate::ids::{ModelId, RequestId};
+use crate::metrics::{EngineMetrics, Outcome};
+use crate::sampler::Sampler;
+use crate::scheduler::{Scheduler, Step};
+use crate::scoring::{RewardModel, Scoring};
+use crate::{EngineConfig, EngineError, EngineHandle, EngineParts, RewardWeights, TokenBytes};
 
 /// All engine state. Lives on one thread; see [`start`].
-#[derive(Debug)]
 pub struct Engine {
-    config: EngineConfig,
-    parts: EngineParts,
+    /// By [`ModelId`].
+    executors: Vec<Box<dyn Executor>>,
+    rewards: Vec<RewardModel>,
+    adapters: AdapterStore,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    pool: Arc<Pool>,
+    token_bytes: Arc<dyn TokenBytes>,
+    eos_token_ids: Vec<u32>,
+    requests: HashMap<RequestId, Request>,
+    /// Refilled each step.
+    step: Step,
+    /// Seeds of requests that name none.
+    seeds: StdRng,
+    /// Waiting for the engine to be idle; while there are any, or were, new requests are refused.
+    drains: Vec<oneshot::Sender<()>>,
+    is_draining: bool,
+    metrics: EngineMetrics,
+    num_steps: u64,
+    generated_tokens: u64,
+}
+
+/// A request being served.
+#[derive(Debug)]
+enum Request {
+    Generating(Box<Generating>),
+    Scoring(Scoring),
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("rewards", &self.rewards)
+            .field("adapters", &self.adapters)
+            .field("requests", &self.requests.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Engine {
     /// An idle engine.
     ///
     /// # Errors
-    /// [`EngineError::InvalidRequest`] if the configuration is out of range.
+    /// [`EngineError::InvalidRequest`] if the configuration is out of range or a reward model has no score head.
     pub fn new(config: EngineConfig, parts: EngineParts) -> Result<Self, EngineError> {
         config.validate()?;
-        Ok(Self { config, parts })
+        let mut executors = vec![parts.policy];
+        let mut rewards: Vec<RewardModel> = Vec::new();
+        let mut names = vec![Arc::clone(&parts.policy_name)];
+        for reward in parts.rewards {
+            let name = reward.name;
+            if rewards.iter().any(|other| other.name == name) {
+                let message = format!("two reward models are called `{name}`; give each its own name");
+                return Err(EngineError::invalid("reward", message));
+            }
+            let (model, adapter, has_score_head) = match reward.weights {
+                RewardWeights::Own(executor) => {
+                    let model = ModelId(executors.len() as u16);
+                    let has_score_head = executor.spec().has_score_head;
+                    executors.push(executor);
+                    names.push(Arc::clone(&name));
+                    (model, None, has_score_head)
+                }
+                RewardWeights::Adapter(adapter) => {
+                    let has_score_head = adapter.info.has_score_head;
+                    (ModelId::POLICY, Some(adapter), has_score_head)
+                }
+            };
+            if !has_score_head {
+                let message = format!("`{name}` has no score head, so it cannot be a reward model");
+                return Err(EngineError::invalid("reward", message));
+            }
+            let block_size = executors[usize::from(model.0)].spec().block_size;
+            rewards.push(RewardModel { name, spec: reward.spec, model, adapter, block_size });
+        }
+        let specs: Vec<_> = executors.iter().map(|executor| executor.spec()).collect();
+        if specs.iter().any(|spec| spec.num_blocks == 0 || spec.block_size == 0) {
+            return Err(EngineError::invalid("cache", "a KV cache has no blocks; give it more memory"));
+        }
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        Ok(Self {
+            metrics: EngineMetrics::new(&names),
+            adapters: AdapterStore::new(parts.policy_name, parts.adapters, parts.adapter_loader),
+            scheduler: Scheduler::new(config, &specs),
+            sampler: Sampler::default(),
+            pool: parts.pool,
+            token_bytes: parts.token_bytes,
+            eos_token_ids: parts.eos_token_ids,
+            requests: HashMap::new(),
+            step: Step::default(),
+            seeds: StdRng::from_os_rng(),
+            drains: Vec::new(),
+            is_draining: false,
+            num_steps: 0,
+            generated_tokens: 0,
+            executors,
+            rewards,
+        })
     }
 
-    /// Serves `commands` until every [`EngineHandle`] is gone.
-    pub fn run(self, mut commands: mpsc::Receiver<Command>) {
-        tracing::debug!(config = ?self.config, parts = ?self.parts, "the engine runs");
-        while commands.blocking_recv().is_some() {}
+    /// Serves `commands` until every [`EngineHandle`] and every event stream is gone. Sleeps while there is nothing to do.
+    pub fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.report_load();
+        loop {
+            if self.requests.is_empty() {
+                for drained in self.drains.drain(..) {
+                    let _ = drained.send(());
+                }
+                match commands.blocking_recv() {
+                    Some(command) => self.handle(command),
+                    None => return,
+                }
+            }
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => self.handle(command),
+                    Err(TryRecvError::Empty) => break,
+                    // Nobody is left to hear an answer.
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.step();
+        }
+    }
+
+    /// Runs one step, if there is anything to do.
+    fn step(&mut self) {
+        if self.requests.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let mut step = std::mem::take(&mut self.step);
+        self.scheduler.schedule(&mut step);
+        if step.is_empty() {
+            self.fail_all("requests wait, but none of them can be scheduled");
+        }
+        for work in step.models.iter().filter(|work| !work.items.is_empty()) {
+            self.run_model(work);
+        }
+        let time = started.elapsed();
+        self.scheduler.observe(&step, time);
+        self.num_steps += 1;
+        let num_seqs = step.models.iter().map(|work| work.items.len()).sum();
+        self.metrics.step(step.num_tokens(), num_seqs, time);
+        self.report_load();
+        self.step = step;
+        debug_assert_eq!(self.scheduler.check_integrity(), Ok(()));
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Generate(id, request, events) => self.admit_generation(id, *request, events),
+            Command::Score(id, request, events) => self.admit_scoring(id, &request, events),
+            Command::Abort(id) => self.end(id, Outcome::Aborted),
+            Command::LoadAdapter { name, path, replace, reply } => {
+                let _ = reply.send(self.adapters.load(&name, &path, replace));
+            }
+            Command::UnloadAdapter { name, reply } => {
+                let _ = reply.send(self.adapters.unload(&name));
+            }
+            Command::Adapters(reply) => {
+                let _ = reply.send(self.adapters.infos());
+            }
+            Command::Stats(reply) => {
+                let _ = reply.send(self.stats());
+            }
+            Command::Drain(reply) => {
+                self.is_draining = true;
+                self.drains.push(reply);
+            }
+        }
+    }
+
+    /// Forgets a request and frees its blocks. Unknown requests are ignored.
+    fn end(&mut self, id: RequestId, outcome: Outcome) {
+        if self.requests.remove(&id).is_some() {
+            self.scheduler.remove(id);
+            self.metrics.request(outcome);
+        }
+    }
+
+    /// Ends a request with an error.
+    fn fail(&mut self, id: RequestId, error: EngineError) {
+        tracing::warn!(request = id.0, %error, "a request failed");
+        match self.requests.get(&id) {
+            Some(Request::Generating(generating)) => generating.fail(error),
+            Some(Request::Scoring(scoring)) => scoring.fail(error),
+            None => {}
+        }
+        self.end(id, Outcome::Failed);
+    }
+
+    /// A way out of a state that should not exist: better than a loop without end.
+    fn fail_all(&mut self, reason: &str) {
+        tracing::error!(reason, "the scheduler is stuck");
+        let ids: Vec<RequestId> = self.requests.keys().copied().collect();
+        for id in ids {
+            self.fail(id, EngineError::Execution(reason.to_owned()));
+        }
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seeds.next_u64()
+    }
+
+    fn stats(&self) -> EngineStats {
+        let pool = self.scheduler.pool(ModelId::POLICY);
+        EngineStats {
+            waiting: self.scheduler.num_waiting(),
+            running: self.scheduler.num_running(),
+            total_blocks: pool.num_blocks(),
+            used_blocks: pool.num_used(),
+            peak_used_blocks: pool.peak_used(),
+            steps: self.num_steps,
+            preemptions: self.scheduler.num_preemptions(),
+            prefix_hit_tokens: self.scheduler.prefix_hit_tokens(),
+            generated_tokens: self.generated_tokens,
+        }
+    }
+
+    fn report_load(&self) {
+        self.metrics.requests_waiting.set(self.scheduler.num_waiting() as f64);
+        self.metrics.sequences_running.set(self.scheduler.num_running() as f64);
+        self.metrics.preemptions.absolute(self.scheduler.num_preemptions());
+        self.metrics.prefix_cache_hit_tokens.absolute(self.scheduler.prefix_hit_tokens());
+        for model in 0..self.executors.len() {
+            let pool = self.scheduler.pool(ModelId(model as u16));
+            self.metrics.blocks(model, pool.num_used(), pool.num_blocks());
+        }
     }
 }
 

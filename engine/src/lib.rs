@@ -4,16 +4,31 @@
 //! One OS thread owns all state; everyone else holds an [`EngineHandle`]. A step is
 //! `schedule → execute → update`. See `ARCHITECTURE.md` for the data flow and the invariants.
 
+pub mod adapters;
 pub mod batch;
+pub mod block_pool;
 pub mod config;
+pub mod detokenizer;
 pub mod engine;
 pub mod error;
+mod generation;
+pub mod group;
 pub mod handle;
 pub mod ids;
+mod metrics;
 pub mod model;
 pub mod parts;
+pub mod prefix_cache;
 pub mod request;
+pub mod sampler;
 pub mod sampling_params;
+pub mod scheduler;
+mod scoring;
+pub mod sequence;
+pub mod stop;
+pub mod strategy;
+#[cfg(test)]
+mod testing;
 pub mod text;
 
 pub use config::EngineConfig;

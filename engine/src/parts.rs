@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::EngineError;
+use rectify_kernels::Pool;
+
 use crate::batch::Executor;
 use crate::model::adapter::Adapter;
 use crate::request::Message;
@@ -15,6 +17,8 @@ pub struct EngineParts {
     pub policy_name: Arc<str>,
     /// The policy.
     pub policy: Box<dyn Executor>,
+    /// Threads for sampling, shared with the executors.
+    pub pool: Arc<Pool>,
     /// Text of the policy's tokens.
     pub token_bytes: Arc<dyn TokenBytes>,
     /// Tokens that end a text.

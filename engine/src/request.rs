@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EngineError, SamplingParams};
 
+/// Most candidates of one request.
+pub const MAX_CANDIDATES: usize = 1024;
+
 /// One turn of a conversation, as chat templates see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {

@@ -172,6 +172,7 @@ pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, ServedModels)> {
     };
     let adapters = models.adapters.iter().map(load).collect::<Result<_>>()?;
     let base = served.config.clone();
+    let sampling_pool = Arc::clone(&pool);
     let loader = move |name: &str, path: &Path| {
         let source = ModelSource::Folder(path.to_owned());
         Adapter::load(name, &source, &base, &pool).map(Arc::new)
@@ -179,6 +180,7 @@ pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, ServedModels)> {
     let parts = EngineParts {
         policy_name: Arc::clone(&served.policy_name),
         policy: Box::new(policy.executor),
+        pool: sampling_pool,
         token_bytes: Arc::<Tokenizer>::clone(&served.tokenizer),
         eos_token_ids: served.generation.eos_token_ids.clone(),
         rewards,

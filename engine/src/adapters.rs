@@ -1,0 +1,145 @@
+//! The loaded adapters by name. Versions are immutable and shared: a name moves to a new version between two steps, and
+//! sequences that run keep the one they began with. Leaves reading files to the loader.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::model::adapter::{Adapter, AdapterInfo};
+use crate::{AdapterLoader, EngineError};
+
+/// Adapters that requests can name.
+pub struct AdapterStore {
+    policy_name: Arc<str>,
+    base_version: Arc<str>,
+    adapters: BTreeMap<Arc<str>, Arc<Adapter>>,
+    loader: Box<dyn AdapterLoader>,
+}
+
+impl std::fmt::Debug for AdapterStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdapterStore").field("adapters", &self.adapters.keys()).finish_non_exhaustive()
+    }
+}
+
+impl AdapterStore {
+    /// A store for the policy `policy_name`, with `adapters` loaded.
+    pub fn new(policy_name: Arc<str>, adapters: Vec<Arc<Adapter>>, loader: Box<dyn AdapterLoader>) -> Self {
+        let base_version = format!("{policy_name}@base").into();
+        let adapters =
+            adapters.into_iter().map(|adapter| (Arc::clone(&adapter.info.name), adapter)).collect();
+        Self { policy_name, base_version, adapters, loader }
+    }
+
+    /// Loads the folder `path` under `name`. A name in use is an error unless `replace` is set; it then leads to the new
+    /// version from now on.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] or what the loader says; nothing changes then.
+    pub fn load(&mut self, name: &str, path: &Path, replace: bool) -> Result<AdapterInfo, EngineError> {
+        if name.is_empty() {
+            return Err(EngineError::invalid("lora_name", "lora_name is empty, but must have a character"));
+        }
+        if *name == *self.policy_name {
+            let message = format!("lora_name `{name}` is the policy's own name; choose another");
+            return Err(EngineError::invalid("lora_name", message));
+        }
+        if self.adapters.contains_key(name) && !replace {
+            let message = format!("the adapter `{name}` is already loaded; set load_inplace to replace it");
+            return Err(EngineError::invalid("lora_name", message));
+        }
+        let adapter = self.loader.load(name, path)?;
+        let info = adapter.info.clone();
+        self.adapters.insert(name.into(), adapter);
+        Ok(info)
+    }
+
+    /// Forgets a name. The version leaves memory with its last sequence.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub fn unload(&mut self, name: &str) -> Result<(), EngineError> {
+        self.adapters.remove(name).map(drop).ok_or_else(|| self.not_found(name))
+    }
+
+    /// The version that a new request for `name` runs under; `None` is the bare policy.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub fn resolve(&self, name: Option<&str>) -> Result<Option<Arc<Adapter>>, EngineError> {
+        let Some(name) = name else { return Ok(None) };
+        self.adapters.get(name).map(|adapter| Some(Arc::clone(adapter))).ok_or_else(|| self.not_found(name))
+    }
+
+    /// What answers say about the weights that made them: `<model>@base` or `<adapter>@<hash>`.
+    pub fn policy_version(&self, adapter: Option<&Adapter>) -> Arc<str> {
+        match adapter {
+            None => Arc::clone(&self.base_version),
+            Some(adapter) => format!("{}@{}", adapter.info.name, adapter.info.version).into(),
+        }
+    }
+
+    /// Every loaded adapter, by name.
+    pub fn infos(&self) -> Vec<AdapterInfo> {
+        self.adapters.values().map(|adapter| adapter.info.clone()).collect()
+    }
+
+    fn not_found(&self, name: &str) -> EngineError {
+        let names: Vec<&str> = self.adapters.keys().map(|name| &**name).collect();
+        let known = if names.is_empty() {
+            "none is loaded".into()
+        } else {
+            format!("available: {}", names.join(", "))
+        };
+        EngineError::NotFound { kind: "adapter", name: name.to_owned(), known }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::adapter;
+
+    /// The folder's name is the version; `broken` cannot be read.
+    fn store() -> AdapterStore {
+        let loader = |name: &str, path: &Path| match path.to_str() {
+            Some("broken") | None => Err(EngineError::load(path, "cannot be read")),
+            Some(version) => Ok(adapter(name, version)),
+        };
+        AdapterStore::new("demo".into(), vec![adapter("first", "1")], Box::new(loader))
+    }
+
+    fn version(store: &AdapterStore, name: &str) -> String {
+        let adapter = store.resolve(Some(name)).unwrap();
+        store.policy_version(adapter.as_deref()).to_string()
+    }
+
+    #[test]
+    fn a_name_moves_to_a_new_version_while_the_old_one_lives_on() {
+        let mut store = store();
+        let running = store.resolve(Some("first")).unwrap().unwrap();
+        store.load("first", Path::new("2"), true).unwrap();
+        assert_eq!(version(&store, "first"), "first@2");
+        assert_eq!(&*running.info.version, "1");
+        store.unload("first").unwrap();
+        assert!(matches!(store.resolve(Some("first")), Err(EngineError::NotFound { .. })));
+        assert_eq!(&*store.policy_version(None), "demo@base");
+    }
+
+    #[test]
+    fn a_failed_load_changes_nothing() {
+        let mut store = store();
+        assert!(store.load("first", Path::new("broken"), true).is_err());
+        assert!(store.load("first", Path::new("2"), false).is_err());
+        assert!(store.load("demo", Path::new("2"), false).is_err());
+        assert!(store.load("", Path::new("2"), false).is_err());
+        assert_eq!(version(&store, "first"), "first@1");
+        assert_eq!(store.infos().len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_those_there_are() {
+        let message = store().unload("nobody").unwrap_err().to_string();
+        assert_eq!(message, "the adapter `nobody` does not exist; available: first");
+    }
+}

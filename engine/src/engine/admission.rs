@@ -1,0 +1,167 @@
+//! Checks requests against the models that would serve them and queues them. Leaves the order of work to the scheduler.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{Engine, Request};
+use crate::EngineError;
+use crate::generation::{Admission, Generating};
+use crate::ids::RequestId;
+use crate::metrics::Outcome;
+use crate::request::{Alignment, Event, GenerateRequest, MAX_CANDIDATES, ScoreRequest};
+use crate::scheduler::Generation;
+use crate::scoring::{RewardModel, Scoring};
+
+impl Engine {
+    pub(super) fn admit_generation(
+        &mut self,
+        id: RequestId,
+        request: GenerateRequest,
+        events: mpsc::Sender<Event>,
+    ) {
+        if let Err(error) = self.queue_generation(id, request, events.clone()) {
+            self.refuse(error, &events);
+        }
+    }
+
+    pub(super) fn admit_scoring(
+        &mut self,
+        id: RequestId,
+        request: &ScoreRequest,
+        events: mpsc::Sender<Event>,
+    ) {
+        if let Err(error) = self.queue_scoring(id, request, events.clone()) {
+            self.scheduler.remove(id);
+            self.refuse(error, &events);
+        }
+    }
+
+    fn refuse(&self, error: EngineError, events: &mpsc::Sender<Event>) {
+        let _ = events.try_send(Event::Failed(error));
+        self.metrics.request(Outcome::Refused);
+    }
+
+    fn queue_generation(
+        &mut self,
+        id: RequestId,
+        request: GenerateRequest,
+        events: mpsc::Sender<Event>,
+    ) -> Result<(), EngineError> {
+        if self.is_draining {
+            return Err(EngineError::Shutdown);
+        }
+        self.check_tokens(&request)?;
+        let num_candidates = check_candidates(&request)?;
+        let adapter = self.adapters.resolve(request.adapter.as_deref())?;
+        let reward = match &request.alignment {
+            Some(alignment) => Some(self.find_reward(alignment)?),
+            None => None,
+        };
+        let admission = Admission {
+            seed: request.sampling.seed.unwrap_or_else(|| self.next_seed()),
+            eos_token_ids: self.eos_token_ids.clone(),
+            policy_version: self.adapters.policy_version(adapter.as_deref()),
+            reward,
+            events,
+        };
+        let priority = request.priority;
+        let prompt_logits = request.sampling.prompt_logprobs.is_some();
+        let generating = Generating::new(request, admission);
+        self.scheduler.add_generation(Generation {
+            id,
+            priority,
+            prompt: Arc::clone(&generating.prompt),
+            num_candidates,
+            max_tokens: generating.max_tokens(),
+            adapter,
+            prompt_logits,
+        })?;
+        if let Some(aligned) = &generating.aligned
+            && num_candidates > 1
+            && let Some(work) = self.rewards[aligned.reward].prompt_work(&generating.messages)
+        {
+            // A conversation that does not fit even without an answer fails with the first candidate's sentence.
+            let _ = self.scheduler.add_score(id, work);
+        }
+        self.metrics.prompt_tokens.increment(generating.prompt.len() as u64);
+        self.metrics.candidates.increment(num_candidates as u64);
+        self.requests.insert(id, Request::Generating(Box::new(generating)));
+        Ok(())
+    }
+
+    fn queue_scoring(
+        &mut self,
+        id: RequestId,
+        request: &ScoreRequest,
+        events: mpsc::Sender<Event>,
+    ) -> Result<(), EngineError> {
+        if self.is_draining {
+            return Err(EngineError::Shutdown);
+        }
+        let (scoring, work) = Scoring::new(request, &self.rewards, events)?;
+        self.scheduler.add_scoring(id, request.priority)?;
+        for work in work {
+            self.scheduler.add_score(id, work)?;
+        }
+        self.requests.insert(id, Request::Scoring(scoring));
+        Ok(())
+    }
+
+    fn find_reward(&self, alignment: &Alignment) -> Result<(usize, Arc<str>), EngineError> {
+        let found = RewardModel::find(&self.rewards, alignment.reward.as_deref())?;
+        let index = self.rewards.iter().position(|model| model.name == found.name).unwrap_or(0);
+        Ok((index, Arc::clone(&found.name)))
+    }
+
+    /// Token ids must lie in the vocabulary: an executor may trust them.
+    fn check_tokens(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+        request.sampling.validate()?;
+        let vocab_size = self.executors[0].spec().vocab_size;
+        let outside = |token: &&u32| **token as usize >= vocab_size;
+        if let Some(token) = request.prompt.iter().find(outside) {
+            let message = format!("the prompt holds token {token}, but the model has {vocab_size} tokens");
+            return Err(EngineError::invalid("prompt", message));
+        }
+        if let Some(token) = request.sampling.logit_bias.iter().map(|(token, _)| token).find(outside) {
+            let message = format!("logit_bias names token {token}, but the model has {vocab_size} tokens");
+            return Err(EngineError::invalid("logit_bias", message));
+        }
+        Ok(())
+    }
+}
+
+/// How many candidates a request is for, checked.
+fn check_candidates(request: &GenerateRequest) -> Result<usize, EngineError> {
+    let num_choices = request.num_choices;
+    let in_range = |param, n: usize| match n {
+        1..=MAX_CANDIDATES => Ok(n),
+        _ => {
+            let message = format!("{param} is {n}, but must lie between 1 and {MAX_CANDIDATES}");
+            Err(EngineError::invalid(param, message))
+        }
+    };
+    in_range("n", num_choices)?;
+    let Some(alignment) = &request.alignment else { return Ok(num_choices) };
+    let n = in_range("alignment.n", alignment.n)?;
+    if n < num_choices {
+        let message =
+            format!("alignment.n is {n}, but n asks for {num_choices} choices; sample at least as many");
+        return Err(EngineError::invalid("alignment.n", message));
+    }
+    if !alignment.length_penalty.is_finite() {
+        let message = "alignment.length_penalty must be a finite number";
+        return Err(EngineError::invalid("alignment.length_penalty", message));
+    }
+    if request.sampling.max_tokens == 0 {
+        return Err(EngineError::invalid(
+            "max_tokens",
+            "max_tokens is 0, but candidates need at least 1 token",
+        ));
+    }
+    if let Some(budget) = alignment.max_total_tokens.filter(|&budget| budget < n) {
+        let message = format!("alignment.max_total_tokens is {budget}, but {n} candidates need a token each");
+        return Err(EngineError::invalid("alignment.max_total_tokens", message));
+    }
+    Ok(n)
+}

@@ -1,0 +1,304 @@
+//! What a step made, row by row, turned into tokens, rewards, events and the next work. A row that fails takes its own
+//! request with it and nothing else. Leaves running the step to `engine`.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::{Engine, Request};
+use crate::EngineError;
+use crate::batch::StepOutput;
+use crate::generation::{Closed, Generating};
+use crate::group::Part;
+use crate::ids::RequestId;
+use crate::metrics::Outcome;
+use crate::request::{FinishReason, Logprobs};
+use crate::sampler::{SampleRow, Sampled};
+use crate::scheduler::{Item, ModelStep, ScoreWork};
+use crate::strategy::{Action, StrategyEvent};
+
+/// Everything taken from an executor's buffers.
+#[derive(Default)]
+struct Outputs {
+    /// Request, candidate, token.
+    samples: Vec<(RequestId, usize, Result<Sampled, EngineError>)>,
+    /// Request, position, logprobs of the prompt's token there.
+    prompt_logprobs: Vec<(RequestId, usize, Result<Logprobs, EngineError>)>,
+    /// By [`Item::score`].
+    scores: Vec<f32>,
+}
+
+impl Engine {
+    /// Runs one model's share of a step and acts on what it made.
+    pub(super) fn run_model(&mut self, work: &ModelStep) {
+        let executor = &mut self.executors[usize::from(work.model.0)];
+        let vocab_size = executor.spec().vocab_size;
+        match executor.execute(&work.batch) {
+            Ok(output) => {
+                let (num_logits, num_scores) =
+                    (work.batch.logit_rows.len() * vocab_size, work.batch.score_rows.len());
+                if output.logits.len() != num_logits || output.scores.len() != num_scores {
+                    let error =
+                        EngineError::Execution("the model answered with too few or too many rows".to_owned());
+                    return self.fail_batch(work, &error);
+                }
+                let outputs = sample(
+                    Sampling { requests: &self.requests, sampler: &self.sampler, pool: &self.pool },
+                    work,
+                    output,
+                    vocab_size,
+                );
+                self.apply(work, outputs);
+            }
+            Err(error) => self.fail_batch(work, &error),
+        }
+    }
+
+    fn apply(&mut self, work: &ModelStep, outputs: Outputs) {
+        for (id, position, logprobs) in outputs.prompt_logprobs {
+            match (self.requests.get_mut(&id), logprobs) {
+                (Some(Request::Generating(generating)), Ok(logprobs)) => {
+                    generating.set_prompt_logprobs(position, logprobs);
+                }
+                (_, Ok(_)) => {}
+                (_, Err(error)) => self.fail(id, error),
+            }
+        }
+        for item in &work.items {
+            self.advance(item);
+        }
+        let now = Instant::now();
+        for (id, candidate, sampled) in outputs.samples {
+            match sampled {
+                Ok(sampled) => self.accept(id, candidate, sampled, now),
+                Err(error) => self.fail(id, error),
+            }
+        }
+        for item in &work.items {
+            if let (Part::Score(index), Some(row)) = (item.part, item.score) {
+                self.scored(item.request, index, outputs.scores[row]);
+            }
+        }
+    }
+
+    fn advance(&mut self, item: &Item) {
+        let is_complete = self.scheduler.advance(item);
+        match (self.requests.get_mut(&item.request), item.part) {
+            (Some(Request::Generating(generating)), Part::Prompt) if is_complete => {
+                self.scheduler.fork(item.request);
+                let cached_tokens = self.scheduler.group(item.request).map_or(0, |group| group.cached_tokens);
+                let mut result = generating.prefilled(cached_tokens);
+                if generating.max_tokens() == 0 {
+                    let open: Vec<usize> = generating.open_candidates().collect();
+                    for index in open {
+                        result = result.and_then(|()| generating.finish(index, FinishReason::Length, false));
+                    }
+                    result = result.and_then(|()| generating.done());
+                    self.end(item.request, if result.is_ok() { Outcome::Ok } else { Outcome::Aborted });
+                } else if result == Err(Closed) {
+                    self.end(item.request, Outcome::Aborted);
+                }
+            }
+            (Some(request), Part::ScorePrompt | Part::Score(_)) => {
+                let num_tokens = item.num_scheduled_tokens;
+                self.metrics.scored_tokens.increment(num_tokens as u64);
+                match request {
+                    Request::Generating(generating) => generating.usage.scored_tokens += num_tokens,
+                    Request::Scoring(scoring) => scoring.count(num_tokens),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn accept(&mut self, id: RequestId, candidate: usize, sampled: Sampled, now: Instant) {
+        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
+        let token = sampled.token;
+        let Ok(accepted) = generating.accept(candidate, sampled, &*self.token_bytes, now) else {
+            return self.end(id, Outcome::Aborted);
+        };
+        self.generated_tokens += 1;
+        self.metrics.generated_tokens.increment(1);
+        if !accepted.is_first {
+            self.metrics.inter_token_latency.record(accepted.since_last);
+        } else if generating.usage.completion_tokens == 1 {
+            self.metrics.time_to_first_token.record(accepted.since_last);
+        }
+        let num_tokens = generating.candidates[candidate].tokens.len();
+        self.scheduler.append(id, candidate, token);
+        if accepted.has_ended {
+            self.scheduler.finish(id, candidate);
+            self.tell(id, StrategyEvent::Finished { index: candidate, num_tokens });
+        } else {
+            self.tell(id, StrategyEvent::Tokens { index: candidate, num_tokens });
+        }
+    }
+
+    fn scored(&mut self, id: RequestId, index: usize, reward: f32) {
+        match self.requests.get_mut(&id) {
+            Some(Request::Generating(generating)) => {
+                if let Some(started) = generating.candidates[index].score_started {
+                    self.metrics.scorer_seconds.record(started.elapsed());
+                }
+                if reward.is_finite() {
+                    self.metrics.reward.record(f64::from(reward));
+                    if generating.scored(index, reward) == Err(Closed) {
+                        return self.end(id, Outcome::Aborted);
+                    }
+                } else {
+                    self.metrics.scorer_failures.increment(1);
+                }
+                self.tell(id, StrategyEvent::Scored { index, reward });
+            }
+            Some(Request::Scoring(scoring)) if reward.is_finite() => {
+                self.metrics.reward.record(f64::from(reward));
+                self.metrics.scorer_seconds.record(scoring.arrived.elapsed());
+                match scoring.scored(index, reward) {
+                    Ok(false) => {}
+                    Ok(true) => self.end(id, Outcome::Ok),
+                    Err(_) => self.end(id, Outcome::Aborted),
+                }
+            }
+            Some(Request::Scoring(_)) => {
+                self.metrics.scorer_failures.increment(1);
+                let message = format!("the reward model answered {reward} instead of a number");
+                self.fail(id, EngineError::Execution(message));
+            }
+            None => {}
+        }
+    }
+
+    /// Tells a request's strategy what happened and does what it answers; a request without one may be done.
+    fn tell(&mut self, id: RequestId, event: StrategyEvent) {
+        let mut events = VecDeque::from([event]);
+        let mut actions = Vec::new();
+        while let Some(event) = events.pop_front() {
+            let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
+            let Some(aligned) = &mut generating.aligned else {
+                if generating.is_complete() {
+                    let outcome = if generating.done().is_ok() { Outcome::Ok } else { Outcome::Aborted };
+                    self.end(id, outcome);
+                }
+                return;
+            };
+            aligned.strategy.on_event(event, &mut actions);
+            for action in actions.drain(..) {
+                if let Some(event) = self.act(id, action) {
+                    events.push_back(event);
+                }
+            }
+        }
+    }
+
+    /// Does what a strategy wants; returns what that led to at once.
+    fn act(&mut self, id: RequestId, action: Action) -> Option<StrategyEvent> {
+        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return None };
+        match action {
+            Action::Score(index) => {
+                let candidate = &mut generating.candidates[index];
+                candidate.score_started = Some(Instant::now());
+                let reward = &self.rewards[generating.aligned.as_ref()?.reward];
+                let work = reward.candidate_work(index, &generating.messages, &candidate.text);
+                let queue = |work: ScoreWork| self.scheduler.add_score(id, work);
+                let error = work.and_then(queue).err()?;
+                self.metrics.scorer_failures.increment(1);
+                Some(StrategyEvent::ScoreFailed { index, reason: error.to_string() })
+            }
+            Action::Drop(index) => {
+                let candidate = &mut generating.candidates[index];
+                candidate.is_dropped = true;
+                self.metrics.pruned_tokens.increment(candidate.tokens.len() as u64);
+                self.scheduler.finish(id, index);
+                self.scheduler.remove_score(id, Part::Score(index));
+                None
+            }
+            Action::Select(outcome) => {
+                let outcome = if generating.select(outcome).is_ok() { Outcome::Ok } else { Outcome::Aborted };
+                self.end(id, outcome);
+                None
+            }
+        }
+    }
+
+    /// The model refused a batch: its requests fail, except that a reward model's failure is only the scorer's.
+    fn fail_batch(&mut self, work: &ModelStep, error: &EngineError) {
+        for item in &work.items {
+            let is_generating = matches!(self.requests.get(&item.request), Some(Request::Generating(_)));
+            match item.part {
+                Part::ScorePrompt => self.scheduler.remove_score(item.request, item.part),
+                Part::Score(index) if is_generating => {
+                    self.metrics.scorer_failures.increment(1);
+                    self.scheduler.remove_score(item.request, item.part);
+                    let reason = error.to_string();
+                    self.tell(item.request, StrategyEvent::ScoreFailed { index, reason });
+                }
+                _ if self.requests.contains_key(&item.request) => self.fail(item.request, error.clone()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What sampling reads, apart from the executor whose buffers it samples.
+#[derive(Clone, Copy)]
+struct Sampling<'a> {
+    requests: &'a std::collections::HashMap<RequestId, Request>,
+    sampler: &'a crate::sampler::Sampler,
+    pool: &'a rectify_kernels::Pool,
+}
+
+/// Draws every token that the step's logits allow. The first tokens of all candidates come from the one row of the
+/// prompt's last token, each by its own draw.
+fn sample(context: Sampling<'_>, work: &ModelStep, output: StepOutput<'_>, vocab_size: usize) -> Outputs {
+    let row = |index: usize| &output.logits[index * vocab_size..][..vocab_size];
+    let mut rows: Vec<SampleRow<'_>> = Vec::new();
+    let mut owners = Vec::new();
+    let mut targets = Vec::new();
+    let mut target_owners = Vec::new();
+    let mut num_top = Vec::new();
+    for item in work.items.iter().filter(|item| !item.logits.is_empty()) {
+        let Some(Request::Generating(generating)) = context.requests.get(&item.request) else { continue };
+        let generating: &Generating = generating;
+        if let Part::Candidate(candidate) = item.part {
+            rows.push(generating.sample_row(candidate, row(item.logits.start)));
+            owners.push((item.request, candidate));
+            continue;
+        }
+        // A row tells of the token after it.
+        for (index, position) in item.logits.clone().zip(item.first_position + 1..) {
+            if let Some(target) = generating.prompt_target(position) {
+                targets.push((row(index), target));
+                target_owners.push((item.request, position));
+                num_top.push(generating.params.prompt_logprobs.unwrap_or(0));
+            }
+        }
+        let is_last = item.first_position + item.num_scheduled_tokens == generating.prompt.len();
+        if is_last && generating.max_tokens() > 0 {
+            for candidate in generating.open_candidates() {
+                rows.push(generating.sample_row(candidate, row(item.logits.end - 1)));
+                owners.push((item.request, candidate));
+            }
+        }
+    }
+    let samples = context.sampler.sample(context.pool, &rows).into_iter();
+    let most = num_top.iter().copied().max().unwrap_or(0);
+    let logprobs = context.sampler.logprobs(context.pool, &targets, most).into_iter();
+    let cut = |(logprobs, num_top): (Result<Logprobs, EngineError>, usize)| {
+        logprobs.map(|mut logprobs| {
+            logprobs.top.truncate(num_top);
+            logprobs
+        })
+    };
+    Outputs {
+        samples: owners
+            .into_iter()
+            .zip(samples)
+            .map(|((id, candidate), sampled)| (id, candidate, sampled))
+            .collect(),
+        prompt_logprobs: target_owners
+            .into_iter()
+            .zip(logprobs.zip(num_top).map(cut))
+            .map(|((id, position), logprobs)| (id, position, logprobs))
+            .collect(),
+        scores: output.scores.to_vec(),
+    }
+}

@@ -1,0 +1,222 @@
+//! The whole engine on fake models, step by step.
+
+mod behaviour;
+mod schedules;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::*;
+use crate::request::{
+    Alignment, Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Select, Selection, Usage,
+};
+use crate::testing::{EOS, FakeModel, FakeTemplate, FakeVocabulary, Switches, adapter, adapter_with_head};
+use crate::{RewardParts, SamplingParams};
+
+/// Sizes of a test's engine.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    config: EngineConfig,
+    num_blocks: usize,
+    block_size: usize,
+}
+
+impl Setup {
+    /// Room for everything, and nothing shared through the cache.
+    fn roomy() -> Self {
+        let config = EngineConfig { prefix_caching: false, step_target_ms: 0, ..EngineConfig::default() };
+        Self { config, num_blocks: 4096, block_size: 4 }
+    }
+}
+
+/// An engine and the streams of its requests.
+struct Harness {
+    engine: Engine,
+    policy: Rc<Switches>,
+    reward: Rc<Switches>,
+    streams: Vec<(RequestId, mpsc::Receiver<Event>)>,
+}
+
+/// What a request led to.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Answer {
+    texts: Vec<String>,
+    tokens: Vec<Vec<u32>>,
+    reasons: Vec<Option<&'static str>>,
+    rewards: Vec<Option<f32>>,
+    selection: Option<Selection>,
+    policy_version: String,
+    usage: Option<Usage>,
+    cached_tokens: usize,
+    error: Option<String>,
+    prompt_logprobs: Option<Vec<crate::request::Logprobs>>,
+    /// Events in order, by a letter: Prefilled, Token, Finished, Scored, sElected, Done, eRror.
+    order: String,
+}
+
+impl Answer {
+    /// Without what may depend on company: what the cache gave and in which order things happened.
+    fn essence(&self) -> Self {
+        let usage = self.usage.map(|usage| Usage { cached_tokens: 0, scored_tokens: 0, ..usage });
+        Self { usage, cached_tokens: 0, order: String::new(), ..self.clone() }
+    }
+}
+
+impl Harness {
+    fn new(setup: Setup) -> Self {
+        let policy = FakeModel::new(setup.num_blocks, setup.block_size, false);
+        let reward = FakeModel::new(setup.num_blocks, setup.block_size, true);
+        let (policy_switches, reward_switches) = (policy.switches(), reward.switches());
+        let loader = |name: &str, path: &Path| match path.to_str() {
+            Some(version) if version != "broken" => Ok(adapter(name, version)),
+            _ => Err(EngineError::load(path, "cannot be read")),
+        };
+        let parts = EngineParts {
+            policy_name: "fake".into(),
+            policy: Box::new(policy),
+            pool: Arc::new(Pool::new(1).unwrap()),
+            token_bytes: Arc::new(FakeVocabulary::new()),
+            eos_token_ids: vec![EOS],
+            rewards: vec![
+                RewardParts {
+                    name: "own".into(),
+                    spec: Arc::new(FakeTemplate::default()),
+                    weights: RewardWeights::Own(Box::new(reward)),
+                },
+                RewardParts {
+                    name: "adapter".into(),
+                    spec: Arc::new(FakeTemplate { refuse: Some("q") }),
+                    weights: RewardWeights::Adapter(adapter_with_head("adapter", "rm", true)),
+                },
+            ],
+            adapters: vec![adapter("lora", "v0")],
+            adapter_loader: Box::new(loader),
+        };
+        let engine = Engine::new(setup.config, parts).unwrap();
+        Self { engine, policy: policy_switches, reward: reward_switches, streams: Vec::new() }
+    }
+
+    fn send(&mut self, request: GenerateRequest) -> RequestId {
+        let (id, events) = self.open();
+        self.engine.handle(Command::Generate(id, Box::new(request), events));
+        id
+    }
+
+    fn score(&mut self, reward: &str, input: ScoreInput) -> RequestId {
+        let (id, events) = self.open();
+        let request = ScoreRequest { reward: Some(reward.into()), input, priority: 0 };
+        self.engine.handle(Command::Score(id, Box::new(request), events));
+        id
+    }
+
+    fn open(&mut self) -> (RequestId, mpsc::Sender<Event>) {
+        let id = RequestId(self.streams.len() as u64);
+        let (sender, receiver) = mpsc::channel(100_000);
+        self.streams.push((id, receiver));
+        (id, sender)
+    }
+
+    fn step(&mut self) {
+        self.engine.step();
+        self.engine.scheduler.check_integrity().unwrap();
+    }
+
+    /// Steps until nothing is left; then no block may be.
+    fn finish(&mut self) {
+        for _ in 0..100_000 {
+            if self.engine.requests.is_empty() {
+                assert!(self.engine.scheduler.is_idle());
+                for model in 0..self.engine.executors.len() {
+                    assert_eq!(self.engine.scheduler.pool(ModelId(model as u16)).num_used(), 0);
+                }
+                return;
+            }
+            self.step();
+        }
+        panic!("the engine does not come to an end: {:?}", self.engine.stats());
+    }
+
+    fn answer(&mut self, id: RequestId) -> Answer {
+        let events = &mut self.streams[id.0 as usize].1;
+        let mut answer = Answer::default();
+        let grow = |answer: &mut Answer, index: usize| {
+            while answer.texts.len() <= index {
+                answer.texts.push(String::new());
+                answer.tokens.push(Vec::new());
+                answer.reasons.push(None);
+                answer.rewards.push(None);
+            }
+        };
+        while let Ok(event) = events.try_recv() {
+            answer.order.push(match event {
+                Event::Prefilled { .. } => 'P',
+                Event::Token { .. } => 'T',
+                Event::Finished { .. } => 'F',
+                Event::Scored { .. } => 'S',
+                Event::Selected(_) => 'E',
+                Event::Done(_) => 'D',
+                Event::Failed(_) => 'R',
+            });
+            match event {
+                Event::Prefilled { cached_tokens, prompt_logprobs, policy_version } => {
+                    answer.cached_tokens = cached_tokens;
+                    answer.prompt_logprobs = prompt_logprobs;
+                    answer.policy_version = policy_version.to_string();
+                }
+                Event::Token { index, token, text, .. } => {
+                    grow(&mut answer, index);
+                    answer.tokens[index].push(token);
+                    answer.texts[index].push_str(&text);
+                }
+                Event::Finished { index, reason, text } => {
+                    grow(&mut answer, index);
+                    answer.texts[index].push_str(&text);
+                    answer.reasons[index] = Some(reason.as_str());
+                }
+                Event::Scored { index, reward } => {
+                    grow(&mut answer, index);
+                    answer.rewards[index] = Some(reward);
+                }
+                Event::Selected(selection) => answer.selection = Some(selection),
+                Event::Done(usage) => answer.usage = Some(usage),
+                Event::Failed(error) => answer.error = Some(error.to_string()),
+            }
+        }
+        answer
+    }
+
+    /// The answer to one request, run to its end.
+    fn run(&mut self, request: GenerateRequest) -> Answer {
+        let id = self.send(request);
+        self.finish();
+        self.answer(id)
+    }
+}
+
+fn generate(prompt: &[u32], num_choices: usize, max_tokens: usize) -> GenerateRequest {
+    let content: String = prompt.iter().map(|token| (b'a' + (token % 26) as u8) as char).collect();
+    GenerateRequest {
+        prompt: prompt.to_vec(),
+        messages: [Message { role: "user".into(), content }].into(),
+        sampling: SamplingParams { max_tokens, seed: Some(5), ..SamplingParams::default() },
+        num_choices,
+        alignment: None,
+        adapter: None,
+        priority: 0,
+    }
+}
+
+fn best_of(prompt: &[u32], n: usize, max_tokens: usize, reward: &str) -> GenerateRequest {
+    let alignment = Alignment {
+        n,
+        reward: Some(reward.into()),
+        select: Select::Argmax,
+        length_penalty: 0.0,
+        max_total_tokens: None,
+    };
+    GenerateRequest { alignment: Some(alignment), ..generate(prompt, 1, max_tokens) }
+}
+
+fn conversation(text: &str) -> Arc<[Message]> {
+    [Message { role: "user".into(), content: text.into() }].into()
+}

@@ -1,0 +1,276 @@
+//! A generating request as its client sees it: text, ends, logprobs, rewards and the events that tell of them. Leaves
+//! tokens in blocks to the scheduler and what happens next to the engine.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use crate::detokenizer::Detokenizer;
+use crate::request::{Candidate, Event, FinishReason, GenerateRequest, Logprobs, Message, Selection, Usage};
+use crate::sampler::{Draw, SampleRow, Sampled};
+use crate::stop::StopMatcher;
+use crate::strategy::{Outcome, Strategy, strategy, token_share};
+use crate::{EngineError, SamplingParams, TokenBytes};
+
+/// The listener is gone: the request is to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
+
+/// A candidate's text so far.
+#[derive(Debug, Default)]
+pub(crate) struct CandidateText {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) reward: Option<f32>,
+    pub(crate) finish_reason: Option<FinishReason>,
+    pub(crate) is_dropped: bool,
+    /// When its text went to the reward model.
+    pub(crate) score_started: Option<Instant>,
+    max_tokens: usize,
+    logprob: f64,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+    last_token: Option<Instant>,
+}
+
+impl CandidateText {
+    fn is_open(&self) -> bool {
+        self.finish_reason.is_none() && !self.is_dropped
+    }
+}
+
+/// Best-of-N of a request.
+#[derive(Debug)]
+pub(crate) struct Aligned {
+    pub(crate) strategy: Box<dyn Strategy>,
+    /// Index of the reward model.
+    pub(crate) reward: usize,
+    pub(crate) reward_name: Arc<str>,
+}
+
+/// What the engine adds to a request.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) seed: u64,
+    pub(crate) eos_token_ids: Vec<u32>,
+    pub(crate) policy_version: Arc<str>,
+    /// Index and name of the reward model, with `alignment`.
+    pub(crate) reward: Option<(usize, Arc<str>)>,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+/// A generating request.
+#[derive(Debug)]
+pub(crate) struct Generating {
+    pub(crate) params: SamplingParams,
+    pub(crate) prompt: Arc<[u32]>,
+    pub(crate) messages: Arc<[Message]>,
+    pub(crate) candidates: Vec<CandidateText>,
+    pub(crate) aligned: Option<Aligned>,
+    pub(crate) usage: Usage,
+    pub(crate) arrived: Instant,
+    seed: u64,
+    end_tokens: Vec<u32>,
+    policy_version: Arc<str>,
+    prompt_logprobs: Vec<Option<Logprobs>>,
+    is_prefilled: bool,
+    events: mpsc::Sender<Event>,
+}
+
+impl Generating {
+    pub(crate) fn new(request: GenerateRequest, admission: Admission) -> Self {
+        let GenerateRequest { prompt, messages, sampling: params, num_choices, alignment, .. } = request;
+        let n = alignment.as_ref().map_or(num_choices, |alignment| alignment.n);
+        let budget = alignment.as_ref().and_then(|alignment| alignment.max_total_tokens);
+        let share = |index| budget.map_or(usize::MAX, |budget| token_share(index, n, budget));
+        let candidate = |index| CandidateText {
+            max_tokens: params.max_tokens.min(share(index)),
+            ..CandidateText::default()
+        };
+        let aligned = alignment.zip(admission.reward).map(|(alignment, (reward, reward_name))| Aligned {
+            strategy: strategy(&alignment, num_choices),
+            reward,
+            reward_name,
+        });
+        let mut end_tokens = params.stop_token_ids.clone();
+        if !params.ignore_eos {
+            end_tokens.extend(&admission.eos_token_ids);
+        }
+        let num_targets = params.prompt_logprobs.map_or(0, |_| prompt.len() - 1);
+        Self {
+            candidates: (0..n).map(candidate).collect(),
+            usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
+            prompt: prompt.into(),
+            messages,
+            aligned,
+            arrived: Instant::now(),
+            seed: admission.seed,
+            end_tokens,
+            policy_version: admission.policy_version,
+            prompt_logprobs: vec![None; num_targets],
+            is_prefilled: false,
+            events: admission.events,
+            params,
+        }
+    }
+
+    /// Most tokens that any candidate may have.
+    pub(crate) fn max_tokens(&self) -> usize {
+        self.candidates.iter().map(|candidate| candidate.max_tokens).max().unwrap_or(0)
+    }
+
+    /// What the sampler needs to draw the next token of a candidate.
+    pub(crate) fn sample_row<'a>(&'a self, candidate: usize, logits: &'a [f32]) -> SampleRow<'a> {
+        let output = &self.candidates[candidate].tokens;
+        SampleRow {
+            logits,
+            params: &self.params,
+            draw: Draw { seed: self.seed, candidate, position: output.len() },
+            prompt: &self.prompt,
+            output,
+            end_tokens: &self.end_tokens,
+            wants_logprob: self.aligned.is_some(),
+        }
+    }
+
+    /// Candidates whose next token is wanted.
+    pub(crate) fn open_candidates(&self) -> impl Iterator<Item = usize> {
+        let open = |(index, candidate): (usize, &CandidateText)| candidate.is_open().then_some(index);
+        self.candidates.iter().enumerate().filter_map(open)
+    }
+
+    /// The prompt's token at `position`, whose logprob is wanted.
+    pub(crate) fn prompt_target(&self, position: usize) -> Option<u32> {
+        (position > 0 && position <= self.prompt_logprobs.len()).then(|| self.prompt[position])
+    }
+
+    /// Keeps the logprobs of the prompt's token at `position`.
+    pub(crate) fn set_prompt_logprobs(&mut self, position: usize, logprobs: Logprobs) {
+        if let Some(slot) = self.prompt_logprobs.get_mut(position - 1) {
+            *slot = Some(logprobs);
+        }
+    }
+
+    /// The prompt is computed; told once, whatever is recomputed later.
+    pub(crate) fn prefilled(&mut self, cached_tokens: usize) -> Result<(), Closed> {
+        if std::mem::replace(&mut self.is_prefilled, true) {
+            return Ok(());
+        }
+        self.usage.cached_tokens = cached_tokens;
+        let logprobs = std::mem::take(&mut self.prompt_logprobs);
+        let prompt_logprobs = self.params.prompt_logprobs.map(|_| logprobs.into_iter().flatten().collect());
+        let policy_version = Arc::clone(&self.policy_version);
+        self.send(Event::Prefilled { cached_tokens, prompt_logprobs, policy_version })
+    }
+
+    /// Takes a candidate's next token. Returns whether the candidate ended with it, and the time since the one before.
+    pub(crate) fn accept(
+        &mut self,
+        index: usize,
+        sampled: Sampled,
+        vocabulary: &dyn TokenBytes,
+        now: Instant,
+    ) -> Result<Accepted, Closed> {
+        let (params, candidate) = (&self.params, &mut self.candidates[index]);
+        let can_stop = candidate.tokens.len() >= params.min_tokens;
+        candidate.tokens.push(sampled.token);
+        candidate.logprob += f64::from(sampled.logprob);
+        self.usage.completion_tokens += 1;
+        let since_last = now - candidate.last_token.replace(now).unwrap_or(self.arrived);
+
+        let is_end = can_stop && self.end_tokens.contains(&sampled.token);
+        let piece = match is_end && !params.include_stop {
+            true => String::new(),
+            false => candidate.detokenizer.push(sampled.token, vocabulary),
+        };
+        let is_armed = candidate.tokens.len() >= params.min_tokens;
+        let result = candidate.stop.push(&piece, &params.stop, params.include_stop, is_armed);
+        candidate.text.push_str(&result.text);
+        let reason = match () {
+            () if is_end || result.stopped => Some(FinishReason::Stop),
+            () if candidate.tokens.len() >= candidate.max_tokens => Some(FinishReason::Length),
+            () => None,
+        };
+        let is_first = candidate.tokens.len() == 1;
+        let Sampled { token, logprobs, .. } = sampled;
+        self.send(Event::Token { index, token, text: result.text, logprobs })?;
+        if let Some(reason) = reason {
+            self.finish(index, reason, result.stopped)?;
+        }
+        Ok(Accepted { has_ended: reason.is_some(), is_first, since_last })
+    }
+
+    /// Ends a candidate; what was held back becomes text, unless a stop string ended it.
+    pub(crate) fn finish(
+        &mut self,
+        index: usize,
+        reason: FinishReason,
+        by_stop_string: bool,
+    ) -> Result<(), Closed> {
+        let params = &self.params;
+        let candidate = &mut self.candidates[index];
+        let mut text = String::new();
+        if !by_stop_string {
+            let rest = candidate.detokenizer.finish();
+            text = candidate.stop.push(rest, &params.stop, params.include_stop, true).text;
+            text.push_str(&candidate.stop.finish());
+        }
+        candidate.text.push_str(&text);
+        candidate.finish_reason = Some(reason);
+        self.send(Event::Finished { index, reason, text })
+    }
+
+    /// A reward model has answered.
+    pub(crate) fn scored(&mut self, index: usize, reward: f32) -> Result<(), Closed> {
+        self.candidates[index].reward = Some(reward);
+        self.send(Event::Scored { index, reward })
+    }
+
+    /// The strategy has decided: tells so, and that all is done.
+    pub(crate) fn select(&mut self, outcome: Outcome) -> Result<(), Closed> {
+        let Some(aligned) = &self.aligned else { return Ok(()) };
+        let reward_model = Arc::clone(&aligned.reward_name);
+        let is_selected = |index: &usize| outcome.selected.contains(index);
+        let rejected = self.candidates.iter().enumerate().filter(|(index, _)| !is_selected(index));
+        self.usage.rejected_tokens = rejected.map(|(_, candidate)| candidate.tokens.len()).sum();
+        let candidates = self.candidates.iter_mut().map(|candidate| Candidate {
+            text: std::mem::take(&mut candidate.text),
+            tokens: std::mem::take(&mut candidate.tokens),
+            reward: candidate.reward,
+            logprob: candidate.logprob,
+            finish_reason: candidate.finish_reason,
+        });
+        let candidates = candidates.collect();
+        let Outcome { selected, scoring } = outcome;
+        self.send(Event::Selected(Selection { selected, scoring, candidates, reward_model }))?;
+        self.done()
+    }
+
+    /// Without a strategy: all is done once every candidate has ended.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.aligned.is_none() && self.open_candidates().next().is_none()
+    }
+
+    /// Tells that all is done.
+    pub(crate) fn done(&self) -> Result<(), Closed> {
+        self.send(Event::Done(self.usage))
+    }
+
+    /// Ends the request.
+    pub(crate) fn fail(&self, error: EngineError) {
+        let _ = self.events.try_send(Event::Failed(error));
+    }
+
+    fn send(&self, event: Event) -> Result<(), Closed> {
+        self.events.try_send(event).map_err(|_| Closed)
+    }
+}
+
+/// What a token led to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) has_ended: bool,
+    pub(crate) is_first: bool,
+    pub(crate) since_last: std::time::Duration,
+}

@@ -1,0 +1,96 @@
+//! The sequences of one request: the prompt while it is prefilled, the candidates forked from it, and what a reward
+//! model reads about them. Leaves blocks and steps to the scheduler.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{ModelId, RequestId};
+use crate::sequence::{Sequence, SequenceState};
+
+/// Order of admission: priority class first, then arrival. Preemption goes from the greatest down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupKey {
+    /// Lower runs first.
+    pub priority: i32,
+    /// Counts up; kept through preemption, so a preempted group returns to its place.
+    pub arrival: u64,
+}
+
+/// Which sequence of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The prompt, before the fork.
+    Prompt,
+    /// A candidate.
+    Candidate(usize),
+    /// The reward model's template of the conversation, computed for its blocks alone.
+    ScorePrompt,
+    /// A text to score.
+    Score(usize),
+}
+
+/// A prefill-only sequence of a reward model.
+#[derive(Debug)]
+pub struct ScoreSequence {
+    /// [`Part::ScorePrompt`] or [`Part::Score`].
+    pub part: Part,
+    /// Whose blocks it uses: its own model's, or the policy's for an adapter with a score head.
+    pub model: ModelId,
+    /// Its tokens and blocks.
+    pub sequence: Sequence,
+}
+
+/// The sequences of one request.
+#[derive(Debug)]
+pub struct SequenceGroup {
+    /// The request.
+    pub id: RequestId,
+    /// Its place in line.
+    pub key: GroupKey,
+    /// State of the generating part; a request that only scores is `Running` throughout.
+    pub state: SequenceState,
+    /// The prompt's tokens; none for a request that only scores.
+    pub prompt_tokens: Arc<[u32]>,
+    /// Exists from admission to the fork.
+    pub prompt: Option<Sequence>,
+    /// By index; they hold blocks from the fork on.
+    pub candidates: Vec<Sequence>,
+    /// Unfinished work of reward models.
+    pub scores: VecDeque<ScoreSequence>,
+    /// Logits of every prompt row are wanted, so nothing may come from the cache.
+    pub prompt_logits: bool,
+    /// Prompt tokens found in the cache at first admission.
+    pub cached_tokens: usize,
+    /// Policy blocks it held when it was preempted: it returns when as many are free, or when it is alone.
+    pub blocks_when_preempted: usize,
+}
+
+impl SequenceGroup {
+    /// Candidates that run or may run again.
+    pub fn alive(&self) -> impl Iterator<Item = &Sequence> {
+        self.candidates.iter().filter(|candidate| candidate.is_alive())
+    }
+
+    /// Sequences that take part in steps of the policy's generation.
+    pub fn num_running(&self) -> usize {
+        let candidates = self.candidates.iter().filter(|candidate| candidate.is_running()).count();
+        candidates + usize::from(self.prompt.is_some())
+    }
+
+    /// Every sequence with the model whose blocks it may hold.
+    pub fn sequences(&self) -> impl Iterator<Item = (ModelId, &Sequence)> {
+        let generation =
+            self.prompt.iter().chain(&self.candidates).map(|sequence| (ModelId::POLICY, sequence));
+        generation.chain(self.scores.iter().map(|score| (score.model, &score.sequence)))
+    }
+
+    /// References it holds to blocks of `model`.
+    pub fn num_blocks(&self, model: ModelId) -> usize {
+        self.sequences().filter(|(of, _)| *of == model).map(|(_, sequence)| sequence.block_table.len()).sum()
+    }
+
+    /// Its first tokens are still to be drawn.
+    pub fn wants_first_tokens(&self) -> bool {
+        self.alive().any(|candidate| candidate.output.is_empty())
+    }
+}

@@ -1,0 +1,160 @@
+//! Chooses one token from a row of logits: greedy, by temperature alone, or from the tokens that top-k, top-p and min-p
+//! leave. No path sorts the vocabulary. Leaves penalties and logprobs to their files.
+
+use rectify_kernels as kernels;
+
+use super::top::{Ranked, top};
+use crate::SamplingParams;
+
+/// Values per partial sum: a row is summed in chunks, and only the chosen chunk is looked at again.
+const CHUNK: usize = 1024;
+/// Candidates that top-p looks at first.
+const FIRST_NUCLEUS: usize = 256;
+
+/// Memory of one thread's choices.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// A changed copy of the logits.
+    pub(super) logits: Vec<f32>,
+    pub(super) counts: Vec<u32>,
+    pub(super) ranked: Vec<Ranked>,
+    sums: Vec<f64>,
+}
+
+/// `exp` of a row by chunks: `total` is `Σ exp(scale · (x − max))`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mass {
+    pub(super) max: f32,
+    pub(super) scale: f32,
+    pub(super) total: f64,
+}
+
+impl Mass {
+    /// Sums a row; `None` unless the row is a distribution: no NaN, no infinity, something finite.
+    pub(super) fn new(row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
+        let max = kernels::max(row);
+        let mut mass = Self { max, scale, total: 0.0 };
+        sums.clear();
+        let mut buffer = [0.0; CHUNK];
+        for chunk in row.chunks(CHUNK) {
+            let sum = f64::from(kernels::sum(mass.weights(chunk, &mut buffer)?));
+            mass.total += sum;
+            sums.push(sum);
+        }
+        (mass.total.is_finite() && mass.total > 0.0).then_some(mass)
+    }
+
+    /// `exp(scale · (x − max))` of a chunk.
+    fn weights<'a>(&self, chunk: &[f32], buffer: &'a mut [f32; CHUNK]) -> Option<&'a [f32]> {
+        let out = &mut buffer[..chunk.len()];
+        kernels::exp_shifted(chunk, self.scale * self.max, self.scale, out).ok()?;
+        Some(out)
+    }
+
+    fn weight(&self, logit: f32) -> f64 {
+        f64::from((self.scale * logit - self.scale * self.max).exp())
+    }
+}
+
+/// `ln Σ exp(row)` in nats; `None` unless the row is a distribution.
+pub(super) fn log_sum_exp(row: &[f32], scratch: &mut Scratch) -> Option<f32> {
+    let mass = Mass::new(row, 1.0, &mut scratch.sums)?;
+    Some((f64::from(mass.max) + mass.total.ln()) as f32)
+}
+
+/// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.
+pub(super) fn greedy(row: &[f32]) -> Option<u32> {
+    if row.iter().fold(false, |any, x| any | x.is_nan()) {
+        return None;
+    }
+    let index = kernels::argmax(row)?;
+    row[index].is_finite().then_some(index as u32)
+}
+
+/// Draws a token; `uniform` lies in [0, 1). `None` unless the row is a distribution.
+pub(super) fn draw(row: &[f32], params: &SamplingParams, uniform: f64, scratch: &mut Scratch) -> Option<u32> {
+    let scale = 1.0 / params.temperature;
+    let mass = Mass::new(row, scale, &mut scratch.sums)?;
+    let top_k = if params.top_k == 0 { row.len() } else { params.top_k };
+    let by_k = top_k < row.len();
+    if !by_k && params.top_p >= 1.0 && params.min_p <= 0.0 {
+        return draw_plain(row, &mass, uniform, &scratch.sums);
+    }
+    let ranked = &mut scratch.ranked;
+    // min-p compares probabilities, that is, differences of logits: p ≥ min_p · p_max.
+    let least = mass.max + params.temperature * params.min_p.max(0.0).ln();
+    let mut total = mass.total;
+    if by_k {
+        top(row, top_k, ranked);
+    } else if params.min_p > 0.0 {
+        ranked.clear();
+        ranked.extend(
+            row.iter().zip(0..).filter(|(logit, _)| **logit >= least).map(|(&l, t)| Ranked::new(l, t)),
+        );
+        ranked.sort_unstable();
+    } else {
+        nucleus(row, params.top_p, &mass, ranked);
+    }
+    ranked.retain(|candidate| candidate.logit >= least);
+    if by_k || params.min_p > 0.0 {
+        total = ranked.iter().map(|candidate| mass.weight(candidate.logit)).sum();
+    }
+    if params.top_p < 1.0 {
+        let wanted = f64::from(params.top_p) * total;
+        let mut sum = 0.0;
+        let enough = ranked.iter().position(|candidate| {
+            sum += mass.weight(candidate.logit);
+            sum >= wanted
+        });
+        ranked.truncate(enough.map_or(ranked.len(), |index| index + 1));
+    }
+    let kept: f64 = ranked.iter().map(|candidate| mass.weight(candidate.logit)).sum();
+    let target = uniform * kept;
+    let mut sum = 0.0;
+    let drawn = ranked.iter().find(|candidate| {
+        sum += mass.weight(candidate.logit);
+        sum > target
+    });
+    drawn.or(ranked.first()).map(|candidate| candidate.token)
+}
+
+/// Inverse of the cumulative distribution: finds the chunk, then the token in it.
+fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, sums: &[f64]) -> Option<u32> {
+    let target = uniform * mass.total;
+    let mut before = 0.0;
+    let mut chosen = None;
+    for (index, &sum) in sums.iter().enumerate() {
+        if sum > 0.0 {
+            chosen = Some((index, before));
+            if before + sum > target {
+                break;
+            }
+        }
+        before += sum;
+    }
+    let (index, mut sum) = chosen?;
+    let start = index * CHUNK;
+    let mut buffer = [0.0; CHUNK];
+    let weights = mass.weights(&row[start..row.len().min(start + CHUNK)], &mut buffer)?;
+    let found = weights.iter().position(|&weight| {
+        sum += f64::from(weight);
+        weight > 0.0 && sum > target
+    });
+    // Rounding may leave the target just past the chunk's end: then it is the last possible token.
+    let offset = found.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))?;
+    Some((start + offset) as u32)
+}
+
+/// The most likely tokens, enough of them to hold `top_p` of the mass.
+fn nucleus(row: &[f32], top_p: f32, mass: &Mass, ranked: &mut Vec<Ranked>) {
+    let wanted = f64::from(top_p) * mass.total;
+    let mut count = FIRST_NUCLEUS;
+    loop {
+        top(row, count, ranked);
+        let sum: f64 = ranked.iter().map(|candidate| mass.weight(candidate.logit)).sum();
+        if sum >= wanted || count >= row.len() {
+            return;
+        }
+        count *= 8;
+    }
+}

@@ -1,0 +1,142 @@
+//! Logits to tokens. This file runs rows in parallel and reports logprobs; `penalties` changes logits, `choose` picks,
+//! `rng` draws. Leaves which rows to sample to the engine.
+
+mod choose;
+mod penalties;
+mod rng;
+#[cfg(test)]
+mod tests;
+mod top;
+
+use std::sync::{Mutex, PoisonError};
+
+use rectify_kernels::Pool;
+
+pub use rng::Draw;
+
+use crate::request::{Logprobs, TokenLogprob};
+use crate::{EngineError, SamplingParams};
+use choose::Scratch;
+
+/// One row to sample.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleRow<'a> {
+    /// `[vocab_size]`.
+    pub logits: &'a [f32],
+    /// The request's settings, validated.
+    pub params: &'a SamplingParams,
+    /// Which draw this is.
+    pub draw: Draw,
+    /// The prompt's tokens.
+    pub prompt: &'a [u32],
+    /// The tokens generated so far.
+    pub output: &'a [u32],
+    /// Tokens that may not come before `min_tokens`.
+    pub end_tokens: &'a [u32],
+    /// The token's logprob is wanted even if `params.logprobs` is not set.
+    pub wants_logprob: bool,
+}
+
+/// A sampled token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: u32,
+    /// `ln p(token)` of the raw distribution; 0 unless it was wanted.
+    pub logprob: f32,
+    /// If `params.logprobs` is set.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Samples rows on several threads, with memory kept from step to step.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+impl Sampler {
+    /// Samples every row; a row's result depends on that row alone. A row with a NaN, an infinity or nothing finite is
+    /// an [`EngineError::Execution`] in its place.
+    pub fn sample(&self, pool: &Pool, rows: &[SampleRow<'_>]) -> Vec<Result<Sampled, EngineError>> {
+        self.map(pool, rows, |row, scratch| sample_row(row, scratch).ok_or_else(not_a_distribution))
+    }
+
+    /// Logprobs of given tokens, each with the `num_top` most likely ones of its row of logits.
+    pub fn logprobs(
+        &self,
+        pool: &Pool,
+        rows: &[(&[f32], u32)],
+        num_top: usize,
+    ) -> Vec<Result<Logprobs, EngineError>> {
+        self.map(pool, rows, |&(logits, token), scratch| {
+            let lse = choose::log_sum_exp(logits, scratch).ok_or_else(not_a_distribution)?;
+            Ok(report(logits, token, lse, num_top, scratch))
+        })
+    }
+
+    fn map<T: Sync, R: Send>(
+        &self,
+        pool: &Pool,
+        rows: &[T],
+        work: impl Fn(&T, &mut Scratch) -> Result<R, EngineError> + Sync,
+    ) -> Vec<Result<R, EngineError>> {
+        let results: Vec<Mutex<Option<Result<R, EngineError>>>> =
+            rows.iter().map(|_| Mutex::default()).collect();
+        pool.run(rows.len(), |index| {
+            let mut scratch = self.lock_scratch().pop().unwrap_or_default();
+            let result = work(&rows[index], &mut scratch);
+            self.lock_scratch().push(scratch);
+            *results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        let result = |slot: Mutex<Option<_>>| {
+            slot.into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .unwrap_or_else(|| Err(not_a_distribution()))
+        };
+        results.into_iter().map(result).collect()
+    }
+
+    fn lock_scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_a_distribution() -> EngineError {
+    EngineError::Execution("the logits hold a NaN, an infinity or nothing finite".to_owned())
+}
+
+fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
+    // Taken out, so that the rest of the scratch stays free to borrow.
+    let mut changed = std::mem::take(&mut scratch.logits);
+    let logits = if penalties::applies(row) {
+        changed.clear();
+        changed.extend_from_slice(row.logits);
+        penalties::apply(row, &mut changed, &mut scratch.counts);
+        &changed
+    } else {
+        row.logits
+    };
+    let token = if row.params.temperature == 0.0 {
+        choose::greedy(logits)
+    } else {
+        choose::draw(logits, row.params, row.draw.uniform(), scratch)
+    };
+    scratch.logits = changed;
+    let token = token?;
+    if !row.wants_logprob && row.params.logprobs.is_none() {
+        return Some(Sampled { token, logprob: 0.0, logprobs: None });
+    }
+    let lse = choose::log_sum_exp(row.logits, scratch)?;
+    let logprob = row.logits[token as usize] - lse;
+    let logprobs = row.params.logprobs.map(|num_top| report(row.logits, token, lse, num_top, scratch));
+    Some(Sampled { token, logprob, logprobs })
+}
+
+fn report(logits: &[f32], token: u32, lse: f32, num_top: usize, scratch: &mut Scratch) -> Logprobs {
+    top::top(logits, num_top, &mut scratch.ranked);
+    let of = |token: u32, logit: f32| TokenLogprob { token, logprob: logit - lse };
+    Logprobs {
+        own: of(token, logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)),
+        top: scratch.ranked.iter().map(|ranked| of(ranked.token, ranked.logit)).collect(),
+    }
+}

@@ -1,0 +1,68 @@
+//! Changes to logits before temperature: bias, a ban on ending early, and penalties for what was said. Leaves choosing
+//! to `choose`.
+
+use super::SampleRow;
+
+/// Whether a row's logits change at all.
+pub(super) fn applies(row: &SampleRow<'_>) -> bool {
+    let params = row.params;
+    !params.logit_bias.is_empty()
+        || row.output.len() < params.min_tokens
+        || params.repetition_penalty != 1.0
+        || ((params.presence_penalty != 0.0 || params.frequency_penalty != 0.0) && !row.output.is_empty())
+}
+
+/// Changes `logits`, a copy of the row's. In order: `logit_bias`; end tokens before `min_tokens`; `repetition_penalty`
+/// (Keskar et al. 2019, arXiv:1909.05858, §4.1) on tokens of prompt and output; `frequency_penalty` and
+/// `presence_penalty` on tokens of the output. `counts`, `[vocab_size]`, is zero before and after.
+pub(super) fn apply(row: &SampleRow<'_>, logits: &mut [f32], counts: &mut Vec<u32>) {
+    let params = row.params;
+    for &(token, bias) in &params.logit_bias {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit += bias;
+        }
+    }
+    if row.output.len() < params.min_tokens {
+        for &token in row.end_tokens {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+    counts.resize(logits.len(), 0);
+    if params.repetition_penalty != 1.0 {
+        for_each_distinct(row.prompt.iter().chain(row.output), counts, |token, _| {
+            let logit = &mut logits[token];
+            *logit = if *logit > 0.0 {
+                *logit / params.repetition_penalty
+            } else {
+                *logit * params.repetition_penalty
+            };
+        });
+    }
+    if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
+        for_each_distinct(row.output.iter(), counts, |token, count| {
+            logits[token] -= params.frequency_penalty * count as f32 + params.presence_penalty;
+        });
+    }
+}
+
+/// Visits each distinct token once, with how often it occurs.
+fn for_each_distinct<'a>(
+    tokens: impl Iterator<Item = &'a u32> + Clone,
+    counts: &mut [u32],
+    mut visit: impl FnMut(usize, u32),
+) {
+    for &token in tokens.clone() {
+        if let Some(count) = counts.get_mut(token as usize) {
+            *count += 1;
+        }
+    }
+    for &token in tokens {
+        if let Some(count) = counts.get_mut(token as usize)
+            && *count > 0
+        {
+            visit(token as usize, std::mem::take(count));
+        }
+    }
+}

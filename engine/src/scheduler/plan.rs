@@ -1,0 +1,390 @@
+//! Fills a step: decodes first, then reward models' share, candidates that start, prompts, and new requests. Leaves
+//! what to give up when blocks run out to `preempt`.
+
+use std::sync::Arc;
+
+use super::preempt::Victim;
+use super::step::{Item, LogitRows, Step};
+use super::{Model, Scheduler};
+use crate::group::{Part, SequenceGroup};
+use crate::ids::{BlockId, ModelId, SeqId};
+use crate::sequence::{Sequence, SequenceState};
+
+/// Most logits of prompt rows in a step, in values: 64 MiB.
+const MAX_PROMPT_LOGITS: usize = 16 << 20;
+
+/// What is left of a step.
+#[derive(Debug)]
+struct Room {
+    /// Tokens.
+    tokens: usize,
+    /// Of those, tokens of prompts and texts.
+    prefill: usize,
+    /// Rows of prompt logits.
+    logit_rows: usize,
+    /// Policy sequences that run, each of which may soon want a block.
+    num_running: usize,
+    /// Nothing was preempted, so there are blocks for more work.
+    calm: bool,
+}
+
+impl Room {
+    fn take(&mut self, num_tokens: usize) {
+        self.tokens -= num_tokens;
+        self.prefill = self.prefill.min(self.tokens);
+    }
+
+    fn take_prefill(&mut self, num_tokens: usize) {
+        self.tokens -= num_tokens;
+        self.prefill -= num_tokens;
+    }
+}
+
+impl Scheduler {
+    /// Plans the next step into `step`. Every model's batch can be executed as it is; an empty step means that there is
+    /// nothing to do.
+    pub fn schedule(&mut self, step: &mut Step) {
+        loop {
+            self.step_number += 1;
+            step.clear(self.models.len());
+            self.plan(step);
+            if !step.is_empty() || self.is_idle() {
+                break;
+            }
+            // Groups that all wait for blocks of each other: the newest steps back. At most one round for each group.
+            let models = 0..self.models.len() as u16;
+            if models.fold(false, |any, model| self.preempt_newest(ModelId(model)) || any) {
+                continue;
+            }
+            break;
+        }
+        for (model, work) in self.models.iter().zip(&mut step.models) {
+            work.build(model.spec.block_size, |item| find(self.groups[item.group].as_ref()?, item.part));
+        }
+    }
+
+    fn plan(&mut self, step: &mut Step) {
+        let preemptions = self.num_preemptions;
+        let mut pass = std::mem::take(&mut self.pass);
+        pass.clear();
+        pass.extend(self.running.values());
+
+        let num_decodes = self.decode(&pass, step);
+        let tokens = self.config.max_num_batched_tokens.saturating_sub(num_decodes);
+        let groups = self.running.values().filter_map(|&index| self.groups[index].as_ref());
+        let vocab_size = self.models[usize::from(ModelId::POLICY.0)].spec.vocab_size;
+        let mut room = Room {
+            tokens,
+            prefill: tokens.min(self.pacer.prefill_limit(num_decodes)),
+            logit_rows: (MAX_PROMPT_LOGITS / vocab_size.max(1)).max(1),
+            num_running: groups.map(SequenceGroup::num_running).sum(),
+            calm: self.num_preemptions == preemptions,
+        };
+        let has_prompts = !self.waiting.is_empty() || pass.iter().any(|&index| self.has_prefill(index));
+        let share = match has_prompts {
+            true => (room.prefill as f32 * self.config.score_token_share).ceil() as usize,
+            false => room.prefill,
+        };
+        let is_blocked = self.score(step, &mut room, share);
+        if room.calm && !is_blocked {
+            self.start_candidates(&pass, step, &mut room);
+        }
+        self.continue_prefill(&pass, step, &mut room);
+        if room.calm && !is_blocked {
+            self.admit(step, &mut room);
+        }
+        let rest = room.prefill;
+        self.score(step, &mut room, rest);
+        self.pass = pass;
+    }
+
+    /// A prompt or a candidate's recomputed tail is under way.
+    fn has_prefill(&self, index: usize) -> bool {
+        let is_tail = |candidate: &Sequence| candidate.is_running() && !candidate.is_decoding();
+        self.groups[index]
+            .as_ref()
+            .is_some_and(|group| group.prompt.is_some() || group.candidates.iter().any(is_tail))
+    }
+
+    /// One token for every decoding candidate, oldest group first. Returns how many.
+    fn decode(&mut self, pass: &[usize], step: &mut Step) -> usize {
+        for &index in pass {
+            let work = &mut step.models[usize::from(ModelId::POLICY.0)];
+            let (num_items, num_copies) = (work.items.len(), work.copies.len());
+            let num_candidates = self.groups[index].as_ref().map_or(0, |group| group.candidates.len());
+            for candidate in 0..num_candidates {
+                if self.decode_one(index, candidate, step) == Victim::Group {
+                    // It was preempted whole: what was planned for its first candidates is void.
+                    let work = &mut step.models[usize::from(ModelId::POLICY.0)];
+                    work.items.truncate(num_items);
+                    work.copies.truncate(num_copies);
+                    break;
+                }
+            }
+        }
+        step.models[usize::from(ModelId::POLICY.0)].items.len()
+    }
+
+    /// Plans one candidate's decode, making room if need be.
+    fn decode_one(&mut self, index: usize, candidate: usize, step: &mut Step) -> Victim {
+        let mut victim = Victim::Other;
+        while victim == Victim::Other {
+            let step_number = self.step_number;
+            let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
+            let Some(group) = &mut self.groups[index] else { break };
+            let sequence = &mut group.candidates[candidate];
+            if !sequence.is_running() || !sequence.is_decoding() {
+                break;
+            }
+            if let Some(copy) = sequence.make_room(pool, spec.block_size) {
+                plan_tokens(
+                    step,
+                    Place { index, part: Part::Candidate(candidate) },
+                    group,
+                    copy,
+                    1,
+                    step_number,
+                );
+                break;
+            }
+            victim = self.preempt_for(index, candidate);
+        }
+        victim
+    }
+
+    /// Lets forked and suspended candidates begin, as many as fit: the rest follow in later waves.
+    fn start_candidates(&mut self, pass: &[usize], step: &mut Step, room: &mut Room) {
+        let use_cache = self.config.prefix_caching;
+        for &index in pass {
+            let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
+            let Some(group) = &mut self.groups[index] else { continue };
+            if group.prompt.is_some() || group.state != SequenceState::Running {
+                continue;
+            }
+            for candidate in 0..group.candidates.len() {
+                let sequence = &mut group.candidates[candidate];
+                if !matches!(sequence.state, SequenceState::Waiting | SequenceState::Preempted) {
+                    continue;
+                }
+                let wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                // Every running sequence keeps one block to grow into, so that a start does not force a preemption.
+                let fits = wanted + room.num_running <= pool.num_free();
+                if !fits || room.num_running >= self.config.max_num_seqs || room.tokens == 0 {
+                    return;
+                }
+                let is_decode = sequence.is_decoding();
+                if !is_decode && room.prefill == 0 {
+                    return;
+                }
+                if use_cache {
+                    self.prefix_hit_tokens += sequence.extend_from_cache(pool, spec.block_size) as u64;
+                }
+                let Some(copy) = sequence.make_room(pool, spec.block_size) else { return };
+                sequence.state = SequenceState::Running;
+                room.num_running += 1;
+                let num_tokens =
+                    sequence.num_remaining_tokens().min(if is_decode { 1 } else { room.prefill });
+                if is_decode {
+                    room.take(num_tokens)
+                } else {
+                    room.take_prefill(num_tokens)
+                }
+                let place = Place { index, part: Part::Candidate(candidate) };
+                plan_tokens(step, place, group, copy, num_tokens, self.step_number);
+            }
+        }
+    }
+
+    /// The next chunk of prompts, and of candidates that recompute what they had.
+    fn continue_prefill(&mut self, pass: &[usize], step: &mut Step, room: &mut Room) {
+        for &index in pass {
+            let Some(group) = &mut self.groups[index] else { continue };
+            let num_candidates = group.candidates.len();
+            let parts = std::iter::once(Part::Prompt).chain((0..num_candidates).map(Part::Candidate));
+            for part in parts {
+                let Some(sequence) = find(group, part) else { continue };
+                let is_due = sequence.is_running()
+                    && !sequence.is_decoding()
+                    && sequence.last_scheduled != self.step_number;
+                if is_due {
+                    let num_tokens = chunk(group, part, sequence, room);
+                    if num_tokens > 0 {
+                        room.take_prefill(num_tokens);
+                        plan_tokens(step, Place { index, part }, group, None, num_tokens, self.step_number);
+                    }
+                }
+            }
+        }
+    }
+
+    /// New and preempted requests, first come first served within a priority class.
+    fn admit(&mut self, step: &mut Step, room: &mut Room) {
+        while room.prefill > 0 && room.num_running < self.config.max_num_seqs {
+            let Some((&key, &index)) = self.waiting.first_key_value() else { break };
+            let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
+            let Some(group) = &mut self.groups[index] else { break };
+            let wants_logits = group.prompt_logits && group.wants_first_tokens();
+            let use_cache = self.config.prefix_caching && !wants_logits;
+            let adapter = group.candidates.first().and_then(|candidate| candidate.adapter.clone());
+            self.next_seq_id += 1;
+            let mut prompt =
+                Sequence::new(SeqId(self.next_seq_id), Arc::clone(&group.prompt_tokens), adapter);
+
+            let mut wanted = prompt.num_blocks_to_start(pool, spec.block_size, use_cache);
+            if !self.running.is_empty() {
+                wanted = (wanted + room.num_running + 1).max(group.blocks_when_preempted);
+            }
+            if wanted > pool.num_free() {
+                break;
+            }
+            let hits = if use_cache { prompt.extend_from_cache(pool, spec.block_size) } else { 0 };
+            if prompt.make_room(pool, spec.block_size).is_none() {
+                prompt.release(pool, SequenceState::Finished);
+                break;
+            }
+            prompt.state = SequenceState::Running;
+            let num_tokens = chunk(group, Part::Prompt, &prompt, room);
+            if num_tokens == 0 {
+                prompt.release(pool, SequenceState::Finished);
+                break;
+            }
+            self.prefix_hit_tokens += hits as u64;
+            if group.state == SequenceState::Waiting {
+                group.cached_tokens = hits;
+            }
+            group.state = SequenceState::Running;
+            group.prompt = Some(prompt);
+            self.waiting.remove(&key);
+            self.running.insert(key, index);
+            room.num_running += 1;
+            room.take_prefill(num_tokens);
+            plan_tokens(step, Place { index, part: Part::Prompt }, group, None, num_tokens, self.step_number);
+        }
+    }
+
+    /// Up to `budget` tokens of reward-model work, oldest request first. Returns whether a text of the policy's pool
+    /// found no blocks: then nothing new may start before it, or it would wait for ever.
+    fn score(&mut self, step: &mut Step, room: &mut Room, budget: usize) -> bool {
+        let mut budget = budget.min(room.prefill);
+        let use_cache = self.config.prefix_caching;
+        let mut is_blocked = vec![false; self.models.len()];
+        for &index in self.scoring.values() {
+            let Some(group) = &mut self.groups[index] else { continue };
+            if group.state == SequenceState::Waiting {
+                continue;
+            }
+            let has_prompt = group.scores.iter().any(|score| score.part == Part::ScorePrompt);
+            for number in 0..group.scores.len() {
+                let score = &mut group.scores[number];
+                let model = usize::from(score.model.0);
+                let is_due = score.sequence.last_scheduled != self.step_number
+                    && (score.part == Part::ScorePrompt || !has_prompt);
+                if budget == 0 {
+                    return is_blocked[usize::from(ModelId::POLICY.0)];
+                }
+                if !is_due || (is_blocked[model] && !score.sequence.is_running()) {
+                    continue;
+                }
+                let Model { pool, spec } = &mut self.models[model];
+                let sequence = &mut score.sequence;
+                if !sequence.is_running() {
+                    let headroom = if score.model == ModelId::POLICY { room.num_running } else { 0 };
+                    let wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                    if !room.calm || wanted + headroom > pool.num_free() {
+                        is_blocked[model] = true;
+                        continue;
+                    }
+                    if use_cache {
+                        self.prefix_hit_tokens += sequence.extend_from_cache(pool, spec.block_size) as u64;
+                    }
+                    if sequence.make_room(pool, spec.block_size).is_none() {
+                        is_blocked[model] = true;
+                        continue;
+                    }
+                    sequence.state = SequenceState::Running;
+                }
+                let num_tokens = sequence.num_remaining_tokens().min(budget);
+                budget -= num_tokens;
+                room.take_prefill(num_tokens);
+                let part = score.part;
+                plan_tokens(step, Place { index, part }, group, None, num_tokens, self.step_number);
+            }
+        }
+        is_blocked[usize::from(ModelId::POLICY.0)]
+    }
+}
+
+/// A sequence by its group's index and its part in it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    index: usize,
+    part: Part,
+}
+
+/// Adds the next `num_tokens` of a sequence to the step.
+fn plan_tokens(
+    step: &mut Step,
+    place: Place,
+    group: &mut SequenceGroup,
+    copy: Option<(BlockId, BlockId)>,
+    num_tokens: usize,
+    step_number: u64,
+) {
+    let wants_first_tokens = place.part == Part::Prompt && group.wants_first_tokens();
+    let wants_all = group.prompt_logits && wants_first_tokens;
+    let request = group.id;
+    let model = match place.part {
+        Part::Prompt | Part::Candidate(_) => ModelId::POLICY,
+        part => {
+            group.scores.iter().find(|score| score.part == part).map_or(ModelId::POLICY, |score| score.model)
+        }
+    };
+    let Some(sequence) = find_mut(group, place.part) else { return };
+    sequence.last_scheduled = step_number;
+    let is_last = num_tokens == sequence.num_remaining_tokens();
+    let logit_rows = match place.part {
+        Part::Prompt if wants_all => LogitRows::All,
+        Part::Prompt if is_last && wants_first_tokens => LogitRows::Last,
+        Part::Candidate(_) if is_last => LogitRows::Last,
+        _ => LogitRows::None,
+    };
+    let item = Item {
+        request,
+        part: place.part,
+        num_scheduled_tokens: num_tokens,
+        first_position: sequence.num_computed_tokens,
+        logits: 0..0,
+        score: None,
+        group: place.index,
+        logit_rows,
+    };
+    let work = &mut step.models[usize::from(model.0)];
+    work.items.push(item);
+    work.copies.extend(copy);
+}
+
+/// Tokens of a prefill that still fit.
+fn chunk(group: &SequenceGroup, part: Part, sequence: &Sequence, room: &mut Room) -> usize {
+    let mut num_tokens = sequence.num_remaining_tokens().min(room.prefill);
+    if part == Part::Prompt && group.prompt_logits && group.wants_first_tokens() {
+        num_tokens = num_tokens.min(room.logit_rows);
+        room.logit_rows -= num_tokens;
+    }
+    num_tokens
+}
+
+fn find(group: &SequenceGroup, part: Part) -> Option<&Sequence> {
+    match part {
+        Part::Prompt => group.prompt.as_ref(),
+        Part::Candidate(index) => group.candidates.get(index),
+        _ => group.scores.iter().find(|score| score.part == part).map(|score| &score.sequence),
+    }
+}
+
+fn find_mut(group: &mut SequenceGroup, part: Part) -> Option<&mut Sequence> {
+    match part {
+        Part::Prompt => group.prompt.as_mut(),
+        Part::Candidate(index) => group.candidates.get_mut(index),
+        _ => group.scores.iter_mut().find(|score| score.part == part).map(|score| &mut score.sequence),
+    }
+}

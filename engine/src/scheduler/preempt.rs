@@ -1,0 +1,128 @@
+//! Making room when blocks run out: whole groups go, newest first, and recompute later; the last group left suspends
+//! its own candidates instead, so that the oldest always gets on. Leaves when to call this to `plan`.
+
+use crate::group::SequenceGroup;
+use crate::ids::ModelId;
+use crate::sequence::SequenceState;
+
+use super::Scheduler;
+
+/// What was given up so that `index`, a group that needs a block, may have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Victim {
+    /// Another group, or a part of the group that does not stand in the way of the one that asks: try again.
+    Other,
+    /// The asking candidate itself.
+    Candidate,
+    /// The asking group, whole.
+    Group,
+    /// Nothing is left to give up.
+    Nobody,
+}
+
+impl Scheduler {
+    /// Frees policy blocks for candidate `asking` of group `index`.
+    pub(super) fn preempt_for(&mut self, index: usize, asking: usize) -> Victim {
+        let model = ModelId::POLICY;
+        let newest = self.newest_holder(model);
+        if let Some(newest) = newest.filter(|&newest| newest != index) {
+            let key_of = |index: usize| self.groups[index].as_ref().map(|group| group.key);
+            if key_of(newest) > key_of(index) {
+                self.preempt_group(newest, model);
+                return Victim::Other;
+            }
+        }
+        // This group is the newest: it gives up what it can do later, first texts, then its last candidates.
+        if self.preempt_scores(index, model) {
+            return Victim::Other;
+        }
+        let alone = self.is_only_holder(index, model);
+        let block_size = self.models[usize::from(model.0)].spec.block_size;
+        let Some(group) = &mut self.groups[index] else { return Victim::Nobody };
+        let last = group.candidates.iter().rposition(|candidate| candidate.is_running());
+        match last {
+            Some(last) if last > asking || (group.num_running() > 1 && last == asking) => {
+                let pool = &mut self.models[usize::from(model.0)].pool;
+                group.candidates[last].release_tail(pool, block_size);
+                self.num_preemptions += 1;
+                if last == asking { Victim::Candidate } else { Victim::Other }
+            }
+            _ if !alone => {
+                self.preempt_group(index, model);
+                Victim::Group
+            }
+            // Suspended candidates may still hold tails from before the fork of a resumed group: none do, because a
+            // suspended candidate keeps shared prompt blocks only. Admission made sure that one candidate fits.
+            _ => Victim::Nobody,
+        }
+    }
+
+    /// Gives up the newest group but the oldest, when nothing else can get on. Returns whether there was one.
+    pub(super) fn preempt_newest(&mut self, model: ModelId) -> bool {
+        let Some(newest) = self.newest_holder(model) else { return false };
+        if self.is_only_holder(newest, model) {
+            return self.preempt_scores(newest, model);
+        }
+        self.preempt_group(newest, model);
+        true
+    }
+
+    /// Everything of a group that holds blocks of `model` gives them back; generation returns to the queue.
+    fn preempt_group(&mut self, index: usize, model: ModelId) {
+        self.preempt_scores(index, model);
+        if model != ModelId::POLICY {
+            return;
+        }
+        let Some(group) = &mut self.groups[index] else { return };
+        if group.state != SequenceState::Running || group.candidates.is_empty() {
+            return;
+        }
+        let pool = &mut self.models[usize::from(model.0)].pool;
+        let used_before = pool.num_used();
+        if let Some(mut prompt) = group.prompt.take() {
+            prompt.release(pool, SequenceState::Finished);
+        }
+        for candidate in group.candidates.iter_mut().filter(|candidate| candidate.is_alive()) {
+            candidate.release(pool, SequenceState::Preempted);
+        }
+        group.blocks_when_preempted = used_before - pool.num_used();
+        group.state = SequenceState::Preempted;
+        self.running.remove(&group.key);
+        self.waiting.insert(group.key, index);
+        self.num_preemptions += 1;
+    }
+
+    /// Texts of a group that hold blocks of `model` start over. Returns whether there were any.
+    fn preempt_scores(&mut self, index: usize, model: ModelId) -> bool {
+        let Some(group) = &mut self.groups[index] else { return false };
+        let pool = &mut self.models[usize::from(model.0)].pool;
+        let mut any = false;
+        for score in group.scores.iter_mut().filter(|score| score.model == model) {
+            if !score.sequence.block_table.is_empty() {
+                score.sequence.release(pool, SequenceState::Preempted);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn newest_holder(&self, model: ModelId) -> Option<usize> {
+        let holds = |index: usize| self.holds_blocks(index, model);
+        let newest = |set: &std::collections::BTreeMap<crate::group::GroupKey, usize>| {
+            set.iter().rev().find(|(_, index)| holds(**index)).map(|(key, index)| (*key, *index))
+        };
+        newest(&self.running).max(newest(&self.scoring)).map(|(_, index)| index)
+    }
+
+    fn is_only_holder(&self, index: usize, model: ModelId) -> bool {
+        let mut others = self.running.values().chain(self.scoring.values()).filter(|&&other| other != index);
+        !others.any(|&other| self.holds_blocks(other, model))
+    }
+
+    fn holds_blocks(&self, index: usize, model: ModelId) -> bool {
+        let holds = |group: &SequenceGroup| {
+            group.sequences().any(|(of, sequence)| of == model && !sequence.block_table.is_empty())
+        };
+        self.groups[index].as_ref().is_some_and(holds)
+    }
+}
