@@ -146,13 +146,17 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                 let missing = Err(EngineError::NotFound { kind: "adapter", name, known });
                 let _ = reply.send(if adapters.len() < before { Ok(()) } else { missing });
             }
-            Command::Adapters(reply) => drop(reply.send(adapters.clone())),
+            Command::Adapters(reply) => {
+                let _ = reply.send(adapters.clone());
+            }
             Command::Stats(reply) => {
                 let stats =
                     EngineStats { total_blocks: 64, used_blocks: 3, steps: 5, ..EngineStats::default() };
-                drop(reply.send(stats));
+                let _ = reply.send(stats);
             }
-            Command::Drain(reply) => drop(reply.send(())),
+            Command::Drain(reply) => {
+                let _ = reply.send(());
+            }
         }
     }
 }

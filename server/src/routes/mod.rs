@@ -10,6 +10,8 @@ mod ops;
 mod page;
 mod score;
 mod sse;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 

@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the server is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Status {
+pub(crate) struct Status {
     /// `ok` or `ready`.
-    pub status: String,
+    status: String,
     /// The version of this program.
-    pub version: String,
+    version: String,
 }
 
 impl Status {
