@@ -1,5 +1,7 @@
 //! Which instructions this machine has. Leaves what is done with them to the operations.
 
+use std::sync::OnceLock;
+
 /// Instruction sets the kernels are written for, from the plainest to the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
@@ -24,8 +26,11 @@ impl Isa {
     /// That it has bf16 dot products does not make them fast: Intel's cores start one `vdpbf16ps` in two cycles and four
     /// `vfmadd` in the same time (measured on Emerald Rapids), AMD's four of each.
     pub fn detect() -> Self {
-        let fast = |isa: &Self| isa.is_supported() && (*isa != Self::Avx512Bf16 || fast_bf16_dot());
-        Self::ALL.into_iter().rev().find(fast).unwrap_or(Self::Portable)
+        static FASTEST: OnceLock<Isa> = OnceLock::new();
+        *FASTEST.get_or_init(|| {
+            let fast = |isa: &Self| isa.is_supported() && (*isa != Self::Avx512Bf16 || fast_bf16_dot());
+            Self::ALL.into_iter().rev().find(fast).unwrap_or(Self::Portable)
+        })
     }
 
     /// Whether this machine has it.

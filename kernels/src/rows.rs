@@ -121,3 +121,52 @@ pub(crate) fn for_each_chunk<T: Send>(
         task(i, unsafe { data.part(i * len..total.min((i + 1) * len)) });
     });
 }
+
+/// Runs `task(first row, rows of a, rows of b)` for runs of rows of two matrices of the same height.
+pub(crate) fn for_each_row_run<T: Send, U: Send>(
+    pool: &Pool,
+    parallel: bool,
+    (a, a_width): (&mut [T], usize),
+    (b, b_width): (&mut [U], usize),
+    task: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+) {
+    let num_rows = a.len() / a_width;
+    let (a, b) = (Shared::new(a), Shared::new(b));
+    let run = rows_per_task(pool, parallel, num_rows);
+    pool.run_if(parallel, num_rows.div_ceil(run), |i| {
+        let rows = i * run..num_rows.min((i + 1) * run);
+        // SAFETY: runs of rows are disjoint, and each task has its own.
+        let (a, b) = unsafe {
+            (
+                a.part(rows.start * a_width..rows.end * a_width),
+                b.part(rows.start * b_width..rows.end * b_width),
+            )
+        };
+        task(rows.start, a, b);
+    });
+}
+
+/// Runs `task(row, its values)` for strided rows of `width` values.
+pub(crate) fn for_each_strided_row(
+    pool: &Pool,
+    parallel: bool,
+    x: RowsMut<'_>,
+    (num_rows, width): (usize, usize),
+    task: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let (stride, column) = (x.stride, x.column);
+    let data = Shared::new(x.data);
+    let run = rows_per_task(pool, parallel, num_rows);
+    pool.run_if(parallel, num_rows.div_ceil(run), |i| {
+        for row in i * run..num_rows.min((i + 1) * run) {
+            let at = row * stride + column;
+            // SAFETY: rows do not overlap (checked where `x` came from), and each is one task's.
+            task(row, unsafe { data.part(at..at + width) });
+        }
+    });
+}
+
+/// Rows of a task: some eight tasks a thread.
+fn rows_per_task(pool: &Pool, parallel: bool, num_rows: usize) -> usize {
+    if parallel { num_rows.div_ceil(8 * pool.num_threads()).max(1) } else { num_rows.max(1) }
+}
