@@ -14,15 +14,13 @@ const MC: usize = 96;
 /// Columns of one task.
 const NC: usize = 512;
 
-/// A matrix inside a slice: element `(i, j)` is `data[i * row_stride + j * column_stride]`.
+/// A matrix inside a slice, by rows or by columns: element `(i, j)` is `data[i * row_stride + j * column_stride]`, and one
+/// of the strides is 1.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    /// Values.
-    pub data: &'a [f32],
-    /// Distance of rows.
-    pub row_stride: usize,
-    /// Distance of columns.
-    pub column_stride: usize,
+    data: &'a [f32],
+    row_stride: usize,
+    column_stride: usize,
 }
 
 impl<'a> View<'a> {
@@ -123,25 +121,47 @@ fn pack_b<K: Micro>(b: View<'_>, n: usize, k: usize, panel: usize, out: &mut [f3
     if b.column_stride == 1 {
         for (row, out) in out.chunks_exact_mut(K::NR).take(k).enumerate() {
             let from = row * b.row_stride + first;
-            out[..width].copy_from_slice(&b.data[from..from + width]);
-            out[width..].fill(0.0);
+            copy_padded(&b.data[from..from + width], out, K::NR);
         }
     } else {
         if width < K::NR {
             out.fill(0.0);
         }
-        for column in 0..width {
-            let from = (first + column) * b.column_stride;
-            if b.row_stride == 1 {
-                for (row, value) in b.data[from..from + k].iter().enumerate() {
-                    out[row * K::NR + column] = *value;
-                }
-            } else {
-                for row in 0..k {
-                    out[row * K::NR + column] = b.data[from + row * b.row_stride];
-                }
+        transpose(&b.data[first * b.column_stride..], b.column_stride, (width, k), out, K::NR);
+    }
+}
+
+/// `out[k * width + row] = from[row * stride + k]` for `rows × depth` values, four by four.
+fn transpose(from: &[f32], stride: usize, (rows, depth): (usize, usize), out: &mut [f32], width: usize) {
+    let (whole_rows, whole_depth) = (rows / 4 * 4, depth / 4 * 4);
+    for row in (0..whole_rows).step_by(4) {
+        let lines: [&[f32]; 4] = std::array::from_fn(|i| &from[(row + i) * stride..][..depth]);
+        for k in (0..whole_depth).step_by(4) {
+            let block: [[f32; 4]; 4] = std::array::from_fn(|i| [0, 1, 2, 3].map(|j| lines[i][k + j]));
+            for (j, out) in out[k * width..].chunks_mut(width).take(4).enumerate() {
+                out[row..row + 4].copy_from_slice(&[block[0][j], block[1][j], block[2][j], block[3][j]]);
             }
         }
+    }
+    for row in 0..rows {
+        let done = if row < whole_rows { whole_depth } else { 0 };
+        for k in done..depth {
+            out[k * width + row] = from[row * stride + k];
+        }
+    }
+}
+
+/// Copies a row of a panel of `width`, zeros after it. Whole rows, nearly all, have a length the compiler knows.
+#[inline(always)]
+fn copy_padded(from: &[f32], out: &mut [f32], width: usize) {
+    if from.len() == width {
+        let (from, out) = (&from[..width], &mut out[..width]);
+        for index in 0..width {
+            out[index] = from[index];
+        }
+    } else {
+        out[..from.len()].copy_from_slice(from);
+        out[from.len()..].fill(0.0);
     }
 }
 
@@ -159,21 +179,11 @@ fn pack_a<K: Micro>(a: View<'_>, rows: (usize, usize), columns: (usize, usize), 
         if a.row_stride == 1 {
             for (k, out) in out.chunks_exact_mut(K::MR).enumerate() {
                 let from = (columns.0 + k) * a.column_stride + first;
-                out[..height].copy_from_slice(&a.data[from..from + height]);
+                copy_padded(&a.data[from..from + height], out, K::MR);
             }
         } else {
-            for row in 0..height {
-                let from = (first + row) * a.row_stride + columns.0 * a.column_stride;
-                if a.column_stride == 1 {
-                    for (k, value) in a.data[from..from + depth].iter().enumerate() {
-                        out[k * K::MR + row] = *value;
-                    }
-                } else {
-                    for k in 0..depth {
-                        out[k * K::MR + row] = a.data[from + k * a.column_stride];
-                    }
-                }
-            }
+            let from = &a.data[first * a.row_stride + columns.0..];
+            transpose(from, a.row_stride, (height, depth), out, K::MR);
         }
     }
 }

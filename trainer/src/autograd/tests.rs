@@ -40,9 +40,7 @@ fn forward(tape: &mut Tape, decoder: &Decoder<Tape>, seed: u64) -> (Tensor, f64)
     let (first, second) = ([3u32, 7, 7, 22], [5u32, 0, 3, 9, 1]);
     tape.begin(PackedBatch::new([&first[..], &second[..]]), true, seed);
     let ids = tape.ids().ids.clone();
-    let hidden = decoder.hidden(tape, &ids).unwrap();
-    let rows = [0u32, 1, 2, 4, 6, 8];
-    let picked = rectify_engine::model::backend::Backend::gather_rows(tape, &hidden, &rows).unwrap();
+    let picked = decoder.hidden_rows(tape, &ids, &[0, 1, 2, 4, 6, 8]).unwrap();
     let out = match &decoder.score_head {
         Some(head) => rectify_engine::model::backend::Backend::linear(tape, head, &picked).unwrap(),
         None => {

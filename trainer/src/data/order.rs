@@ -142,7 +142,7 @@ mod tests {
         let (kept, held) = split(10, 0.25, 3);
         assert_eq!((kept.len(), held.len()), (7, 3));
         assert!(held.iter().all(|example| !kept.contains(example)));
-        assert_eq!(split(10, 0.0, 3).1, []);
+        assert!(split(10, 0.0, 3).1.is_empty());
         assert_eq!(split(2, 0.01, 3).1.len(), 1);
     }
 }

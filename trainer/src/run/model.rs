@@ -101,15 +101,16 @@ impl Model {
         }
     }
 
-    /// Final hidden states of `batch`. `dropout_seed` asks for gradients.
+    /// Final hidden states of the tokens `rows` of `batch`, ascending. `dropout_seed` asks for gradients.
     pub(crate) fn hidden(
         &mut self,
         batch: PackedBatch,
+        rows: &[u32],
         dropout_seed: Option<u64>,
     ) -> Result<Tensor, TrainError> {
         self.tape.begin(batch, dropout_seed.is_some(), dropout_seed.unwrap_or(0));
         let batch = self.tape.ids();
-        Ok(self.decoder.hidden(&mut self.tape, &batch.ids)?)
+        Ok(self.decoder.hidden_rows(&mut self.tape, &batch.ids, rows)?)
     }
 }
 

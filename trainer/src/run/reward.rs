@@ -73,13 +73,12 @@ impl Method for Reward {
         let batch = PackedBatch::new(texts);
         let num_tokens = batch.ids.len();
         let last: Vec<u32> = batch.cu_seqlens[1..].iter().map(|end| end - 1).collect();
-        let hidden = model.hidden(batch, pass.dropout_seed)?;
+        let hidden = model.hidden(batch, &last, pass.dropout_seed)?;
         let Model { tape, decoder, folder, .. } = model;
         let Some(head) = &decoder.score_head else {
             return Err(TrainError::model(folder, "has no score head"));
         };
-        let picked = tape.gather_rows(&hidden, &last)?;
-        let rewards = tape.linear(head, &picked)?;
+        let rewards = tape.linear(head, &hidden)?;
         let mut stats = Stats { num_tokens, ..Stats::default() };
         let mut grad = Vec::with_capacity(last.len());
         for (pair, rewards) in pairs.iter().zip(tape.value(rewards).chunks_exact(2)) {

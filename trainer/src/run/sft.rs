@@ -76,11 +76,10 @@ impl Method for Sft {
             inputs.push(&example.ids[..last]);
             first_row += last;
         }
-        let hidden = model.hidden(PackedBatch::new(inputs), pass.dropout_seed)?;
+        let hidden = model.hidden(PackedBatch::new(inputs), &rows, pass.dropout_seed)?;
         let Model { tape, decoder, .. } = model;
-        let picked = rectify_engine::model::backend::Backend::gather_rows(tape, &hidden, &rows)?;
         let head = *decoder.lm_head.as_ref().unwrap_or(&decoder.embedding);
-        let (logprobs, token_stats) = tape.logprobs(head, picked, &targets);
+        let (logprobs, token_stats) = tape.logprobs(head, hidden, &targets);
         let mut grad = Vec::new();
         let loss = cross_entropy(tape.value(logprobs), pass.normalizer, &mut grad);
         if pass.dropout_seed.is_some() {
