@@ -21,7 +21,7 @@ async fn rewards_are_pytorchs_through_every_endpoint() {
             assert_eq!(number(&answer["data"][0]["score"]), number(&answer["rewards"][0]));
         }
         let texts: Vec<&Value> = conversations.iter().map(|case| &case["text"]).collect();
-        let wanted: Vec<f64> = conversations.iter().map(|case| number(&case["score"])).collect();
+        let wanted: Vec<f64> = conversations.iter().map(|case| number(&case["score_of_text"])).collect();
         let classified = server.post("/classify", json!({"model": model, "input": texts})).await.ok();
         let found: Vec<f64> =
             classified["data"].as_array().unwrap().iter().map(|entry| number(&entry["probs"][0])).collect();

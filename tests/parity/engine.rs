@@ -228,16 +228,12 @@ async fn scores_are_pytorchs_alone_and_while_others_decode() {
                         candidates: vec![case.answer.clone()],
                     };
                     let text = ScoreInput::Texts(vec![case.text.clone(), case.text.clone()]);
-                    for input in [input, text] {
+                    for (input, wanted) in [(input, case.score), (text, case.score_of_text)] {
                         let request = ScoreRequest { reward: Some(label.to_owned()), input, priority: 0 };
                         let scores = score(&engine, request).await.unwrap();
                         for &found in &scores {
-                            let difference = (f64::from(found) - case.score).abs();
-                            assert!(
-                                difference <= TOLERANCE,
-                                "{family} {label}: {found} instead of {}",
-                                case.score
-                            );
+                            let difference = (f64::from(found) - wanted).abs();
+                            assert!(difference <= TOLERANCE, "{family} {label}: {found} instead of {wanted}");
                         }
                         all.push(scores.iter().map(|score| score.to_bits()).collect());
                     }

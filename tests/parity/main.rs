@@ -1,4 +1,5 @@
 //! Numbers equal to PyTorch's, whatever shares the batch. Leaves HTTP to `end_to_end`.
 
+mod engine;
 mod model;
 mod text;

@@ -92,6 +92,8 @@ pub struct Conversation {
     pub ids: Vec<u32>,
     /// The raw score.
     pub score: f64,
+    /// The raw score of `text` as a plain text: the tokenizer's beginning of text in front, if the template left it out.
+    pub score_of_text: f64,
 }
 
 /// Scored ids.
