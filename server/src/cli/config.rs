@@ -4,7 +4,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::CliError;
+use super::{CliError, ModelArgs};
+use crate::boot;
 use crate::config::Config;
 
 /// Options of `rectify config`.
@@ -30,7 +31,7 @@ pub enum ConfigCommand {
 }
 
 pub(crate) fn run(args: ConfigArgs) -> Result<(), CliError> {
-    let load = || Config::load(args.config.as_deref(), std::env::vars());
+    let load = || boot::configure(&ModelArgs { config: args.config.clone(), ..ModelArgs::default() });
     let text = match args.command {
         ConfigCommand::Print => load()?.to_yaml()?,
         ConfigCommand::Check => {

@@ -1,61 +1,59 @@
 //! The engine in this process, for commands that need no server. Leaves loading to the assembly shared with `serve`.
 
-use std::sync::Arc;
-
+use rectify_engine::model::assemble::ServedModels;
 use rectify_engine::request::{Alignment, GenerateRequest, Message, Select};
 use rectify_engine::{EngineError, EngineHandle, SamplingParams};
 
 use super::{CliError, ModelArgs, SamplingArgs};
+use crate::boot::{self, Booted};
+use crate::config::{Config, Generation};
+use crate::text::TextModel;
 
-/// What encodes conversations for the policy.
-pub(crate) trait Encode {
-    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError>;
-}
+/// Tokens of an answer when neither an option nor the model says: enough for an answer, not for a runaway.
+const MAX_TOKENS: usize = 512;
 
 /// A running engine and what is known of its models.
+#[derive(Debug)]
 pub(crate) struct Local {
     /// The engine.
     pub(crate) engine: EngineHandle,
-    /// The policy's tokenizer and chat template.
-    pub(crate) text: Arc<dyn Encode>,
+    /// The models behind it.
+    pub(crate) models: ServedModels,
     /// Names of the reward models; the first is the default.
     pub(crate) rewards: Vec<String>,
-    /// Longest sequence of the policy, in tokens.
-    pub(crate) max_model_len: usize,
     /// Sequences the engine runs at once.
     pub(crate) max_num_seqs: usize,
+    /// Requests the engine lets wait.
+    pub(crate) max_waiting: usize,
+    generation: Generation,
 }
 
 impl Local {
-    /// Loads the models and starts the engine.
+    /// Loads the models of the options and starts the engine.
     ///
     /// # Errors
     /// [`CliError`] naming the file or option that does not fit.
-    pub(crate) fn start(_args: &ModelArgs) -> Result<Self, CliError> {
-        Err(CliError::Refused("the engine cannot be assembled yet".to_owned()))
+    pub(crate) fn start(args: &ModelArgs) -> Result<Self, CliError> {
+        Self::boot(&boot::configure(args)?)
     }
 
-    /// Sampling of an answer: the options, then the model's own settings, then the defaults.
+    /// Loads the models of a configuration and starts the engine.
+    ///
+    /// # Errors
+    /// As [`Local::start`].
+    pub(crate) fn boot(config: &Config) -> Result<Self, CliError> {
+        let Booted { engine, models, generation } = boot::start(config)?;
+        let rewards = models.rewards.iter().map(ToString::to_string).collect();
+        let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
+        Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, generation })
+    }
+
+    /// Sampling of `n` answers: the options, then the configuration's and the model's own settings, then the defaults.
     ///
     /// # Errors
     /// [`CliError::Engine`] naming an option out of range.
-    pub(crate) fn sampling(&self, args: &SamplingArgs) -> Result<SamplingParams, CliError> {
-        let defaults = SamplingParams::default();
-        let params = SamplingParams {
-            max_tokens: args.max_tokens.unwrap_or(512),
-            temperature: args.temperature.unwrap_or(defaults.temperature),
-            top_p: args.top_p.unwrap_or(defaults.top_p),
-            top_k: args.top_k.unwrap_or(defaults.top_k),
-            min_p: args.min_p.unwrap_or(defaults.min_p),
-            presence_penalty: args.presence_penalty.unwrap_or(defaults.presence_penalty),
-            frequency_penalty: args.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            repetition_penalty: args.repetition_penalty.unwrap_or(defaults.repetition_penalty),
-            stop: args.stop.clone(),
-            seed: args.seed,
-            ..defaults
-        };
-        params.validate()?;
-        Ok(params)
+    pub(crate) fn sampling(&self, args: &SamplingArgs, n: usize) -> Result<SamplingParams, CliError> {
+        sampling(args, &self.generation, n)
     }
 
     /// A request for `n` answers to a conversation, scored if `reward` says so; `max_tokens` shrinks to what fits.
@@ -69,11 +67,15 @@ impl Local {
         scored: bool,
         mut sampling: SamplingParams,
     ) -> Result<GenerateRequest, EngineError> {
-        let prompt = self.text.encode_chat(&messages)?;
-        let room = self.max_model_len.saturating_sub(prompt.len());
+        let prompt = self.models.encode_chat(&messages)?;
+        let max_model_len = self.models.max_model_len;
+        let room = max_model_len.saturating_sub(prompt.len());
         if room == 0 {
-            let (prompt_len, max_model_len) = (prompt.len(), self.max_model_len);
-            return Err(EngineError::ContextLength { prompt_len, max_tokens: 1, max_model_len });
+            return Err(EngineError::ContextLength {
+                prompt_len: prompt.len(),
+                max_tokens: 1,
+                max_model_len,
+            });
         }
         sampling.max_tokens = sampling.max_tokens.min(room);
         let alignment = scored.then_some(Alignment {
@@ -112,7 +114,58 @@ impl Local {
     }
 }
 
+fn sampling(args: &SamplingArgs, own: &Generation, n: usize) -> Result<SamplingParams, CliError> {
+    let defaults = SamplingParams::default();
+    let own_temperature = if own.do_sample == Some(false) { Some(0.0) } else { own.temperature };
+    // Several greedy answers are one answer: a model that is greedy by itself samples when there is a choice to make.
+    let own_temperature = own_temperature.filter(|&temperature| n == 1 || temperature > 0.0);
+    let params = SamplingParams {
+        max_tokens: args.max_tokens.or(own.max_tokens).unwrap_or(MAX_TOKENS),
+        temperature: args.temperature.or(own_temperature).unwrap_or(defaults.temperature),
+        top_p: args.top_p.or(own.top_p).unwrap_or(defaults.top_p),
+        top_k: args.top_k.or(own.top_k).unwrap_or(defaults.top_k),
+        min_p: args.min_p.or(own.min_p).unwrap_or(defaults.min_p),
+        presence_penalty: args.presence_penalty.unwrap_or(defaults.presence_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+        repetition_penalty: args
+            .repetition_penalty
+            .or(own.repetition_penalty)
+            .unwrap_or(defaults.repetition_penalty),
+        stop: args.stop.clone(),
+        seed: args.seed,
+        ..defaults
+    };
+    params.validate()?;
+    Ok(params)
+}
+
 /// Turns of a file or a terminal as the engine takes them.
 pub(crate) fn engine_messages(turns: Vec<rectify_feedback::Message>) -> Vec<Message> {
     turns.into_iter().map(|turn| Message { role: turn.role, content: turn.content }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_come_before_the_models_own_settings() {
+        let own = Generation { temperature: Some(0.7), top_k: Some(20), ..Generation::default() };
+        let args = SamplingArgs { temperature: Some(0.2), ..SamplingArgs::default() };
+        let params = sampling(&args, &own, 1).expect("valid");
+        assert_eq!((params.temperature, params.top_k, params.top_p), (0.2, 20, 1.0));
+        let bad = SamplingArgs { top_p: Some(2.0), ..SamplingArgs::default() };
+        let error = sampling(&bad, &own, 1).expect_err("out of range");
+        assert!(error.to_string().contains("top_p") && error.exit_code() == 2, "{error}");
+    }
+
+    #[test]
+    fn a_greedy_model_samples_when_candidates_must_differ() {
+        let own = Generation { do_sample: Some(false), temperature: Some(0.7), ..Generation::default() };
+        let temperature = |args: &SamplingArgs, n| sampling(args, &own, n).expect("valid").temperature;
+        assert_eq!(temperature(&SamplingArgs::default(), 1), 0.0);
+        assert_eq!(temperature(&SamplingArgs::default(), 4), 1.0);
+        let greedy = SamplingArgs { temperature: Some(0.0), ..SamplingArgs::default() };
+        assert_eq!(temperature(&greedy, 4), 0.0);
+    }
 }

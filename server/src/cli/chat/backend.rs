@@ -2,8 +2,8 @@
 //! Leaves the terminal to `chat`.
 
 use futures::StreamExt;
+use rectify_engine::EngineError;
 use rectify_engine::request::{Event, Message};
-use rectify_engine::{EngineError, SamplingParams};
 use serde_json::{Value, json};
 
 use crate::cli::candidates::Collector;
@@ -14,7 +14,7 @@ use crate::cli::{CliError, SamplingArgs};
 /// Who answers.
 pub(super) enum Backend {
     /// An engine in this process, and how it samples.
-    Local(Box<Local>, SamplingParams),
+    Local(Box<Local>, SamplingArgs),
     /// A server and the model to ask for.
     Server { client: Client, model: String, sampling: SamplingArgs },
 }
@@ -48,7 +48,7 @@ impl Backend {
         say: &mut dyn FnMut(Said),
     ) -> Result<Footer, CliError> {
         match self {
-            Self::Local(local, sampling) => local_answer(local, sampling.clone(), turns, n, say).await,
+            Self::Local(local, sampling) => local_answer(local, sampling, turns, n, say).await,
             Self::Server { client, model, sampling } => {
                 let body = request_body(model, sampling, turns, n);
                 server_answer(client, &body, say).await
@@ -56,23 +56,22 @@ impl Backend {
         }
     }
 
-    /// Refuses to sample `n` candidates where nothing could choose among them.
+    /// Refuses options out of range, and `n` candidates where nothing could choose among them.
     pub(super) fn check(&self, n: usize) -> Result<(), CliError> {
-        match self {
-            Self::Local(local, _) if n > 1 => local.require_reward("choosing among candidates"),
-            _ => Ok(()),
-        }
+        let Self::Local(local, sampling) = self else { return Ok(()) };
+        local.sampling(sampling, n)?;
+        if n > 1 { local.require_reward("choosing among candidates") } else { Ok(()) }
     }
 }
 
 async fn local_answer(
     local: &Local,
-    sampling: SamplingParams,
+    sampling: &SamplingArgs,
     turns: &[Message],
     n: usize,
     say: &mut dyn FnMut(Said),
 ) -> Result<Footer, CliError> {
-    let request = local.request(turns.to_vec(), n, n > 1, sampling)?;
+    let request = local.request(turns.to_vec(), n, n > 1, local.sampling(sampling, n)?)?;
     let mut events = local.engine.generate(request).await?;
     let (mut collector, mut finished) = (Collector::new(n), 0);
     while let Some(event) = events.next().await {

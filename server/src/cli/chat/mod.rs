@@ -70,8 +70,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), CliError> {
 async fn connect(args: &ChatArgs) -> Result<Backend, CliError> {
     let Some(url) = &args.url else {
         let local = Local::start(&args.models)?;
-        let sampling = local.sampling(&args.sampling)?;
-        return Ok(Backend::Local(Box::new(local), sampling));
+        return Ok(Backend::Local(Box::new(local), args.sampling.clone()));
     };
     let client = Client::new(url)?;
     let model = match &args.model {

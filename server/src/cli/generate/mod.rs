@@ -94,7 +94,7 @@ pub(crate) fn run(args: GenerateArgs, mode: ProgressMode) -> Result<(), CliError
     let prompts = pipeline::shard(&prompts, args.shard);
     refuse_to_overwrite(&args)?;
     let local = Local::start(&args.model)?;
-    let sampling = local.sampling(&args.sampling)?;
+    let sampling = local.sampling(&args.sampling, args.n)?;
     let scored = !local.rewards.is_empty();
     if args.keep == Keep::Pairs || (args.keep == Keep::Best && args.n > 1) {
         local.require_reward("choosing among candidates")?;
@@ -195,7 +195,7 @@ impl Job<'_> {
         writer: &mut JsonlWriter,
         progress: &mut Progress,
     ) -> Result<Tally, CliError> {
-        let in_flight = pipeline::in_flight(self.args.n, self.local.max_num_seqs);
+        let in_flight = pipeline::in_flight(self.args.n, self.local.max_num_seqs).min(self.local.max_waiting);
         let mut answers = pin!(pipeline::answers(prompts, in_flight, |prompt| self.answer(prompt)));
         let mut stop = pin!(interrupt::signal());
         let mut tick = tokio::time::interval(Duration::from_millis(250));

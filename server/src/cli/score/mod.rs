@@ -86,9 +86,11 @@ impl Job<'_> {
     /// Scores every line and writes it in its turn; true if Ctrl-C came first.
     async fn run(&mut self, lines: &[Line<ScoreLine>]) -> Result<bool, CliError> {
         let local = self.local;
+        // A line may be two requests.
+        let in_flight = IN_FLIGHT.min(local.max_waiting.div_ceil(2));
         let scores = futures::stream::iter(lines)
             .map(|line| async move { (line, line_rewards(local, &line.record.answers).await) })
-            .buffered(IN_FLIGHT);
+            .buffered(in_flight);
         let (mut scores, mut stop) = (pin!(scores), pin!(interrupt::signal()));
         loop {
             let (line, scored) = tokio::select! {

@@ -1,0 +1,316 @@
+//! The commands besides `serve`, as people run them: files in, files out, exit codes, kills and Ctrl-C. Leaves what
+//! formats hold in detail to the unit tests of `server` and `feedback`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::harness::{Server, model};
+
+/// A folder with `prompts.jsonl`, in which commands run.
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+/// How a command ended.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+
+    /// The one sentence of a refusal with this exit code.
+    fn refused(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}", self.stderr);
+        let sentence = self.stderr.trim_end().lines().last().unwrap_or_default().to_owned();
+        assert!(sentence.starts_with("rectify: "), "{}", self.stderr);
+        sentence
+    }
+}
+
+impl Desk {
+    fn new(num_prompts: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let desk = Self { folder };
+        let line = |index| match index % 2 {
+            0 => json!({"prompt": format!("What is {index} + {index}?"), "id": index}),
+            _ => json!({"messages": [{"role": "user", "content": format!("Say {index}.")}], "id": index}),
+        };
+        let lines: Vec<String> = (0..num_prompts).map(|index| line(index).to_string() + "\n").collect();
+        desk.write("prompts.jsonl", &lines.concat());
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn lines(&self, name: &str) -> Vec<Value> {
+        self.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rectify"));
+        command.args(line.split_whitespace()).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, line: &str) -> Ended {
+        end(self.command(line).spawn().unwrap())
+    }
+
+    fn generate(&self, output: &str, options: &str) -> Ended {
+        self.run(&format!("generate -i prompts.jsonl -o {output} -n 4 --max-tokens 24 --progress never {options}"))
+    }
+}
+
+fn end(child: Child) -> Ended {
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn generation_killed_at_any_moment_and_resumed_loses_and_repeats_nothing() {
+    let desk = Desk::new(24);
+    let started = Instant::now();
+    desk.generate("whole.jsonl", "").ok();
+    let duration = started.elapsed();
+    let whole = desk.read("whole.jsonl");
+    assert_eq!(whole.lines().count(), 24);
+    for attempt in 1..=6 {
+        let line = "generate -i prompts.jsonl -o out.jsonl -n 4 --max-tokens 24 --progress never --resume";
+        let mut child = desk.command(line).spawn().unwrap();
+        // Later each time: loading, the first answers, the last ones.
+        std::thread::sleep(duration.mul_f64(0.17 * f64::from(attempt)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let part = std::fs::read(desk.path("out.jsonl")).unwrap_or_default();
+        assert!(whole.as_bytes().starts_with(&part), "attempt {attempt}");
+    }
+    desk.generate("out.jsonl", "--resume").ok();
+    assert_eq!(desk.read("out.jsonl"), whole);
+}
+
+#[test]
+fn ctrl_c_keeps_what_is_done_and_exits_130() {
+    let desk = Desk::new(200);
+    let options = "generate -i prompts.jsonl -o out.jsonl -n 4 --max-tokens 24 --progress never";
+    let child = desk.command(options).spawn().unwrap();
+    let deadline = Instant::now() + super::harness::PATIENCE;
+    while std::fs::metadata(desk.path("out.jsonl")).map_or(0, |file| file.len()) == 0 {
+        assert!(Instant::now() < deadline, "nothing is written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&child, "INT");
+    let sentence = end(child).refused(130);
+    assert!(sentence.contains("--resume"), "{sentence}");
+    let done = desk.lines("out.jsonl").len();
+    assert!(sentence.contains(&format!("{done} of 200")), "{sentence}");
+}
+
+#[test]
+fn shards_and_batch_sizes_do_not_change_the_text() {
+    let desk = Desk::new(10);
+    desk.generate("whole.jsonl", "--keep all").ok();
+    let parts: Vec<String> = (0..3)
+        .map(|index| {
+            let output = format!("part{index}.jsonl");
+            desk.generate(&output, &format!("--keep all --shard {index}/3")).ok();
+            desk.read(&output)
+        })
+        .collect();
+    assert_eq!(parts.concat(), desk.read("whole.jsonl"));
+    let line = "generate -i prompts.jsonl -o few.jsonl -n 4 --max-tokens 24 --keep all --threads 1";
+    end(desk.command(line).env("RECTIFY_SCHEDULER__MAX_NUM_SEQS", "5").spawn().unwrap()).ok();
+    assert_eq!(desk.read("few.jsonl"), desk.read("whole.jsonl"));
+    desk.generate("other.jsonl", "--keep all --seed 1").ok();
+    assert_ne!(desk.read("other.jsonl"), desk.read("whole.jsonl"));
+}
+
+#[test]
+fn the_three_outputs_agree_and_score_finds_the_same_rewards() {
+    let desk = Desk::new(8);
+    for keep in ["best", "pairs", "all"] {
+        desk.generate(&format!("{keep}.jsonl"), &format!("--keep {keep}")).ok();
+    }
+    let (best, pairs, all) = (desk.lines("best.jsonl"), desk.lines("pairs.jsonl"), desk.lines("all.jsonl"));
+    assert_eq!((best.len(), all.len()), (8, 8));
+    for (index, (best, all)) in best.iter().zip(&all).enumerate() {
+        assert_eq!((&best["line"], &best["id"]), (&json!(index + 1), &json!(index)));
+        let candidates = all["candidates"].as_array().unwrap();
+        assert_eq!(candidates.len(), 4);
+        let winner = &candidates[all["selected"].as_u64().unwrap() as usize];
+        assert_eq!(best["reward"], winner["reward"]);
+        assert_eq!(best["messages"].as_array().unwrap().last().unwrap()["content"], winner["text"]);
+        let rewards: Vec<f64> = candidates.iter().map(|candidate| candidate["reward"].as_f64().unwrap()).collect();
+        let (low, high) = rewards.iter().fold((f64::MAX, f64::MIN), |(l, h), &r| (l.min(r), h.max(r)));
+        assert_eq!(best["reward"].as_f64(), Some(high));
+        match pairs.iter().find(|pair| pair["line"] == best["line"]) {
+            Some(pair) => {
+                assert_eq!(pair["chosen"][0]["content"], winner["text"]);
+                assert_eq!((pair["reward_chosen"].as_f64(), pair["reward_rejected"].as_f64()), (Some(high), Some(low)));
+            }
+            None => assert_eq!(low, high, "line {index} has a pair"),
+        }
+        for candidate in candidates {
+            assert!(candidate["logprob"].as_f64().unwrap() < 0.0 && candidate["tokens"].as_u64().unwrap() <= 24);
+        }
+    }
+
+    desk.run("score -i best.jsonl -o scored.jsonl --progress never").ok();
+    for (scored, best) in desk.lines("scored.jsonl").iter().zip(&best) {
+        let (a, b) = (scored["reward"].as_f64().unwrap(), best["reward"].as_f64().unwrap());
+        assert!((a - b).abs() < 1e-4, "{a} is not {b}");
+    }
+    let summary = desk.run("score -i pairs.jsonl -o scored.jsonl --json --progress never").ok().stdout;
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!((&summary["accuracy"], &summary["pairs"]), (&json!(1.0), &json!(pairs.len())));
+}
+
+#[test]
+fn bad_input_is_one_sentence_that_names_the_place() {
+    let desk = Desk::new(2);
+    desk.write("broken.jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": 3}\n");
+    desk.write("long.jsonl", &(json!({"prompt": "word ".repeat(20_000)}).to_string() + "\n"));
+    desk.write("bad.yaml", "cache: {memry: 1GiB}\n");
+    desk.write("taken.jsonl", "{}\n");
+    let refusals = [
+        ("generate -i none.jsonl -o out.jsonl", "none.jsonl"),
+        ("generate -i broken.jsonl -o out.jsonl", "broken.jsonl:2: `prompt` must be"),
+        ("generate -i long.jsonl -o out.jsonl", "long.jsonl:1:"),
+        ("generate -i prompts.jsonl -o prompts.jsonl --overwrite", "--output"),
+        ("generate -i prompts.jsonl -o taken.jsonl", "--resume"),
+        ("generate -i prompts.jsonl -o taken.jsonl --resume", "taken.jsonl:1:"),
+        ("generate -i prompts.jsonl -o out.jsonl --policy nowhere", "nowhere"),
+        ("generate -i prompts.jsonl -o out.jsonl --reward r=nowhere", "nowhere"),
+        ("generate -i prompts.jsonl -o out.jsonl --top-p 7", "top_p"),
+        ("generate -i prompts.jsonl -o missing/out.jsonl", "missing/out.jsonl"),
+        ("generate -i prompts.jsonl -o out.jsonl --config bad.yaml", "memory"),
+        ("score -i prompts.jsonl -o out.jsonl", "prompts.jsonl:1:"),
+        ("train sft --data none.jsonl --policy nowhere --output out", "nowhere"),
+        ("config check --config bad.yaml", "cache.memry"),
+        ("chat --url nowhere", "--url"),
+        ("frobnicate", "frobnicate"),
+    ];
+    for (line, part) in refusals {
+        let sentence = desk.run(line).refused(2);
+        assert!(sentence.contains(part), "{line}: {sentence}");
+    }
+    // A policy of one's own has no reward model until one is named.
+    let policy = model("llama/policy");
+    let sentence = desk.generate("out.jsonl", &format!("--policy {policy}")).refused(2);
+    assert!(sentence.contains("--reward"), "{sentence}");
+    assert!(!desk.path("out.jsonl").exists(), "a refused command leaves no file");
+    let sentence = desk.run("bench serving --url http://127.0.0.1:9 --requests 1").refused(1);
+    assert!(sentence.contains("127.0.0.1:9"), "{sentence}");
+    assert_eq!(desk.read("taken.jsonl"), "{}\n");
+}
+
+#[test]
+fn bench_generate_reports_speed_beside_the_limit() {
+    let desk = Desk::new(1);
+    let line = "bench generate --prompt-len 40 --gen-len 8 --n 4 --repeats 1 --score --json --progress never";
+    let report: Value = serde_json::from_str(&desk.run(line).ok().stdout).unwrap();
+    for key in ["tokens_per_s", "prefill_s", "decode_s", "limit_tokens_per_s", "share_of_limit", "model_bytes"] {
+        assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {report}");
+    }
+    assert_eq!((&report["n"], &report["generated_tokens"]), (&json!(4), &json!(32)));
+    let blocks = &report["kv_blocks"];
+    assert!(blocks["peak_used"].as_u64() < blocks["unshared"].as_u64(), "the prompt is shared: {blocks}");
+}
+
+#[test]
+fn config_prints_what_takes_effect_and_its_schema() {
+    let desk = Desk::new(1);
+    desk.write("good.yaml", "cache: {memory: 64MiB}\n");
+    let printed = desk.run("config print --config good.yaml").ok().stdout;
+    assert!(printed.contains("memory: 64MiB") && printed.contains("port: 8080"), "{printed}");
+    desk.write("printed.yaml", &printed);
+    assert_eq!(desk.run("config print --config printed.yaml").ok().stdout, printed);
+    desk.run("config check --config good.yaml").ok();
+    let schema: Value = serde_json::from_str(&desk.run("config schema").ok().stdout).unwrap();
+    assert!(schema["properties"]["cache"].is_object());
+}
+
+/// Lines typed into a chat and what comes out.
+fn chat(desk: &Desk, options: &str, lines: &str) -> Ended {
+    use std::io::Write;
+    let mut command = desk.command(&format!("chat --max-tokens 12 --seed 1 {options}"));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    end(child)
+}
+
+#[tokio::test]
+async fn a_chat_in_the_process_and_with_a_server_say_the_same() {
+    let desk = Desk::new(1);
+    let talk = "Hello.\n/n 4\nAnd again.\n/quit\nnever said\n";
+    let here = chat(&desk, "", talk).ok().stdout;
+    assert!(!here.trim().is_empty());
+    let server = Server::demo().await;
+    let url = format!("--url {}", server.url);
+    let there = tokio::task::spawn_blocking(move || chat(&desk, &url, talk)).await.unwrap().ok().stdout;
+    assert_eq!(here, there);
+}
+
+#[tokio::test]
+async fn bench_serving_counts_every_request() {
+    let server = Server::demo().await;
+    let desk = Desk::new(1);
+    let line = format!(
+        "bench serving --url {} --requests 8 --rate 0 --prompt-len 8-40 --gen-len 2-8 --json --progress never",
+        server.url
+    );
+    let report = tokio::task::spawn_blocking(move || desk.run(&line)).await.unwrap().ok().stdout;
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["completed"], &report["failed"]), (&json!(8), &json!(0)), "{report}");
+    assert!(report["ttft_s"]["p50"].as_f64() > Some(0.0) && report["tokens_per_s"].as_f64() > Some(0.0));
+}
+
+#[test]
+fn a_trained_policy_generates() {
+    let desk = Desk::new(2);
+    let data: Vec<String> = (0..8)
+        .map(|index| {
+            let turns = json!([
+                {"role": "user", "content": format!("Say {index}.")},
+                {"role": "assistant", "content": index.to_string()},
+            ]);
+            json!({"messages": turns}).to_string() + "\n"
+        })
+        .collect();
+    desk.write("sft.jsonl", &data.concat());
+    desk.write("sft.yaml", "learning_rate: 1e-3\nper_device_train_batch_size: 4\nmax_steps: 9\n");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("assets/demo/policy");
+    let line = format!(
+        "train sft --data sft.jsonl --policy {} --output trained --config sft.yaml --max-steps 2 --json --progress never",
+        demo.display()
+    );
+    let report: Value = serde_json::from_str(&desk.run(&line).ok().stdout).unwrap();
+    assert_eq!(report["steps"], json!(2), "the option overrides the file: {report}");
+    desk.run("generate -i prompts.jsonl -o out.jsonl -n 1 --max-tokens 4 --policy trained").ok();
+    assert_eq!(desk.lines("out.jsonl").len(), 2);
+}
