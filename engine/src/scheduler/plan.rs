@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::preempt::Victim;
 use super::step::{Item, LogitRows, Step};
 use super::{Model, Scheduler};
-use crate::group::{Part, SequenceGroup};
+use crate::group::{GroupKey, Part, SequenceGroup};
 use crate::ids::{BlockId, ModelId, SeqId};
 use crate::sequence::{Sequence, SequenceState};
 
@@ -85,13 +85,13 @@ impl Scheduler {
             true => (room.prefill as f32 * self.config.score_token_share).ceil() as usize,
             false => room.prefill,
         };
-        let is_blocked = self.score(step, &mut room, share);
-        if room.calm && !is_blocked {
-            self.start_candidates(&pass, step, &mut room);
+        let blocked = self.score(step, &mut room, share);
+        if room.calm {
+            self.start_candidates(&pass, step, &mut room, blocked);
         }
         self.continue_prefill(&pass, step, &mut room);
-        if room.calm && !is_blocked {
-            self.admit(step, &mut room);
+        if room.calm {
+            self.admit(step, &mut room, blocked);
         }
         let rest = room.prefill;
         self.score(step, &mut room, rest);
@@ -153,11 +153,20 @@ impl Scheduler {
     }
 
     /// Lets forked and suspended candidates begin, as many as fit: the rest follow in later waves.
-    fn start_candidates(&mut self, pass: &[usize], step: &mut Step, room: &mut Room) {
+    fn start_candidates(
+        &mut self,
+        pass: &[usize],
+        step: &mut Step,
+        room: &mut Room,
+        blocked: Option<GroupKey>,
+    ) {
         let use_cache = self.config.prefix_caching;
         for &index in pass {
             let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
             let Some(group) = &mut self.groups[index] else { continue };
+            if blocked.is_some_and(|blocked| group.key > blocked) {
+                return;
+            }
             if group.prompt.is_some() || group.state != SequenceState::Running {
                 continue;
             }
@@ -218,9 +227,12 @@ impl Scheduler {
     }
 
     /// New and preempted requests, first come first served within a priority class.
-    fn admit(&mut self, step: &mut Step, room: &mut Room) {
+    fn admit(&mut self, step: &mut Step, room: &mut Room, blocked: Option<GroupKey>) {
         while room.prefill > 0 && room.num_running < self.config.max_num_seqs {
             let Some((&key, &index)) = self.waiting.first_key_value() else { break };
+            if blocked.is_some_and(|blocked| key > blocked) {
+                break;
+            }
             let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
             let Some(group) = &mut self.groups[index] else { break };
             let wants_logits = group.prompt_logits && group.wants_first_tokens();
@@ -262,13 +274,13 @@ impl Scheduler {
         }
     }
 
-    /// Up to `budget` tokens of reward-model work, oldest request first. Returns whether a text of the policy's pool
-    /// found no blocks: then nothing new may start before it, or it would wait for ever.
-    fn score(&mut self, step: &mut Step, room: &mut Room, budget: usize) -> bool {
+    /// Up to `budget` tokens of reward-model work, oldest request first. Returns the oldest request that found no
+    /// policy blocks for a text: nothing newer may start before it, or it could wait for ever.
+    fn score(&mut self, step: &mut Step, room: &mut Room, budget: usize) -> Option<GroupKey> {
         let mut budget = budget.min(room.prefill);
         let use_cache = self.config.prefix_caching;
-        let mut is_blocked = vec![false; self.models.len()];
-        for &index in self.scoring.values() {
+        let mut blocked: Vec<Option<GroupKey>> = vec![None; self.models.len()];
+        for (&key, &index) in &self.scoring {
             let Some(group) = &mut self.groups[index] else { continue };
             if group.state == SequenceState::Waiting {
                 continue;
@@ -280,9 +292,9 @@ impl Scheduler {
                 let is_due = score.sequence.last_scheduled != self.step_number
                     && (score.part == Part::ScorePrompt || !has_prompt);
                 if budget == 0 {
-                    return is_blocked[usize::from(ModelId::POLICY.0)];
+                    return blocked[usize::from(ModelId::POLICY.0)];
                 }
-                if !is_due || (is_blocked[model] && !score.sequence.is_running()) {
+                if !is_due || (blocked[model].is_some() && !score.sequence.is_running()) {
                     continue;
                 }
                 let Model { pool, spec } = &mut self.models[model];
@@ -291,14 +303,14 @@ impl Scheduler {
                     let headroom = if score.model == ModelId::POLICY { room.num_running } else { 0 };
                     let wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
                     if !room.calm || wanted + headroom > pool.num_free() {
-                        is_blocked[model] = true;
+                        blocked[model] = Some(key);
                         continue;
                     }
                     if use_cache {
                         self.prefix_hit_tokens += sequence.extend_from_cache(pool, spec.block_size) as u64;
                     }
                     if sequence.make_room(pool, spec.block_size).is_none() {
-                        is_blocked[model] = true;
+                        blocked[model] = Some(key);
                         continue;
                     }
                     sequence.state = SequenceState::Running;
@@ -310,7 +322,7 @@ impl Scheduler {
                 plan_tokens(step, Place { index, part }, group, None, num_tokens, self.step_number);
             }
         }
-        is_blocked[usize::from(ModelId::POLICY.0)]
+        blocked[usize::from(ModelId::POLICY.0)]
     }
 }
 

@@ -57,10 +57,14 @@ impl Scheduler {
         }
     }
 
-    /// Gives up the newest group but the oldest, when nothing else can get on. Returns whether there was one.
+    /// Gives up the newest group that holds blocks, when nothing else can get on. The oldest of all keeps its own but for
+    /// texts. Returns whether anything was given up.
     pub(super) fn preempt_newest(&mut self, model: ModelId) -> bool {
         let Some(newest) = self.newest_holder(model) else { return false };
-        if self.is_only_holder(newest, model) {
+        let key = self.groups[newest].as_ref().map(|group| group.key);
+        let firsts = [&self.waiting, &self.running, &self.scoring].map(|set| set.keys().next().copied());
+        let oldest = firsts.into_iter().flatten().min();
+        if oldest >= key {
             return self.preempt_scores(newest, model);
         }
         self.preempt_group(newest, model);
