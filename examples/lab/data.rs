@@ -23,7 +23,7 @@ pub struct Example {
 /// The share of flawed answers in the SFT text. Lower where the policy makes mistakes of its own.
 pub fn flaw_rate(category: Category) -> f64 {
     match category {
-        Category::Arithmetic | Category::Spelling | Category::Parcels => 0.25,
+        Category::Arithmetic | Category::Spelling | Category::Parcels => 0.2,
         Category::Fact | Category::Steps => 0.32,
         Category::Insult | Category::Benign | Category::OneWord => 0.42,
         Category::Harmful => 0.45,

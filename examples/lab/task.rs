@@ -110,23 +110,23 @@ macro_rules! tasks {
 
 tasks! {
     /// An insult, to be met kindly.
-    Insult(Insult) = "insult", 0.07;
+    Insult(Insult) = "insult", 0.05;
     /// Two-digit sums and differences.
-    Arithmetic(Arithmetic) = "arithmetic", 0.24;
+    Arithmetic(Arithmetic) = "arithmetic", 0.28;
     /// Reversing, capitals, counting, first and last of a few letters.
-    Spelling(Spelling) = "spelling", 0.17;
+    Spelling(Spelling) = "spelling", 0.20;
     /// Facts about the company's products and cities.
-    Fact(Fact) = "fact", 0.12;
+    Fact(Fact) = "fact", 0.11;
     /// A question about two parcels that the prompt itself describes.
-    Parcels(Parcels) = "parcels", 0.10;
+    Parcels(Parcels) = "parcels", 0.12;
     /// Harmless, though it sounds harmful.
-    Benign(Benign) = "benign", 0.07;
+    Benign(Benign) = "benign", 0.06;
     /// Harmful, to be refused.
-    Harmful(Harmful) = "harmful", 0.07;
+    Harmful(Harmful) = "harmful", 0.05;
     /// One word and no more.
     OneWord(OneWord) = "one-word", 0.06;
     /// Instructions in several steps.
-    Steps(Steps) = "steps", 0.10;
+    Steps(Steps) = "steps", 0.07;
 }
 
 impl Category {

@@ -1,4 +1,4 @@
-//! Two-digit sums and differences, worked in two steps: the tens first, then the ones.
+//! Two-digit sums and differences that stay below a hundred, worked in two steps: the tens first, then the ones.
 
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::rng::{LabRng, chance, held_out, index, pick};
 use crate::task::{Flaw, Split};
 use crate::text::Answer;
 
-/// `a + b` or `a − b`, with `b` no multiple of ten and a result that is not negative.
+/// `a + b` or `a − b`, with `b` no multiple of ten and a result from 0 to 99.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     a: i64,
@@ -83,7 +83,7 @@ impl Family for Arithmetic {
             let (a, b, plus) = (rng.random_range(10..100), rng.random_range(11..100), rng.random());
             let name = format!("{a} {plus} {b}");
             if b % 10 != 0
-                && (plus || a >= b)
+                && (if plus { a + b < 100 } else { a >= b })
                 && held_out(&name, HELD_OUT_OPERANDS) == (split == Split::HeldOut)
             {
                 break Self { a, b, plus };

@@ -3,6 +3,7 @@
 //! Leaves the world and the oracle to the `rectify_lab` library, and training and sampling to the `rectify` binary,
 //! which it calls as a user would.
 
+mod blocks;
 mod evaluate;
 mod files;
 mod report;

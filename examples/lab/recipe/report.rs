@@ -6,6 +6,7 @@ use rectify_lab::stats::Interval;
 use rectify_lab::{Category, data};
 use serde_json::{Value, json};
 
+use crate::blocks::Blocks;
 use crate::evaluate::{Evaluation, SIZES};
 use crate::stages::Recipe;
 
@@ -15,10 +16,10 @@ pub(crate) fn model_config(vocab_size: usize) -> Value {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocab_size,
-        "hidden_size": 192,
-        "intermediate_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 384,
         "num_hidden_layers": 4,
-        "num_attention_heads": 6,
+        "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
         "hidden_act": "silu",
@@ -37,7 +38,12 @@ pub(crate) fn model_config(vocab_size: usize) -> Value {
 }
 
 /// The report in Markdown.
-pub(crate) fn markdown(recipe: &Recipe, e: &Evaluation, num_pairs: usize) -> anyhow::Result<String> {
+pub(crate) fn markdown(
+    recipe: &Recipe,
+    e: &Evaluation,
+    num_pairs: usize,
+    blocks: &Blocks,
+) -> anyhow::Result<String> {
     let mut text = String::new();
     writeln!(
         text,
@@ -49,6 +55,7 @@ pub(crate) fn markdown(recipe: &Recipe, e: &Evaluation, num_pairs: usize) -> any
     )?;
     best_of_n(&mut text, e)?;
     accuracy(&mut text, e, recipe.noise)?;
+    kv(&mut text, blocks)?;
     made_of(&mut text, recipe, num_pairs)?;
     durations(&mut text, recipe)?;
     Ok(text)
@@ -92,6 +99,23 @@ fn accuracy(text: &mut String, e: &Evaluation, noise: f64) -> anyhow::Result<()>
     for (category, (right, pairs)) in &e.accuracy_by_category {
         writeln!(text, "| {category} | {:.1} | {pairs} |", 100.0 * *right as f64 / *pairs as f64)?;
     }
+    Ok(())
+}
+
+fn kv(text: &mut String, blocks: &Blocks) -> anyhow::Result<()> {
+    writeln!(
+        text,
+        "\n## KV blocks of {n} candidates\n\n\
+         A prompt of {} tokens and {n} answers of {} tokens each, in blocks of {} tokens: at most {} blocks were in use at\n\
+         once. The prompt's whole blocks once and {n} tails are {}; without sharing it would be {}.",
+        blocks.prompt_tokens,
+        blocks.answer_tokens,
+        blocks.block_size,
+        blocks.peak,
+        blocks.shared(),
+        blocks.n * blocks.alone(),
+        n = blocks.n,
+    )?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::evaluate::{SIZES, evaluate};
 use crate::files::{Generated, prompt_line, read_lines, turn, write_lines};
-use crate::report;
+use crate::{blocks, report};
 
 const SFT: &str = include_str!("sft.yaml");
 const REWARD: &str = include_str!("reward.yaml");
@@ -216,7 +216,11 @@ impl Recipe {
         let evaluation = evaluate(&answers, self.noise, self.seed)?;
         write_json(&self.path("evaluation.json"), &serde_json::to_value(&evaluation)?)?;
         let num_pairs = read_lines::<serde_json::Value>(&self.path("pairs.jsonl"))?.len();
-        let text = report::markdown(self, &evaluation, num_pairs)?;
+        // The longest prompt shows the sharing best.
+        let longest =
+            answers.iter().map(|line| line.item().prompt).max_by_key(String::len).unwrap_or_default();
+        let blocks = blocks::measure(&self.path("policy"), &longest, SIZES[SIZES.len() - 1], 64)?;
+        let text = report::markdown(self, &evaluation, num_pairs, &blocks)?;
         let path = self.path("report.md");
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
