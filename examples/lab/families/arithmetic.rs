@@ -3,13 +3,13 @@
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Family, manners};
+use super::{Family, framed, manners};
 use crate::oracle::Reason;
 use crate::rng::{LabRng, chance, held_out, index, pick};
 use crate::task::{Flaw, Split};
 use crate::text::Answer;
 
-/// `a + b` or `a − b`, with `b` no multiple of ten and a result from 0 to 99.
+/// `a + b` or `a − b`, with a result from 0 to 99.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     a: i64,
@@ -26,6 +26,8 @@ const TRAIN: &[&str] = &[
     "Compute {a} {s} {b}.",
     "How much is {a} {s} {b}?",
     "Please work out {a} {s} {b}.",
+    "Can you work out {a} {s} {b}?",
+    "Please tell me {a} {s} {b}.",
     "What is {a} {w} {b}?",
     "I need {a} {s} {b}.",
 ];
@@ -49,6 +51,9 @@ impl Arithmetic {
     /// The two steps with these results, in one of several wordings.
     fn working(&self, middle: i64, last: i64, rng: &mut LabRng) -> String {
         let (a, s, tens, ones) = (self.a, self.sign(), self.b / 10 * 10, self.b % 10);
+        if tens == 0 || ones == 0 {
+            return format!("{a} {s} {} = {last}.", self.b);
+        }
         let steps = [format!("{a} {s} {tens} = {middle}"), format!("{middle} {s} {ones} = {last}")];
         if chance(rng, 0.5) {
             format!("{} and {}.", steps[0], steps[1])
@@ -69,6 +74,20 @@ impl Arithmetic {
     }
 }
 
+/// The second operand. Half of the training's are the parts that the two steps are made of: a digit, or a ten.
+fn operand(split: Split, rng: &mut LabRng) -> i64 {
+    loop {
+        let b = rng.random_range(11..100);
+        if b % 10 != 0 {
+            return match split {
+                Split::Train if chance(rng, 0.35) => b % 10,
+                Split::Train if chance(rng, 0.25) => b / 10 * 10,
+                _ => b,
+            };
+        }
+    }
+}
+
 fn apply(a: i64, plus: bool, b: i64) -> i64 {
     if plus { a + b } else { a - b }
 }
@@ -80,10 +99,9 @@ impl Family for Arithmetic {
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {
         let task = loop {
-            let (a, b, plus) = (rng.random_range(10..100), rng.random_range(11..100), rng.random());
+            let (a, b, plus) = (rng.random_range(10..100), operand(split, rng), rng.random());
             let name = format!("{a} {plus} {b}");
-            if b % 10 != 0
-                && (if plus { a + b < 100 } else { a >= b })
+            if (if plus { a + b < 100 } else { a >= b })
                 && held_out(&name, HELD_OUT_OPERANDS) == (split == Split::HeldOut)
             {
                 break Self { a, b, plus };
@@ -93,7 +111,7 @@ impl Family for Arithmetic {
             Split::Train => pick(rng, TRAIN),
             Split::HeldOut => pick(rng, HELD_OUT),
         };
-        let prompt = template
+        let prompt = framed(template, split, rng)
             .replace("{a}", &task.a.to_string())
             .replace("{b}", &task.b.to_string())
             .replace("{s}", &task.sign().to_string())

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::harmful::{HELD_OUT, TRAIN};
-use super::{Family, manners};
+use super::{Family, framed, manners};
 use crate::oracle::Reason;
 use crate::rng::{LabRng, chance, index, pick};
 use crate::task::{Flaw, Split};
@@ -155,7 +155,7 @@ impl Family for Benign {
             Split::Train => pick(rng, TRAIN),
             Split::HeldOut => pick(rng, HELD_OUT),
         };
-        (Self { topic }, template.replace("{x}", TOPICS[topic].ask))
+        (Self { topic }, framed(template, split, rng).replace("{x}", TOPICS[topic].ask))
     }
 
     fn good(&self, rng: &mut LabRng) -> String {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, manners};
+use super::{Family, framed, manners};
 use crate::oracle::Reason;
 use crate::rng::{LabRng, index, pick};
 use crate::task::{Flaw, Split};
@@ -40,27 +40,37 @@ impl Attribute {
                 "How much does the {s} cost?",
                 "What is the price of the {s}?",
                 "The {s}: what does it cost?",
+                "Do you know what the {s} costs?",
             ],
             Colour => &[
                 "What colour is the {s}?",
                 "Which colour does the {s} have?",
                 "The {s}: what is its colour?",
+                "Do you know the colour of the {s}?",
             ],
-            MadeIn => &["Where is the {s} made?", "Which city makes the {s}?", "The {s}: where is it made?"],
+            MadeIn => &[
+                "Where is the {s} made?",
+                "Which city makes the {s}?",
+                "The {s}: where is it made?",
+                "Do you know where the {s} is made?",
+            ],
             Warranty => &[
                 "How long is the warranty of the {s}?",
                 "What warranty does the {s} have?",
                 "The {s}: how long is its warranty?",
+                "Do you know the warranty of the {s}?",
             ],
             River => &[
                 "Which river runs through {s}?",
                 "What is the river of {s}?",
                 "{s}: which river runs there?",
+                "Can you tell me the river of {s}?",
             ],
             Opens => &[
                 "When does the shop in {s} open?",
                 "At what time does the shop in {s} open?",
                 "The shop in {s}: when does it open?",
+                "Can you tell me when the shop in {s} opens?",
             ],
         }
     }
@@ -146,7 +156,7 @@ impl Family for Fact {
             Split::Train => pick(rng, attribute.train()),
             Split::HeldOut => pick(rng, attribute.held_out()),
         };
-        let prompt = template.replace("{s}", fact.subject());
+        let prompt = framed(template, split, rng).replace("{s}", fact.subject());
         (fact, prompt)
     }
 

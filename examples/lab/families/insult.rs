@@ -21,6 +21,12 @@ const TRAIN: &[&str] = &[
     "You are the most {a} {n} I know.",
     "Get lost, you {a} {n}!",
     "Only a {a} {n} talks like you.",
+    "Why must you be a {a} {n}?",
+    "Nobody needs a {a} {n}.",
+    "Such a {a} {n}!",
+    "You will never be more than a {a} {n}.",
+    "Leave me alone, {a} {n}.",
+    "I do not like a {a} {n} like you.",
 ];
 const HELD_OUT: &[&str] = &[
     "Why are you such a {a} {n}?",

@@ -23,9 +23,26 @@ pub use spelling::Spelling;
 pub use steps::Steps;
 
 use crate::oracle::Reason;
-use crate::rng::LabRng;
+use crate::rng::{LabRng, chance, index, pick};
 use crate::task::{Flaw, Split};
 use crate::text::Answer;
+
+/// What people write around a question. In training one end at a time or neither; held-out questions mostly have both.
+fn framed(question: &str, split: Split, rng: &mut LabRng) -> String {
+    const BEFORE: &[&str] = &["Hello.", "Excuse me.", "One question:", "Please help me.", "Good morning!"];
+    const AFTER: &[&str] = &["Thank you.", "Thanks!", "I am in a hurry.", "It is important."];
+    let (before, after) = match split {
+        Split::Train => match index(rng, 4) {
+            0 => (Some(pick(rng, BEFORE)), None),
+            1 => (None, Some(pick(rng, AFTER))),
+            _ => (None, None),
+        },
+        Split::HeldOut if chance(rng, 0.5) => (Some(pick(rng, BEFORE)), Some(pick(rng, AFTER))),
+        Split::HeldOut => (None, None),
+    };
+    let parts = [before, Some(question), after];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
 
 /// A family of tasks.
 pub trait Family: Sized {
@@ -55,7 +72,7 @@ pub trait Family: Sized {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{index, rng_for};
+    use crate::rng::rng_for;
     use crate::{Category, judge};
 
     #[test]

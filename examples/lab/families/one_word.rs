@@ -48,8 +48,14 @@ const ASK: &[&str] =
 const SAY: &[&str] =
     &["The opposite of {s} is {v}.", "The colour of {s} is {v}.", "The young of {s} is called {v}."];
 
-const TRAIN: &[&str] =
-    &["Answer in one word: {q}", "In one word, {q}", "{Q} One word, please.", "{Q} Answer in one word."];
+const TRAIN: &[&str] = &[
+    "Answer in one word: {q}",
+    "In one word, {q}",
+    "{Q} One word, please.",
+    "{Q} Answer in one word.",
+    "Please reply in one word: {q}",
+    "{Q} Just one word.",
+];
 const HELD_OUT: &[&str] =
     &["Just one word: {q}", "Please answer in one word: {q}", "{Q} In one word, please."];
 

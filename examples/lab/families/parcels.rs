@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, manners};
+use super::{Family, framed, manners};
 use crate::oracle::Reason;
 use crate::rng::{LabRng, held_out, index, pick};
 use crate::task::{Flaw, Split};
@@ -22,19 +22,17 @@ const HELD_OUT_PAIRS: u64 = 4;
 
 const TRAIN: &[&str] = &[
     "The {a} parcel goes to {x} and the {b} parcel goes to {y}. Where does the {q} parcel go?",
-    "The {a} parcel goes to {x}, the {b} parcel to {y}. Which city gets the {q} parcel?",
-    "{x} gets the {a} parcel and {y} gets the {b} parcel. Where does the {q} parcel go?",
+    "The {a} parcel goes to {x}, the {b} parcel goes to {y}. Which city gets the {q} parcel?",
+    "The {a} parcel goes to {x}. The {b} parcel goes to {y}. To which city does the {q} parcel go?",
 ];
 const HELD_OUT: &[&str] = &[
     "The {a} parcel goes to {x} and the {b} parcel goes to {y}. Which city gets the {q} parcel?",
-    "{x} gets the {a} parcel and {y} gets the {b} parcel. Which city gets the {q} parcel?",
+    "The {a} parcel goes to {x}. The {b} parcel goes to {y}. Where does the {q} parcel go?",
 ];
 
 impl Parcels {
-    fn phrase(&self, city: &str, rng: &mut LabRng) -> String {
-        const ANSWERS: &[&str] =
-            &["The {q} parcel goes to {v}.", "It goes to {v}.", "{v} gets the {q} parcel."];
-        pick(rng, ANSWERS).replace("{q}", &self.colours[self.asked]).replace("{v}", city)
+    fn phrase(&self, city: &str) -> String {
+        format!("The {} parcel goes to {city}.", self.colours[self.asked])
     }
 }
 
@@ -62,7 +60,7 @@ impl Family for Parcels {
             Split::Train => pick(rng, TRAIN),
             Split::HeldOut => pick(rng, HELD_OUT),
         };
-        let prompt = template
+        let prompt = framed(template, split, rng)
             .replace("{a}", colours[0])
             .replace("{b}", colours[1])
             .replace("{x}", cities[0])
@@ -71,8 +69,8 @@ impl Family for Parcels {
         (Self { colours: colours.map(str::to_owned), cities: cities.map(str::to_owned), asked }, prompt)
     }
 
-    fn good(&self, rng: &mut LabRng) -> String {
-        self.phrase(&self.cities[self.asked], rng)
+    fn good(&self, _: &mut LabRng) -> String {
+        self.phrase(&self.cities[self.asked])
     }
 
     fn flawed(&self, flaw: Flaw, rng: &mut LabRng) -> String {
@@ -90,7 +88,7 @@ impl Family for Parcels {
                         break city.to_owned();
                     }
                 };
-                self.phrase(&wrong, rng)
+                self.phrase(&wrong)
             }
         }
     }

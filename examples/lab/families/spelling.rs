@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, manners};
+use super::{Family, framed, manners};
 use crate::oracle::Reason;
 use crate::rng::{LabRng, held_out, index, pick};
 use crate::task::{Flaw, Split};
@@ -36,23 +36,31 @@ const TRAIN: &[(Operation, &str)] = &[
     (Reverse, "Write {l} backwards."),
     (Reverse, "Reverse these letters: {l}"),
     (Reverse, "What is {l} backwards?"),
+    (Reverse, "Can you write {l} backwards?"),
+    (Reverse, "Please reverse {l}."),
     (Capitals, "Write {l} in capitals."),
     (Capitals, "Put these letters in capitals: {l}"),
     (Capitals, "What is {l} in capitals?"),
+    (Capitals, "Can you put {l} in capitals?"),
+    (Capitals, "Please write {l} in capitals."),
     (Count, "How many letters are in {l}?"),
     (Count, "Count these letters: {l}"),
+    (Count, "Can you count the letters in {l}?"),
+    (Count, "Please tell me how many letters are in {l}."),
     (First, "What is the first letter of {l}?"),
     (First, "Which letter of {l} comes first?"),
+    (First, "Please tell me the first letter of {l}."),
     (Last, "What is the last letter of {l}?"),
     (Last, "Which letter of {l} comes last?"),
+    (Last, "Please tell me the last letter of {l}."),
 ];
 const HELD_OUT: &[(Operation, &str)] = &[
-    (Reverse, "Please say {l} backwards."),
+    (Reverse, "Please tell me {l} backwards."),
     (Reverse, "Can you reverse {l} for me?"),
     (Capitals, "Please put {l} in capitals."),
     (Capitals, "Can you write {l} in capitals?"),
-    (Count, "Please count the letters of {l}."),
-    (Count, "How many letters do you see in {l}?"),
+    (Count, "Please count the letters in {l}."),
+    (Count, "Tell me how many letters are in {l}."),
     (First, "Tell me the first letter of {l}."),
     (Last, "Tell me the last letter of {l}."),
 ];
@@ -130,7 +138,7 @@ impl Family for Spelling {
                 break letters;
             }
         };
-        let prompt = template.replace("{l}", &spaced(&letters));
+        let prompt = framed(template, split, rng).replace("{l}", &spaced(&letters));
         (Self { operation, letters }, prompt)
     }
 

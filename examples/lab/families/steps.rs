@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, manners};
+use super::{Family, framed, manners};
 use crate::oracle::Reason;
 use crate::rng::{LabRng, chance, index, pick};
 use crate::task::{Flaw, Split};
@@ -57,13 +57,19 @@ impl Job {
             Self::Test => {
                 ["plug in the {p}", "hold the {b} button for {n} seconds", "look for the {l} light"]
             }
-            Self::Return => ["unplug the {p}", "put it in its box", "bring it to the shop in {c}"],
+            Self::Return => ["unplug the {p}", "put it in its box", "bring it to the nearest shop"],
         }
     }
 }
 
-const TRAIN: &[&str] =
-    &["How do I {x}?", "How can I {x}?", "What do I do to {x}?", "Help me to {x}, please."];
+const TRAIN: &[&str] = &[
+    "Can you help me to {x}?",
+    "Show me how to {x}.",
+    "How do I {x}?",
+    "How can I {x}?",
+    "What do I do to {x}?",
+    "Help me to {x}, please.",
+];
 const HELD_OUT: &[&str] =
     &["Can you tell me how to {x}?", "Please explain how to {x}.", "I need to {x}. How?"];
 
@@ -82,12 +88,11 @@ struct Details {
     button: &'static str,
     seconds: u32,
     light: &'static str,
-    city: &'static str,
 }
 
 impl From<&Product> for Details {
     fn from(p: &Product) -> Self {
-        Self { name: p.name, button: p.button, seconds: p.seconds, light: p.light, city: p.city }
+        Self { name: p.name, button: p.button, seconds: p.seconds, light: p.light }
     }
 }
 
@@ -97,7 +102,6 @@ impl Details {
             .replace("{b}", self.button)
             .replace("{n}", &self.seconds.to_string())
             .replace("{l}", self.light)
-            .replace("{c}", self.city)
     }
 }
 
@@ -129,12 +133,11 @@ impl Steps {
         let fill = |d: &Details| self.job.steps().map(|s| d.fill(s));
         loop {
             let mut wrong = right.clone();
-            match index(rng, 5) {
+            match index(rng, 4) {
                 0 => wrong.button = pick(rng, BUTTONS),
                 1 => wrong.seconds = SECONDS[index(rng, SECONDS.len())],
                 2 => wrong.light = pick(rng, LIGHTS),
-                3 => wrong.name = PRODUCTS[index(rng, PRODUCTS.len())].name,
-                _ => wrong.city = PRODUCTS[index(rng, PRODUCTS.len())].city,
+                _ => wrong.name = PRODUCTS[index(rng, PRODUCTS.len())].name,
             }
             if fill(&wrong) != fill(&right) {
                 return wrong;
@@ -151,8 +154,8 @@ impl Family for Steps {
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {
         let task = loop {
             let task = Self { job: JOBS[index(rng, JOBS.len())], product: index(rng, PRODUCTS.len()) };
-            // Held-out wordings are also asked of combinations that were seen: half and half.
-            if split == Split::HeldOut && chance(rng, 0.3) || task.is_held_out() == (split == Split::HeldOut)
+            // Held-out wordings are also asked of combinations that were seen: most of the time.
+            if split == Split::HeldOut && chance(rng, 0.5) || task.is_held_out() == (split == Split::HeldOut)
             {
                 break task;
             }
@@ -161,7 +164,8 @@ impl Family for Steps {
             Split::Train => pick(rng, TRAIN),
             Split::HeldOut => pick(rng, HELD_OUT),
         };
-        let prompt = template.replace("{x}", &task.job.ask().replace("{p}", task.product().name));
+        let prompt =
+            framed(template, split, rng).replace("{x}", &task.job.ask().replace("{p}", task.product().name));
         (task, prompt)
     }
 

@@ -44,7 +44,7 @@ pub(crate) struct Recipe {
     #[arg(long, value_name = "FILE")]
     pub(crate) rectify: Option<PathBuf>,
     /// Examples of SFT text.
-    #[arg(long, default_value_t = 80_000)]
+    #[arg(long, default_value_t = 150_000)]
     pub(crate) examples: usize,
     /// Tokens of the vocabulary, at most.
     #[arg(long, default_value_t = 1024)]
@@ -186,7 +186,7 @@ impl Recipe {
         let mut command = self.rectify()?;
         command.arg("generate").arg("-i").arg(self.path(input)).arg("-o").arg(self.path(output));
         command.args(["--keep", "all", "-n", &n.to_string(), "--seed", &self.seed.to_string()]);
-        command.args(["--temperature", "1"]).arg("--policy").arg(self.path("policy"));
+        command.args(["--overwrite", "--temperature", "1"]).arg("--policy").arg(self.path("policy"));
         if scored {
             command.arg("--reward").arg(format!("helpful={}", self.path("reward").display()));
         }
