@@ -1,9 +1,16 @@
-//! Memory that starts at a cache line, zeroed by the operating system and so untouched until used. Leaves layouts to
-//! its users.
+//! Memory that starts at a cache line, zeroed by the operating system and so untouched until used, in huge pages where
+//! it is large. Leaves layouts to its users.
+#![cfg_attr(
+    target_os = "linux",
+    expect(unsafe_code, reason = "advice to the operating system about our own pages")
+)]
 
 use bytemuck::Pod;
 
 const LINE: usize = 64;
+/// Bytes from which on huge pages save more than they may waste.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 8 << 20;
 
 /// `len` values from a cache line on.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +22,8 @@ pub(crate) struct Buffer<T> {
 
 impl<T: Pod> Buffer<T> {
     pub(crate) fn zeroed(len: usize) -> Self {
-        let data = vec![T::zeroed(); len + LINE / size_of::<T>()];
+        let mut data = vec![T::zeroed(); len + LINE / size_of::<T>()];
+        advise_huge_pages(&mut data);
         let start = data.as_ptr().align_offset(LINE);
         Self { data, start, len }
     }
@@ -32,6 +40,27 @@ impl<T: Pod> Buffer<T> {
         self.len
     }
 }
+
+/// Asks for huge pages: a stream of weights crosses a page every few nanoseconds. Without them all works as well, slower.
+#[cfg(target_os = "linux")]
+fn advise_huge_pages<T>(data: &mut [T]) {
+    const PAGE: usize = 4096;
+    const MADV_HUGEPAGE: i32 = 14;
+    unsafe extern "C" {
+        fn madvise(start: *mut u8, len: usize, advice: i32) -> i32;
+    }
+    let bytes = size_of_val(data);
+    if bytes < HUGE {
+        return;
+    }
+    let start = data.as_mut_ptr().cast::<u8>();
+    let skip = start.align_offset(PAGE);
+    // SAFETY: the pages lie inside `data`, and this advice changes no contents. A refusal is harmless.
+    unsafe { madvise(start.add(skip), (bytes - skip) / PAGE * PAGE, MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages<T>(_: &mut [T]) {}
 
 impl<T> std::ops::Deref for Buffer<T> {
     type Target = [T];

@@ -5,42 +5,147 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use crate::Pool;
+use crate::buffer::Buffer;
+use crate::rows::for_each_chunk;
+use crate::simd::{LANES, Op, Simd, dispatch};
+
+/// Larger than the caches of the machines we know.
+const READ_BYTES: usize = 256 << 20;
+/// Bytes of a task: enough to stream, few enough to be spread well.
+const TASK_BYTES: usize = 1 << 20;
+/// Attempts, of which the best counts: the others were disturbed.
+const ATTEMPTS: usize = 5;
 
 /// Limits of all threads of a pool together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineLimits {
     /// Bytes read from memory per second.
     pub read_bytes_per_s: f64,
-    /// Multiplications and additions of bf16 dot products per second.
+    /// Multiplications and additions per second with bf16 operands: of bf16 dot products where they are faster than
+    /// f32, else of f32.
     pub bf16_flops: f64,
-    /// Multiplications and additions in f32 per second.
+    /// Multiplications and additions per second in f32.
     pub f32_flops: f64,
 }
 
 /// Measures the limits in about 0.3 s.
 pub fn measure(pool: &Pool) -> MachineLimits {
-    let data = vec![1u64; 16 << 20];
-    let mut best = f64::INFINITY;
-    for _ in 0..3 {
-        let start = Instant::now();
-        pool.run(64, |i| {
-            black_box(data[i * (data.len() / 64)..][..data.len() / 64].iter().fold(0u64, |a, b| a ^ b));
+    let mut data = Buffer::<f32>::zeroed(READ_BYTES / size_of::<f32>());
+    // Written first: untouched pages are all one page of zeros.
+    for_each_chunk(pool, true, &mut data, TASK_BYTES / size_of::<f32>(), |_, part| part.fill(1.0));
+    let tasks = READ_BYTES / TASK_BYTES;
+    let read = best(|| {
+        pool.run(tasks, |i| {
+            let part = data.len() / tasks;
+            black_box(dispatch(pool.isa(), Read { data: &data[i * part..][..part] }));
         });
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    let start = Instant::now();
-    let (steps, lanes) = (1 << 16, 64);
-    pool.run(pool.num_threads(), |i| {
-        let mut acc = [i as f32; 64];
-        for _ in 0..steps {
-            acc.iter_mut().for_each(|x| *x = *x * 0.5 + 1.0);
-        }
-        black_box(acc);
     });
-    let flops = (2 * steps * lanes * pool.num_threads()) as f64 / start.elapsed().as_secs_f64();
-    MachineLimits {
-        read_bytes_per_s: size_of_val(&data[..]) as f64 / best,
-        bf16_flops: flops,
-        f32_flops: flops,
+    let f32_flops = flops(pool, false);
+    let has_dot = dispatch(pool.isa(), HasDot);
+    let bf16_flops = if has_dot { flops(pool, true).max(f32_flops) } else { f32_flops };
+    MachineLimits { read_bytes_per_s: READ_BYTES as f64 / read, bf16_flops, f32_flops }
+}
+
+/// Seconds of the fastest attempt.
+fn best(mut run: impl FnMut()) -> f64 {
+    (0..ATTEMPTS).fold(f64::INFINITY, |best, _| {
+        let start = Instant::now();
+        run();
+        best.min(start.elapsed().as_secs_f64())
+    })
+}
+
+/// Operations per second of all threads.
+fn flops(pool: &Pool, bf16: bool) -> f64 {
+    let (tasks, steps) = (8 * pool.num_threads(), 1 << 14);
+    let operations = dispatch(pool.isa(), Arithmetic { steps: 0, bf16 }).1;
+    let seconds = best(|| {
+        pool.run(tasks, |_| {
+            black_box(dispatch(pool.isa(), Arithmetic { steps: black_box(steps), bf16 }));
+        });
+    });
+    (tasks * steps * operations) as f64 / seconds
+}
+
+/// Adds up memory.
+struct Read<'a> {
+    data: &'a [f32],
+}
+
+impl Op for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut sums = [s.splat(0.0); 4];
+        for wide in self.data.as_chunks::<{ 4 * LANES }>().0 {
+            for (sum, lanes) in sums.iter_mut().zip(wide.as_chunks::<LANES>().0) {
+                *sum = s.add(*sum, s.load(lanes));
+            }
+        }
+        let [a, b, c, d] = sums;
+        s.sum(s.add(s.add(a, b), s.add(c, d)))
+    }
+}
+
+/// Whether the instruction set has bf16 dot products.
+struct HasDot;
+
+impl Op for HasDot {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        S::HAS_DOT
+    }
+}
+
+/// Independent chains of multiply-adds in registers. Gives a number that depends on all, and the operations of a step.
+struct Arithmetic {
+    steps: usize,
+    bf16: bool,
+}
+
+impl Op for Arithmetic {
+    type Output = (f32, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, usize) {
+        match (S::MAX_TILES >= 12, self.bf16) {
+            (true, true) => (chains::<S, 12, true>(s, self.steps), 12 * LANES * 4),
+            (true, false) => (chains::<S, 12, false>(s, self.steps), 12 * LANES * 2),
+            (false, true) => (chains::<S, 5, true>(s, self.steps), 5 * LANES * 4),
+            (false, false) => (chains::<S, 5, false>(s, self.steps), 5 * LANES * 2),
+        }
+    }
+}
+
+#[inline(always)]
+fn chains<S: Simd, const CHAINS: usize, const BF16: bool>(s: S, steps: usize) -> f32 {
+    let mut sums = [s.splat(1.0); CHAINS];
+    let (x, y) = (s.splat(0.5), s.splat(1.0));
+    let (pair_x, pair_y) = (s.splat_word(0x3f00_3f00), s.splat_word(0x3f80_3f80));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = if BF16 { s.dot_bf16(*sum, pair_x, pair_y) } else { s.mul_add(*sum, x, y) };
+        }
+    }
+    let mut total = sums[0];
+    for &sum in &sums[1..] {
+        total = s.add(total, sum);
+    }
+    s.sum(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_a_computer() {
+        let limits = measure(&Pool::new(2).unwrap());
+        assert!((1e8..1e13).contains(&limits.read_bytes_per_s), "{limits:?}");
+        assert!((1e8..1e15).contains(&limits.f32_flops), "{limits:?}");
+        assert!(limits.bf16_flops >= limits.f32_flops, "{limits:?}");
     }
 }
