@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::buffer::Buffer;
 use crate::error::check_len;
 use crate::rows::Shared;
-use crate::simd::tile::{Left, MAX_COLUMNS, Right, Sums, multiply};
+use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 use packed::Storage;
@@ -102,7 +102,7 @@ pub fn linear(
     pool.run_if(parallel, num_tiles.div_ceil(per_task) * blocks.len(), |task| {
         let (range, block) = (task / blocks.len(), task % blocks.len());
         let tiles = range * per_task..num_tiles.min((range + 1) * per_task);
-        dispatch(pool.isa(), Part { product: &product, tiles, panels: blocks[block].clone(), bf16 });
+        dispatch(pool.isa(), Part { product: &product, tiles, panels: blocks[block].clone() });
     });
     PANELS.set(words);
     Ok(())
@@ -131,7 +131,6 @@ struct Part<'a> {
     product: &'a Product<'a>,
     tiles: Range<usize>,
     panels: Range<usize>,
-    bf16: bool,
 }
 
 impl Op for Part<'_> {
@@ -145,11 +144,7 @@ impl Op for Part<'_> {
         let stripe = self.product.panels.stripe;
         for first in self.tiles.clone().step_by(stripe) {
             let columns = stripe.min(self.tiles.end - first);
-            if self.bf16 {
-                self.stripe::<S, true>(s, first, columns, &mut sums);
-            } else {
-                self.stripe::<S, false>(s, first, columns, &mut sums);
-            }
+            self.stripe::<S>(first, columns, &mut sums);
             self.finish(s, first, columns, &sums);
         }
         SUMS.set(sums);
@@ -159,7 +154,7 @@ impl Op for Part<'_> {
 impl Part<'_> {
     /// Sums of column tiles `first..first + columns` for all rows of the part: `[rows, columns · 16]`.
     #[inline(always)]
-    fn stripe<S: Simd, const BF16: bool>(&self, s: S, first: usize, columns: usize, sums: &mut [f32]) {
+    fn stripe<S: Simd>(&self, first: usize, columns: usize, sums: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
         let weights: *const u32 = match w.storage() {
@@ -187,18 +182,19 @@ impl Part<'_> {
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 let resume = k > 0;
-                // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights;
-                // a tile of weights holds `depth` steps of sixteen words; the sums are as long as sliced.
-                unsafe {
-                    multiply::<S, BF16>(
-                        s,
+                // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
+                // tile of weights holds `depth` steps of sixteen words; the sums are as long as sliced.
+                let product = unsafe {
+                    Multiply::new(
                         (rows, columns),
                         len,
                         Left { words: start, row_step: 1, step: rows },
                         Right { blocks: &[0], tiles, step: LANES, ahead },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume },
-                    );
-                }
+                        matches!(w.storage(), Storage::Bf16(_)),
+                    )
+                };
+                dispatch(S::ISA, product);
             }
         }
     }

@@ -42,39 +42,65 @@ pub(crate) const fn columns_for<S: Simd>(rows: usize) -> usize {
     if columns > MAX_COLUMNS { MAX_COLUMNS } else { columns }
 }
 
-/// `sums (+)= a · b` over `depth` words of each block of the right operand, for `rows` rows and `columns` column tiles, which must fit the registers.
-///
-/// # Safety
-/// All words and sums of that extent must be readable, the sums writable, and no one else may write them.
-#[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd, const BF16: bool>(
-    s: S,
-    (rows, columns): (usize, usize),
+/// `sums (+)= a · b` over `depth` words of each block of the right operand, for `(rows, columns)` rows and column tiles,
+/// which must fit the registers: an operation of its own, so that every tile is compiled once.
+pub(crate) struct Multiply<'a> {
+    shape: (usize, usize),
     depth: usize,
     a: Left,
-    b: Right<'_>,
+    b: Right<'a>,
     c: Sums,
-) {
-    macro_rules! tiles {
-        ($($rows:literal: $($columns:literal)*;)*) => {
-            match (rows, columns) {
-                $($(($rows, $columns) => {
-                    if $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) {
-                        // SAFETY: the caller's promise.
-                        unsafe { tile::<S, BF16, $rows, $columns>(s, depth, a, b, c) }
-                    }
-                })*)*
-                _ => {}
-            }
-        };
+    bf16: bool,
+}
+
+impl<'a> Multiply<'a> {
+    /// # Safety
+    /// Until the operation has run, all words and sums of that extent must be readable, the sums writable, and no one
+    /// else may use the sums. With `bf16`, words of the right operand are pairs.
+    pub(crate) unsafe fn new(
+        shape: (usize, usize),
+        depth: usize,
+        a: Left,
+        b: Right<'a>,
+        c: Sums,
+        bf16: bool,
+    ) -> Self {
+        Self { shape, depth, a, b, c, bf16 }
     }
-    debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
-    tiles! { 1: 1 2 3 4; 2: 1 2 3 4; 3: 1 2 3 4; 4: 1 2 3 4; 5: 1 2 3 4; 6: 1 2 3 4; 7: 1 2 3; 8: 1 2 3; }
+
+    #[inline(always)]
+    fn run_as<S: Simd, const BF16: bool>(self, s: S) {
+        let Self { shape: (rows, columns), depth, a, b, c, .. } = self;
+        debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
+        macro_rules! tiles {
+            ($($rows:literal: $($columns:literal)*;)*) => {
+                match (rows, columns) {
+                    // The condition is known when compiling: tiles that do not fit the registers are left out.
+                    $($(($rows, $columns) if const { $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) } => {
+                        // SAFETY: promised to `new`.
+                        unsafe { tile::<S, BF16, $rows, $columns>(s, depth, a, b, c) }
+                    })*)*
+                    _ => {}
+                }
+            };
+        }
+        tiles! { 1: 1 2 3 4; 2: 1 2 3 4; 3: 1 2 3 4; 4: 1 2 3 4; 5: 1 2 3 4; 6: 1 2 3 4; 7: 1 2 3; 8: 1 2 3; }
+    }
+}
+
+impl Op for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if self.bf16 { self.run_as::<S, true>(s) } else { self.run_as::<S, false>(s) }
+    }
 }
 
 /// # Safety
-/// As [`multiply`].
+/// As [`Multiply::new`].
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
 unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usize>(
     s: S,
     depth: usize,
@@ -138,48 +164,6 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
         for i in 0..ROWS {
             for j in 0..COLUMNS {
                 s.store_at(sums[i][j], c.start.add(i * c.row_step + j * LANES));
-            }
-        }
-    }
-}
-
-/// One product as an operation of its own, for callers whose code is not worth another copy of every tile.
-pub(crate) struct Multiply<'a> {
-    shape: (usize, usize),
-    depth: usize,
-    a: Left,
-    b: Right<'a>,
-    c: Sums,
-    bf16: bool,
-}
-
-impl<'a> Multiply<'a> {
-    /// # Safety
-    /// As [`multiply`]; what is pointed to must stay until the operation has run.
-    pub(crate) unsafe fn new(
-        shape: (usize, usize),
-        depth: usize,
-        a: Left,
-        b: Right<'a>,
-        c: Sums,
-        bf16: bool,
-    ) -> Self {
-        Self { shape, depth, a, b, c, bf16 }
-    }
-}
-
-impl Op for Multiply<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self { shape, depth, a, b, c, bf16 } = self;
-        // SAFETY: promised to `new`.
-        unsafe {
-            if bf16 {
-                multiply::<S, true>(s, shape, depth, a, b, c);
-            } else {
-                multiply::<S, false>(s, shape, depth, a, b, c);
             }
         }
     }
