@@ -1,6 +1,6 @@
 //! What drawing tokens costs: 64 rows of a 151,936-token vocabulary (Qwen2.5's). Run with `cargo bench --bench sampler`.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use rectify_engine::SamplingParams;
 use rectify_engine::sampler::{Draw, SampleRow, Sampler};
 use rectify_kernels::Pool;
@@ -46,5 +46,8 @@ fn sample(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sample);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    sample(&mut criterion);
+    criterion.final_summary();
+}

@@ -8,7 +8,7 @@ use crate::EngineError;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineConfig {
-    /// Sequences that may run at once, over all requests.
+    /// Generating sequences that may run at once, over all requests.
     pub max_num_seqs: usize,
     /// Tokens of one step, over all models.
     pub max_num_batched_tokens: usize,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::*;
+use crate::group::SequenceGroup;
 use crate::request::{
     Alignment, Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Select, Selection, Usage,
 };
@@ -35,6 +36,7 @@ struct Harness {
     policy: Rc<Switches>,
     reward: Rc<Switches>,
     streams: Vec<(RequestId, mpsc::Receiver<Event>)>,
+    config: EngineConfig,
 }
 
 /// What a request led to.
@@ -93,7 +95,13 @@ impl Harness {
             adapter_loader: Box::new(loader),
         };
         let engine = Engine::new(setup.config, parts).unwrap();
-        Self { engine, policy: policy_switches, reward: reward_switches, streams: Vec::new() }
+        Self {
+            engine,
+            policy: policy_switches,
+            reward: reward_switches,
+            streams: Vec::new(),
+            config: setup.config,
+        }
     }
 
     fn send(&mut self, request: GenerateRequest) -> RequestId {
@@ -119,6 +127,10 @@ impl Harness {
     fn step(&mut self) {
         self.engine.step();
         self.engine.scheduler.check_integrity().unwrap();
+        assert!(self.engine.step.num_tokens() <= self.config.max_num_batched_tokens);
+        let groups = self.streams.iter().filter_map(|(id, _)| self.engine.scheduler.group(*id));
+        let num_running: usize = groups.map(SequenceGroup::num_running).sum();
+        assert!(num_running <= self.config.max_num_seqs);
     }
 
     /// Steps until nothing is left; then no block may be.

@@ -51,6 +51,11 @@ impl Mass {
         Some(out)
     }
 
+    /// `ln Σ exp(x)`, if the scale is 1.
+    pub(super) fn log_sum_exp(&self) -> f32 {
+        (f64::from(self.max) + self.total.ln()) as f32
+    }
+
     fn weight(&self, logit: f32) -> f64 {
         f64::from((self.scale * logit - self.scale * self.max).exp())
     }
@@ -58,8 +63,7 @@ impl Mass {
 
 /// `ln Σ exp(row)` in nats; `None` unless the row is a distribution.
 pub(super) fn log_sum_exp(row: &[f32], scratch: &mut Scratch) -> Option<f32> {
-    let mass = Mass::new(row, 1.0, &mut scratch.sums)?;
-    Some((f64::from(mass.max) + mass.total.ln()) as f32)
+    Some(Mass::new(row, 1.0, &mut scratch.sums)?.log_sum_exp())
 }
 
 /// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.
@@ -71,10 +75,25 @@ pub(super) fn greedy(row: &[f32]) -> Option<u32> {
     row[index].is_finite().then_some(index as u32)
 }
 
-/// Draws a token; `uniform` lies in [0, 1). `None` unless the row is a distribution.
-pub(super) fn draw(row: &[f32], params: &SamplingParams, uniform: f64, scratch: &mut Scratch) -> Option<u32> {
-    let scale = 1.0 / params.temperature;
-    let mass = Mass::new(row, scale, &mut scratch.sums)?;
+/// Draws a token; `uniform` lies in [0, 1). `None` unless the row is a distribution. Also returns the mass at the
+/// request's temperature, which at 1 is that of the raw row.
+pub(super) fn draw(
+    row: &[f32],
+    params: &SamplingParams,
+    uniform: f64,
+    scratch: &mut Scratch,
+) -> Option<(u32, Mass)> {
+    let mass = Mass::new(row, 1.0 / params.temperature, &mut scratch.sums)?;
+    Some((draw_from(row, params, uniform, mass, scratch)?, mass))
+}
+
+fn draw_from(
+    row: &[f32],
+    params: &SamplingParams,
+    uniform: f64,
+    mass: Mass,
+    scratch: &mut Scratch,
+) -> Option<u32> {
     let top_k = if params.top_k == 0 { row.len() } else { params.top_k };
     let by_k = top_k < row.len();
     if !by_k && params.top_p >= 1.0 && params.min_p <= 0.0 {

@@ -108,7 +108,8 @@ fn not_a_distribution() -> EngineError {
 fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
     // Taken out, so that the rest of the scratch stays free to borrow.
     let mut changed = std::mem::take(&mut scratch.logits);
-    let logits = if penalties::applies(row) {
+    let is_changed = penalties::applies(row);
+    let logits = if is_changed {
         changed.clear();
         changed.extend_from_slice(row.logits);
         penalties::apply(row, &mut changed, &mut scratch.counts);
@@ -116,17 +117,19 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
     } else {
         row.logits
     };
-    let token = if row.params.temperature == 0.0 {
-        choose::greedy(logits)
+    let temperature = row.params.temperature;
+    let drawn = if temperature == 0.0 {
+        choose::greedy(logits).map(|token| (token, None))
     } else {
-        choose::draw(logits, row.params, row.draw.uniform(), scratch)
+        let drawn = choose::draw(logits, row.params, row.draw.uniform(), scratch);
+        drawn.map(|(token, mass)| (token, (temperature == 1.0 && !is_changed).then(|| mass.log_sum_exp())))
     };
     scratch.logits = changed;
-    let token = token?;
+    let (token, lse) = drawn?;
     if !row.wants_logprob && row.params.logprobs.is_none() {
         return Some(Sampled { token, logprob: 0.0, logprobs: None });
     }
-    let lse = choose::log_sum_exp(row.logits, scratch)?;
+    let lse = lse.or_else(|| choose::log_sum_exp(row.logits, scratch))?;
     let logprob = row.logits[token as usize] - lse;
     let logprobs = row.params.logprobs.map(|num_top| report(row.logits, token, lse, num_top, scratch));
     Some(Sampled { token, logprob, logprobs })

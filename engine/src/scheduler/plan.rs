@@ -52,11 +52,10 @@ impl Scheduler {
                 break;
             }
             // Groups that all wait for blocks of each other: the newest steps back. At most one round for each group.
-            let models = 0..self.models.len() as u16;
-            if models.fold(false, |any, model| self.preempt_newest(ModelId(model)) || any) {
-                continue;
+            let mut models = 0..self.models.len() as u16;
+            if !models.any(|model| self.preempt_newest(ModelId(model))) {
+                break;
             }
-            break;
         }
         for (model, work) in self.models.iter().zip(&mut step.models) {
             work.build(model.spec.block_size, |item| find(self.groups[item.group].as_ref()?, item.part));
