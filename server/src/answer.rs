@@ -14,7 +14,6 @@ use crate::api::Usage;
 use crate::api::alignment::AlignmentReport;
 use crate::app::{App, Target};
 use crate::error::ApiError;
-use crate::telemetry::RequestMetrics;
 
 /// What is to be generated for one HTTP request.
 #[derive(Debug)]
@@ -77,7 +76,6 @@ pub struct Answer {
     queue: VecDeque<Piece>,
     running: usize,
     usage: EngineUsage,
-    metrics: RequestMetrics,
 }
 
 enum Events {
@@ -103,7 +101,6 @@ impl Answer {
     pub async fn start(app: &App, plan: Plan) -> Result<Self, ApiError> {
         let Plan { target, requests, return_candidates } = plan;
         let num_choices = requests.first().map_or(1, |request| request.num_choices);
-        let reward = requests.first().and_then(|request| request.alignment.as_ref()?.reward.clone());
         let mut streams = Vec::with_capacity(requests.len());
         let mut prompts = Vec::with_capacity(requests.len());
         for request in requests {
@@ -119,10 +116,6 @@ impl Answer {
             queue: VecDeque::new(),
             running: streams.len(),
             usage: EngineUsage::default(),
-            metrics: RequestMetrics::start(
-                reward.as_deref(),
-                prompts.iter().map(|prompt| prompt.ended.len()).max(),
-            ),
             prompts,
             events: Events::Many(SelectAll::new()),
         };
@@ -176,7 +169,6 @@ impl Answer {
                 }
             }
             Event::Token { index, text, logprobs, .. } => {
-                self.metrics.token(prompt, index);
                 if let Some(candidates) = &mut state.candidates {
                     if let (Some(kept), Some(logprobs)) = (candidates.get_mut(index), logprobs) {
                         kept.push(logprobs);
@@ -187,7 +179,6 @@ impl Answer {
                 }
             }
             Event::Finished { index, reason, text } => {
-                self.metrics.finished(index);
                 if state.candidates.is_none() {
                     if let Some(ended) = state.ended.get_mut(index) {
                         *ended = true;
@@ -207,8 +198,7 @@ impl Answer {
                     });
                 }
             }
-            Event::Scored { index, reward } => {
-                self.metrics.scored(index, reward);
+            Event::Scored { .. } => {
                 state.num_scored += 1;
                 let of = state.ended.len();
                 self.queue.push_back(Piece::Progress { done: state.num_scored.min(of), of });
@@ -225,7 +215,6 @@ impl Answer {
         let state = &mut self.prompts[prompt];
         let mut report =
             Some(Box::new(AlignmentReport::new(selection, &state.policy_version, self.return_candidates)));
-        self.metrics.selected(selection);
         let mut kept = state.candidates.take().unwrap_or_default();
         for (rank, &index) in selection.selected.iter().enumerate() {
             let Some(candidate) = selection.candidates.get(index) else { continue };
@@ -260,7 +249,7 @@ impl Answer {
         self.usage.scored_tokens += usage.scored_tokens;
         self.running -= 1;
         if self.running == 0 {
-            self.metrics.done(&self.usage);
+            metrics::counter!("rectify_rejected_tokens_total").increment(self.usage.rejected_tokens as u64);
             self.queue.push_back(Piece::Done(self.usage.into()));
         }
     }

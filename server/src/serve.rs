@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -43,9 +44,11 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     // The address first: it fails at once, a model takes its time.
     let listener = bind(&config.server.host, config.server.port).await?;
     let address = listener.local_addr().map_err(|error| CliError::Refused(error.to_string()))?;
+    // Before the engine, which looks its metrics up when it starts.
+    let metrics = telemetry::metrics();
     let booted = tokio::task::block_in_place(|| boot::start(config))?;
     let signals = Signals::new()?;
-    let app = app(config, &booted);
+    let app = app(config, &booted, metrics);
     announce(&app, &booted, address)?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "everyone who reaches this address can use the server: there are no API keys yet");
@@ -67,7 +70,7 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, CliError> {
     })
 }
 
-fn app(config: &Config, booted: &Booted) -> App {
+fn app(config: &Config, booted: &Booted, metrics: PrometheusHandle) -> App {
     let models = &booted.models;
     let mut policy_names = config.model.served_names.clone();
     if policy_names.is_empty() {
@@ -86,7 +89,7 @@ fn app(config: &Config, booted: &Booted) -> App {
         max_candidates: config.scheduler.max_candidates,
         max_body: usize::try_from(config.server.max_body.0).unwrap_or(usize::MAX),
         created: crate::api::unix_time(),
-        metrics: telemetry::metrics(),
+        metrics,
         draining: AtomicBool::new(false),
     })
 }

@@ -38,12 +38,12 @@ async fn a_client_that_leaves_frees_its_blocks_at_once() {
             assert!(Instant::now() < deadline && !running.is_finished(), "the request never held its blocks");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        let before = server.metric("rectify_tokens_generated_total", "").await;
+        let before = server.metric("rectify_generated_tokens_total", "").await;
         running.abort();
         let left = Instant::now();
         wait_until_idle(&server).await;
         assert!(left.elapsed() < Duration::from_secs(5), "took {:?}", left.elapsed());
-        let after = server.metric("rectify_tokens_generated_total", "").await;
+        let after = server.metric("rectify_generated_tokens_total", "").await;
         assert!(after - before < 16.0 * 350.0, "it went on to the end: {} tokens", after - before);
     }
 }

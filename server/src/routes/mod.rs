@@ -91,8 +91,8 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
     };
     let status = response.status().as_u16();
     tracing::debug!(%method, path, status, id, elapsed = ?start.elapsed(), "answered");
-    histogram!("rectify_request_duration_seconds", "path" => path.clone()).record(start.elapsed());
-    counter!("rectify_requests_total", "path" => path, "status" => status.to_string()).increment(1);
+    histogram!("rectify_http_request_duration_seconds", "path" => path.clone()).record(start.elapsed());
+    counter!("rectify_http_requests_total", "path" => path, "status" => status.to_string()).increment(1);
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

@@ -1,4 +1,5 @@
-//! `GET /health`, `/ready` and `/metrics`: what those who run the server look at. Leaves recording to `telemetry`.
+//! `GET /health`, `/ready` and `/metrics`: what those who run the server look at. Leaves recording to the engine and
+//! the router.
 
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::telemetry;
 
 /// A step of a large model may take this long; silence beyond it says nothing about the engine's health.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -76,9 +76,6 @@ pub(super) async fn ready(state: State<App>) -> Result<Json<Status>, ApiError> {
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    if let Ok(Ok(stats)) = timeout(PATIENCE, app.engine.stats()).await {
-        telemetry::record_engine(&stats);
-    }
     let text = app.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -12,7 +12,7 @@ async fn health_and_readiness_follow_the_engine() {
 }
 
 #[tokio::test]
-async fn metrics_tell_of_requests_tokens_candidates_and_blocks() {
+async fn metrics_tell_of_requests_by_path_and_status() {
     let server = Server::new();
     server.chat("hello", json!({"alignment": {"n": 4}})).await.ok();
     server.chat("hello", json!({"n": 0})).await.refused(400);
@@ -20,19 +20,12 @@ async fn metrics_tell_of_requests_tokens_candidates_and_blocks() {
     let answer = server.get("/metrics").await;
     assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
     for line in [
-        "rectify_requests_total{path=\"/v1/chat/completions\",status=\"200\"}",
-        "rectify_requests_total{path=\"/v1/chat/completions\",status=\"400\"}",
-        "rectify_requests_total{path=\"other\",status=\"404\"}",
-        "rectify_time_to_first_token_seconds_bucket{le=\"0.005\"}",
-        "rectify_inter_token_latency_seconds_count",
-        "rectify_score_latency_seconds_count",
-        "rectify_reward_bucket{reward_model=\"helpful\",le=\"1\"}",
-        "rectify_candidates_total",
-        "rectify_prompt_tokens_total",
-        "rectify_tokens_generated_total",
-        "rectify_kv_blocks_used 3",
-        "rectify_kv_blocks_total 64",
-        "rectify_steps_total 5",
+        "rectify_http_requests_total{path=\"/v1/chat/completions\",status=\"200\"}",
+        "rectify_http_requests_total{path=\"/v1/chat/completions\",status=\"400\"}",
+        "rectify_http_requests_total{path=\"other\",status=\"404\"}",
+        "rectify_http_request_duration_seconds_bucket{path=\"/v1/chat/completions\",le=\"0.005\"}",
+        "rectify_rejected_tokens_total",
+        "# HELP rectify_http_requests_total HTTP requests by path and status",
     ] {
         assert!(answer.text.lines().any(|found| found.starts_with(line)), "no {line} in\n{}", answer.text);
     }
