@@ -49,6 +49,7 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let booted = tokio::task::block_in_place(|| boot::start(config))?;
     let signals = Signals::new()?;
     let app = app(config, &booted, metrics);
+    check_profiles(&app)?;
     announce(&app, &booted, address)?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "everyone who reaches this address can use the server: there are no API keys yet");
@@ -92,6 +93,16 @@ fn app(config: &Config, booted: &Booted, metrics: PrometheusHandle) -> App {
         metrics,
         draining: AtomicBool::new(false),
     })
+}
+
+/// A profile that no request could use is a mistake in the configuration.
+fn check_profiles(app: &App) -> Result<(), CliError> {
+    for (name, profile) in &app.profiles {
+        profile.validate(1, &app.alignment_limits()).map_err(|error| {
+            CliError::Usage(format!("configuration: the profile `{name}` cannot be used: {}", error.message))
+        })?;
+    }
+    Ok(())
 }
 
 /// What to do first, on standard output. Scripts read the line `listening on http://…`.

@@ -109,11 +109,11 @@ impl AlignmentRequest {
         if !length_penalty.is_finite() {
             return field("length_penalty", "`alignment.length_penalty` must be a finite number".into());
         }
-        if self.max_total_tokens == Some(0) {
-            return field(
-                "max_total_tokens",
-                "`alignment.max_total_tokens` is 0, but must be at least 1".into(),
+        if let Some(tokens) = self.max_total_tokens.filter(|&tokens| tokens < n) {
+            let message = format!(
+                "`alignment.max_total_tokens` is {tokens}, but each of the {n} candidates needs at least one token"
             );
+            return field("max_total_tokens", message);
         }
         let Some(reward) = self.reward.as_deref().or(limits.default_reward) else {
             return field(
@@ -274,6 +274,7 @@ mod tests {
             (r#"{"n": 65}"#, 1),
             (r#"{"n": 2}"#, 3),
             (r#"{"max_total_tokens": 0}"#, 1),
+            (r#"{"n": 4, "max_total_tokens": 3}"#, 1),
             (r#"{"length_penalty": 1e39}"#, 1),
             (r#"{"early_stop": {"kind": "speculative_rejection"}}"#, 1),
         ] {
