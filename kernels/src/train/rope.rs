@@ -29,8 +29,8 @@ pub fn rope(
     );
     let shared = Shared::new(x);
     for_chunks(pool, positions.len(), rows_per_task(num_heads * head_dim), |first, last| {
-        for row in first..last {
-            let angle = positions[row] as usize * half;
+        for (row, position) in (first..last).zip(&positions[first..last]) {
+            let angle = *position as usize * half;
             let (cos, sin) = (&cos[angle..angle + half], &sin[angle..angle + half]);
             let from = row * stride + column;
             // SAFETY: rows are disjoint.

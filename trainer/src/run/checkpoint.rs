@@ -54,6 +54,7 @@ pub(crate) fn save(
     limit: usize,
 ) -> Result<PathBuf, TrainError> {
     let path = folder(output_dir, state.step);
+    remove_torn(output_dir)?;
     files::write_folder(&path, |aside| {
         let weights: Vec<Named<'_>> =
             params.trainable().zip(0..).map(|(param, i)| flat("weight", i, &param.data)).collect();
@@ -71,6 +72,17 @@ pub(crate) fn save(
         fs::remove_dir_all(old).map_err(|error| TrainError::io(old, error))?;
     }
     Ok(path)
+}
+
+/// Removes what a run that was killed while saving left.
+fn remove_torn(output_dir: &Path) -> Result<(), TrainError> {
+    for path in fs::read_dir(output_dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(".checkpoint-") && name.ends_with(".tmp") {
+            fs::remove_dir_all(&path).map_err(|error| TrainError::io(&path, error))?;
+        }
+    }
+    Ok(())
 }
 
 fn flat<'a>(name: &str, index: usize, values: &'a [f32]) -> Named<'a> {
