@@ -385,8 +385,8 @@ mod tests {
         };
         let qkv = numbers(1, 12 * 32);
         let (mut packed, mut alone) = (vec![0.0; 12 * 16], vec![0.0; 5 * 16]);
-        attention(&pool, &spec(&[0, 7, 12]), &qkv, &mut packed, &mut vec![0.0; 24]);
-        attention(&pool, &spec(&[0, 5]), &qkv[7 * 32..], &mut alone, &mut vec![0.0; 10]);
+        attention(&pool, &spec(&[0, 7, 12]), &qkv, &mut packed, &mut [0.0; 24]);
+        attention(&pool, &spec(&[0, 5]), &qkv[7 * 32..], &mut alone, &mut [0.0; 10]);
         assert_eq!(packed[7 * 16..], alone);
     }
 }

@@ -1,34 +1,33 @@
 //! Loops compiled for the best instructions of the machine: one body, inlined into functions with wider and wider
 //! target features, chosen at run time. Leaves explicit intrinsics to `gemm`.
 
-/// Vector instructions of this machine.
+use crate::Isa;
+
+/// The functions compiled for which instructions to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    Portable,
+    /// What the compiler may assume of any machine of this kind.
+    Baseline,
 }
 
-/// What this machine has; the answer is cached by the standard library.
+/// The best for this machine.
 #[inline]
 pub(super) fn level() -> Level {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-        {
-            return Level::Avx512;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::Avx2;
-        }
+    match Isa::detect() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => Level::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Level::Avx2,
+        _ => Level::Baseline,
     }
-    Level::Portable
 }
+
+/// Whether every machine of this kind has a fused multiply-add.
+pub(super) const BASELINE_FMA: bool = cfg!(target_arch = "aarch64");
 
 /// Defines `fn $name(args)` that runs `$body::<FMA>(args)` compiled for the machine.
 macro_rules! multiversion {
@@ -46,10 +45,10 @@ macro_rules! multiversion {
                     $crate::train::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: `level` found these features.
                     $crate::train::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::train::simd::Level::Portable => {}
+                    $crate::train::simd::Level::Baseline => {}
                 }
             }
-            $body::<false>($($arg),*)
+            $body::<{ $crate::train::simd::BASELINE_FMA }>($($arg),*)
         }
     };
 }

@@ -145,3 +145,91 @@ fn assistant_spans(encoder: &TextEncoder, messages: &[Message]) -> Result<Vec<(S
     spans.retain(|(text, _)| !text.is_empty());
     Ok(spans)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rectify_engine::model::config::ModelConfig;
+    use rectify_engine::model::source::ModelSource;
+    use rectify_engine::text::Tokenizer;
+
+    /// The whole text of a line, and the parts of it that are learnt, joined by `|`.
+    fn learnt(line: &str, options: SftText) -> Result<(String, String), TrainError> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/qwen3/policy");
+        let source = ModelSource::from(folder.as_path());
+        let encoder = TextEncoder::load(&source, &ModelConfig::load(&source)?)?;
+        let tokenizer = Tokenizer::load(&source)?;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), line).unwrap();
+        let options = SftText { max_length: options.max_length.max(1), ..options };
+        let (examples, _) = read_sft(file.path(), &encoder, options)?;
+        let Some(example) = examples.first() else { return Ok(Default::default()) };
+        assert_eq!(example.ids.len(), example.loss.len());
+        let runs = example.loss.chunk_by(|a, b| a == b);
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for run in runs {
+            let ids = &example.ids[from..from + run.len()];
+            from += run.len();
+            if run[0] {
+                parts.push(tokenizer.decode(ids, false)?);
+            }
+        }
+        Ok((tokenizer.decode(&example.ids, false)?, parts.join("|")))
+    }
+
+    const LONG: SftText = SftText { completion_only: None, assistant_only: false, max_length: 100 };
+    const CHAT: &str = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "So long."}]}"#;
+
+    fn chat() -> String {
+        CHAT.replace('\n', "")
+    }
+
+    #[test]
+    fn assistant_turns_are_learnt_with_the_token_that_ends_them() {
+        let (text, parts) = learnt(&chat(), SftText { assistant_only: true, ..LONG }).unwrap();
+        assert!(
+            text.starts_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"),
+            "{text}"
+        );
+        assert_eq!(parts, "Yes.<|im_end|>\n|So long.<|im_end|>\n");
+    }
+
+    #[test]
+    fn all_of_a_conversation_but_its_first_token_is_learnt_by_default() {
+        let (text, parts) = learnt(&chat(), LONG).unwrap();
+        assert_eq!(text, format!("<|im_start|>{parts}"));
+    }
+
+    #[test]
+    fn a_completion_is_learnt_with_its_end_and_the_prompt_only_if_asked() {
+        let line = r#"{"prompt": "One two", "completion": " three"}"#;
+        assert_eq!(learnt(line, LONG).unwrap().1, " three<|im_end|>");
+        let whole = SftText { completion_only: Some(false), ..LONG };
+        assert!(learnt(line, whole).unwrap().1.ends_with(" two three<|im_end|>"));
+        let turns = r#"{"prompt": [{"role": "user", "content": "Hi"}],
+            "completion": [{"role": "assistant", "content": "Yes."}]}"#;
+        assert_eq!(learnt(&turns.replace('\n', ""), LONG).unwrap().1, "Yes.<|im_end|>\n");
+    }
+
+    #[test]
+    fn a_text_is_learnt_with_its_end_and_cut_at_the_longest_length() {
+        let (text, parts) = learnt(r#"{"text": "Once upon a time"}"#, LONG).unwrap();
+        assert!(text.ends_with("<|im_end|>") && text.ends_with(&parts));
+        let (text, _) = learnt(r#"{"text": "Once upon a time"}"#, SftText { max_length: 3, ..LONG }).unwrap();
+        assert!(!text.contains("time"), "{text}");
+    }
+
+    #[test]
+    fn a_prompt_that_fills_the_length_leaves_nothing_to_learn() {
+        let line = r#"{"prompt": "One two three four five six", "completion": " seven"}"#;
+        assert_eq!(learnt(line, SftText { max_length: 3, ..LONG }).unwrap().1, "");
+    }
+
+    #[test]
+    fn completion_only_loss_is_refused_for_messages() {
+        let error = learnt(&chat(), SftText { completion_only: Some(true), ..LONG }).unwrap_err().to_string();
+        assert!(error.contains(":1: ") && error.contains("assistant_only_loss"), "{error}");
+    }
+}

@@ -9,6 +9,8 @@ mod output;
 pub mod progress;
 mod reward;
 mod sft;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 use crate::config::{RewardConfig, SftConfig};

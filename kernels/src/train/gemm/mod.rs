@@ -86,7 +86,7 @@ pub fn gemm(pool: &Pool, product: &Product<'_>, c: &mut [f32], stride: usize) {
         super::simd::Level::Avx512 => parallel::<x86::Avx512>(pool, product, c, stride),
         #[cfg(target_arch = "x86_64")]
         super::simd::Level::Avx2 => parallel::<x86::Avx2>(pool, product, c, stride),
-        super::simd::Level::Portable => parallel::<Portable>(pool, product, c, stride),
+        super::simd::Level::Baseline => parallel::<Portable>(pool, product, c, stride),
     }
 }
 

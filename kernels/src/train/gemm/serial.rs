@@ -31,7 +31,7 @@ impl PackedRight {
             simd::Level::Avx512 => run::<x86::Avx512>(self, b, k, n),
             #[cfg(target_arch = "x86_64")]
             simd::Level::Avx2 => run::<x86::Avx2>(self, b, k, n),
-            simd::Level::Portable => run::<Portable>(self, b, k, n),
+            simd::Level::Baseline => run::<Portable>(self, b, k, n),
         }
     }
 }
@@ -91,7 +91,7 @@ pub(in crate::train) fn gemm_serial(product: &SerialProduct<'_>, c: &mut [f32], 
         simd::Level::Avx512 => run::<x86::Avx512>(product, c, stride),
         #[cfg(target_arch = "x86_64")]
         simd::Level::Avx2 => run::<x86::Avx2>(product, c, stride),
-        simd::Level::Portable => run::<Portable>(product, c, stride),
+        simd::Level::Baseline => run::<Portable>(product, c, stride),
     }
 }
 

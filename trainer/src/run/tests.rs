@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rectify_trainer::{
+use crate::{
     Control, LoraConfig, LrScheduler, ModelStart, Progress, RewardConfig, SftConfig, TrainConfig, TrainError,
     TrainReport, Tuning, train_reward, train_sft,
 };
