@@ -135,7 +135,7 @@ pub struct TrainConfig {
 
     /// Steps between lines of `train_log.jsonl`.
     pub logging_steps: usize,
-    /// Steps between checkpoints; 0 for none but the last.
+    /// Steps between checkpoints; 0 for none, unless the run is stopped.
     pub save_steps: usize,
     /// Checkpoints kept.
     pub save_total_limit: usize,

@@ -197,9 +197,9 @@ impl<M: Method> Trainer<'_, M> {
 
         running.state.step += 1;
         running.state.num_tokens += stats.num_tokens;
-        running.window.add(" loss", stats.loss, 1.0);
-        running.window.sums.insert(" grad_norm".to_owned(), (grad_norm, 1.0));
-        running.window.sums.insert(" learning_rate".to_owned(), (learning_rate, 1.0));
+        running.window.add("loss", stats.loss, 1.0);
+        running.window.sums.insert("grad_norm".to_owned(), (grad_norm, 1.0));
+        running.window.sums.insert("learning_rate".to_owned(), (learning_rate, 1.0));
         running.window.merge(&Stats { loss: 0.0, ..stats.clone() });
         let seconds = start.elapsed().as_secs_f64();
         running.train_seconds += seconds;
@@ -262,7 +262,7 @@ impl Running {
         let mut line = self.line(epoch);
         let mut means = log::metrics(&self.window, "");
         for name in ["loss", "grad_norm", "learning_rate"] {
-            line.insert(name.to_owned(), means.shift_remove(&format!(" {name}")).unwrap_or_default());
+            line.insert(name.to_owned(), means.shift_remove(name).unwrap_or_default());
         }
         line.insert("num_tokens".to_owned(), self.state.num_tokens.into());
         line.extend(means);
