@@ -14,5 +14,6 @@ mod bad_input;
 mod clients;
 mod harness;
 mod lifecycle;
+mod offline;
 mod openai;
 mod scoring;
