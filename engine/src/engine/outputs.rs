@@ -123,12 +123,13 @@ impl Engine {
         } else if generating.usage.completion_tokens == 1 {
             self.metrics.time_to_first_token.record(accepted.since_last);
         }
+        let is_aligned = generating.aligned.is_some();
         let num_tokens = generating.candidates[candidate].tokens.len();
         self.scheduler.append(id, candidate, token);
         if accepted.has_ended {
             self.scheduler.finish(id, candidate);
             self.tell(id, StrategyEvent::Finished { index: candidate, num_tokens });
-        } else {
+        } else if is_aligned {
             self.tell(id, StrategyEvent::Tokens { index: candidate, num_tokens });
         }
     }

@@ -3,12 +3,13 @@
 
 use rectify_kernels as kernels;
 
+use super::nucleus;
 use super::top::{Ranked, top};
 use crate::SamplingParams;
 
 /// Values per partial sum: a row is summed in chunks, and only the chosen chunk is looked at again.
 const CHUNK: usize = 1024;
-/// Candidates that top-p looks at first.
+/// Candidates that top-p looks at first; a nucleus that is larger takes `nucleus`.
 const FIRST_NUCLEUS: usize = 256;
 
 /// Memory of one thread's choices.
@@ -56,7 +57,12 @@ impl Mass {
         (f64::from(self.max) + self.total.ln()) as f32
     }
 
-    fn weight(&self, logit: f32) -> f64 {
+    /// Together.
+    fn of(&self, ranked: &[Ranked]) -> f64 {
+        ranked.iter().map(|candidate| self.weight(candidate.logit)).sum()
+    }
+
+    pub(super) fn weight(&self, logit: f32) -> f64 {
         f64::from((self.scale * logit - self.scale * self.max).exp())
     }
 }
@@ -110,13 +116,20 @@ fn draw_from(
         ranked.extend(
             row.iter().zip(0..).filter(|(logit, _)| **logit >= least).map(|(&l, t)| Ranked::new(l, t)),
         );
-        ranked.sort_unstable();
+        // Order matters to top-p alone.
+        if params.top_p < 1.0 {
+            ranked.sort_unstable();
+        }
     } else {
-        nucleus(row, params.top_p, &mass, ranked);
+        top(row, FIRST_NUCLEUS, ranked);
+        let wanted = f64::from(params.top_p) * mass.total;
+        if mass.of(ranked) < wanted && ranked.len() < row.len() {
+            return nucleus::draw(row, &mass, wanted, uniform, ranked);
+        }
     }
     ranked.retain(|candidate| candidate.logit >= least);
     if by_k || params.min_p > 0.0 {
-        total = ranked.iter().map(|candidate| mass.weight(candidate.logit)).sum();
+        total = mass.of(ranked);
     }
     if params.top_p < 1.0 {
         let wanted = f64::from(params.top_p) * total;
@@ -127,8 +140,7 @@ fn draw_from(
         });
         ranked.truncate(enough.map_or(ranked.len(), |index| index + 1));
     }
-    let kept: f64 = ranked.iter().map(|candidate| mass.weight(candidate.logit)).sum();
-    let target = uniform * kept;
+    let target = uniform * mass.of(ranked);
     let mut sum = 0.0;
     let drawn = ranked.iter().find(|candidate| {
         sum += mass.weight(candidate.logit);
@@ -162,18 +174,4 @@ fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, sums: &[f64]) -> Option<u3
     // Rounding may leave the target just past the chunk's end: then it is the last possible token.
     let offset = found.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))?;
     Some((start + offset) as u32)
-}
-
-/// The most likely tokens, enough of them to hold `top_p` of the mass.
-fn nucleus(row: &[f32], top_p: f32, mass: &Mass, ranked: &mut Vec<Ranked>) {
-    let wanted = f64::from(top_p) * mass.total;
-    let mut count = FIRST_NUCLEUS;
-    loop {
-        top(row, count, ranked);
-        let sum: f64 = ranked.iter().map(|candidate| mass.weight(candidate.logit)).sum();
-        if sum >= wanted || count >= row.len() {
-            return;
-        }
-        count *= 8;
-    }
 }

@@ -2,6 +2,7 @@
 //! `rng` draws. Leaves which rows to sample to the engine.
 
 mod choose;
+mod nucleus;
 mod penalties;
 mod rng;
 #[cfg(test)]

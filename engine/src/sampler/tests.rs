@@ -87,6 +87,8 @@ fn frequencies_match_the_distribution() {
         SamplingParams { temperature: 0.5, ..base.clone() },
         SamplingParams { temperature: 1.7, top_k: 5, ..base.clone() },
         SamplingParams { top_p: 0.7, ..base.clone() },
+        // A nucleus of more tokens than are looked at first.
+        SamplingParams { top_p: 0.9, temperature: 6.0, ..base.clone() },
         SamplingParams { min_p: 0.2, temperature: 0.8, ..base.clone() },
         SamplingParams { top_k: 8, top_p: 0.9, min_p: 0.05, ..base.clone() },
         SamplingParams { top_p: 0.8, min_p: 0.02, temperature: 1.3, ..base },
