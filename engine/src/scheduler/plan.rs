@@ -1,5 +1,5 @@
-//! Fills a step: decodes first, then reward models' share, candidates that start, prompts, and new requests. Leaves
-//! what to give up when blocks run out to `preempt`.
+//! Fills a step: decodes first, then reward models' share (`score`), candidates that start, prompts, and new requests.
+//! Leaves what to give up when blocks run out to `preempt`.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ const MAX_PROMPT_LOGITS: usize = 16 << 20;
 
 /// What is left of a step.
 #[derive(Debug)]
-struct Room {
+pub(super) struct Room {
     /// Tokens.
-    tokens: usize,
+    pub(super) tokens: usize,
     /// Of those, tokens of prompts and texts.
-    prefill: usize,
+    pub(super) prefill: usize,
     /// Rows of prompt logits.
-    logit_rows: usize,
+    pub(super) logit_rows: usize,
     /// Policy sequences that run, each of which may soon want a block.
-    num_running: usize,
+    pub(super) num_running: usize,
     /// Nothing was preempted, so there are blocks for more work.
-    calm: bool,
+    pub(super) calm: bool,
 }
 
 impl Room {
@@ -34,7 +34,7 @@ impl Room {
         self.prefill = self.prefill.min(self.tokens);
     }
 
-    fn take_prefill(&mut self, num_tokens: usize) {
+    pub(super) fn take_prefill(&mut self, num_tokens: usize) {
         self.tokens -= num_tokens;
         self.prefill -= num_tokens;
     }
@@ -272,68 +272,17 @@ impl Scheduler {
             plan_tokens(step, Place { index, part: Part::Prompt }, group, None, num_tokens, self.step_number);
         }
     }
-
-    /// Up to `budget` tokens of reward-model work, oldest request first. Returns the oldest request that found no
-    /// policy blocks for a text: nothing newer may start before it, or it could wait for ever.
-    fn score(&mut self, step: &mut Step, room: &mut Room, budget: usize) -> Option<GroupKey> {
-        let mut budget = budget.min(room.prefill);
-        let use_cache = self.config.prefix_caching;
-        let mut blocked: Vec<Option<GroupKey>> = vec![None; self.models.len()];
-        for (&key, &index) in &self.scoring {
-            let Some(group) = &mut self.groups[index] else { continue };
-            if group.state == SequenceState::Waiting {
-                continue;
-            }
-            let has_prompt = group.scores.iter().any(|score| score.part == Part::ScorePrompt);
-            for number in 0..group.scores.len() {
-                let score = &mut group.scores[number];
-                let model = usize::from(score.model.0);
-                let is_due = score.sequence.last_scheduled != self.step_number
-                    && (score.part == Part::ScorePrompt || !has_prompt);
-                if budget == 0 {
-                    return blocked[usize::from(ModelId::POLICY.0)];
-                }
-                if !is_due || (blocked[model].is_some() && !score.sequence.is_running()) {
-                    continue;
-                }
-                let Model { pool, spec } = &mut self.models[model];
-                let sequence = &mut score.sequence;
-                if !sequence.is_running() {
-                    let headroom = if score.model == ModelId::POLICY { room.num_running } else { 0 };
-                    let wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
-                    if !room.calm || wanted + headroom > pool.num_free() {
-                        blocked[model] = Some(key);
-                        continue;
-                    }
-                    if use_cache {
-                        self.prefix_hit_tokens += sequence.extend_from_cache(pool, spec.block_size) as u64;
-                    }
-                    if sequence.make_room(pool, spec.block_size).is_none() {
-                        blocked[model] = Some(key);
-                        continue;
-                    }
-                    sequence.state = SequenceState::Running;
-                }
-                let num_tokens = sequence.num_remaining_tokens().min(budget);
-                budget -= num_tokens;
-                room.take_prefill(num_tokens);
-                let part = score.part;
-                plan_tokens(step, Place { index, part }, group, None, num_tokens, self.step_number);
-            }
-        }
-        blocked[usize::from(ModelId::POLICY.0)]
-    }
 }
 
 /// A sequence by its group's index and its part in it.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    index: usize,
-    part: Part,
+pub(super) struct Place {
+    pub(super) index: usize,
+    pub(super) part: Part,
 }
 
 /// Adds the next `num_tokens` of a sequence to the step.
-fn plan_tokens(
+pub(super) fn plan_tokens(
     step: &mut Step,
     place: Place,
     group: &mut SequenceGroup,

@@ -1,7 +1,7 @@
 //! Plans, step by step, without any model: 2 tokens a block, so that everything happens early.
 
 use super::*;
-use crate::group::Part;
+use crate::EngineError;
 use crate::testing::adapter;
 
 fn scheduler(num_blocks: usize, max_num_seqs: usize, max_num_batched_tokens: usize) -> Scheduler {
