@@ -85,7 +85,9 @@ impl Engine {
             let _ = self.scheduler.add_score(id, work);
         }
         self.metrics.prompt_tokens.increment(generating.prompt.len() as u64);
-        self.metrics.candidates.increment(num_candidates as u64);
+        if generating.aligned.is_some() {
+            self.metrics.candidates.increment(num_candidates as u64);
+        }
         self.requests.insert(id, Request::Generating(Box::new(generating)));
         Ok(())
     }
