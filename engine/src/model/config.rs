@@ -87,6 +87,16 @@ impl ModelConfig {
                 fields.error("hidden_act", format!("is \"{activation}\", but only \"silu\" is known"))
             );
         }
+        if fields.get("quantization_config").is_some() {
+            return Err(
+                fields.error("quantization_config", "is set, but quantised checkpoints are not supported")
+            );
+        }
+        if let Some(share) = fields.number("partial_rotary_factor")?
+            && share != 1.0
+        {
+            return Err(fields.error("partial_rotary_factor", format!("is {share}, but only 1 is supported")));
+        }
         let hidden_size = fields.require_size("hidden_size")?;
         let num_heads = fields.require_size("num_attention_heads")?;
         let num_kv_heads = fields.size("num_key_value_heads")?.unwrap_or(num_heads);
@@ -350,6 +360,8 @@ mod tests {
                 "`rope_scaling.rope_type` is \"yarn\", which is not known; known are default, linear, llama3",
             ),
             (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling.factor` is missing"),
+            (json!({"quantization_config": {"bits": 4}}), "`quantization_config` is set, but quantised"),
+            (json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor` is 0.5, but only 1"),
             (json!({"hidden_size": null}), "`hidden_size` is missing"),
             (json!({"hidden_size": "big"}), "`hidden_size` is \"big\", but must be a whole number"),
             (json!({"num_hidden_layers": 1e30}), "`num_hidden_layers` is 1e+30, but must be a whole number"),

@@ -34,11 +34,6 @@ impl Fields {
         }
     }
 
-    /// An object that was not read from a file; `path` is what messages call it.
-    pub fn new(path: impl Into<PathBuf>, map: Map<String, Value>) -> Self {
-        Self { path: path.into(), prefix: String::new(), map }
-    }
-
     /// Where it was read.
     pub fn path(&self) -> &Path {
         &self.path

@@ -53,3 +53,46 @@ impl GenerationConfig {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::EngineError;
+    use crate::model::testing::config;
+
+    fn load(file: Option<Value>) -> Result<GenerationConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(file) = file {
+            std::fs::write(folder.path().join("generation_config.json"), file.to_string()).unwrap();
+        }
+        GenerationConfig::load(
+            &ModelSource::from(folder.path()),
+            &config(&json!({"eos_token_id": 7})).unwrap(),
+        )
+    }
+
+    #[test]
+    fn end_of_text_tokens_fall_back_to_the_models() -> std::result::Result<(), EngineError> {
+        assert_eq!(load(None)?.eos_token_ids, [7]);
+        assert_eq!(load(Some(json!({"top_k": 0})))?.eos_token_ids, [7]);
+        let given =
+            load(Some(json!({"eos_token_id": [1, 2], "temperature": 0.5, "top_k": 20, "do_sample": true})))?;
+        assert_eq!(
+            (&*given.eos_token_ids, given.temperature, given.top_k),
+            (&[1, 2][..], Some(0.5), Some(20))
+        );
+        assert_eq!((given.do_sample, given.top_p), (Some(true), None));
+        Ok(())
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let error = load(Some(json!({"temperature": "hot"}))).unwrap_err().to_string();
+        assert!(
+            error.ends_with("generation_config.json: `temperature` is \"hot\", but must be a number"),
+            "{error}"
+        );
+    }
+}

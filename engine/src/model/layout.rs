@@ -167,3 +167,47 @@ pub fn is_ignored(config: &ModelConfig, name: &str) -> bool {
     let headless = config.tie_word_embeddings || config.num_labels.is_some();
     name.ends_with(".rotary_emb.inv_freq") || (headless && name.strip_suffix(".weight") == Some(LM_HEAD))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::testing::config;
+
+    #[test]
+    fn every_part_is_found_in_its_projection_and_listed_once() {
+        let config = config(&json!({"attention_bias": true})).unwrap();
+        let specs = tensors(&config);
+        for layer in 0..config.num_layers {
+            for projection in Projection::ALL {
+                for part in parts(&config, projection) {
+                    let module = part.module(layer);
+                    assert_eq!(find_projection(&module), Some((layer, projection)));
+                    let weight = format!("{module}.weight");
+                    assert_eq!(specs.iter().filter(|spec| spec.name == weight).count(), 1, "{weight}");
+                    let bias = specs.iter().any(|spec| spec.name == format!("{module}.bias"));
+                    assert_eq!(bias, part.bias, "{module}");
+                }
+            }
+        }
+        for other in
+            ["lm_head", "score", "model.norm", "model.layers.x.mlp.up_proj", "model.layers.0.mlp.gate"]
+        {
+            assert_eq!(find_projection(other), None);
+        }
+    }
+
+    #[test]
+    fn heads_follow_the_task_and_the_tie() {
+        let has =
+            |changes, name: &str| tensors(&config(&changes).unwrap()).iter().any(|spec| spec.name == name);
+        assert!(!has(json!({}), "lm_head.weight"));
+        assert!(has(json!({"tie_word_embeddings": false}), "lm_head.weight"));
+        let classifier =
+            json!({"tie_word_embeddings": false, "architectures": ["LlamaForSequenceClassification"]});
+        assert!(has(classifier.clone(), "score.weight") && !has(classifier.clone(), "lm_head.weight"));
+        assert!(is_ignored(&config(&classifier).unwrap(), "lm_head.weight"));
+        assert!(!is_ignored(&config(&json!({"tie_word_embeddings": false})).unwrap(), "lm_head.weight"));
+    }
+}

@@ -135,3 +135,44 @@ impl ModelSource {
         super::fields::Fields::parse(self.path_of(file), &self.require(file)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static FILES: &[(&str, &[u8])] =
+        &[("a.json", b"{\"x\": 1}"), ("bad.json", b"\xff"), ("list.json", b"[1]")];
+
+    #[test]
+    fn embedded_files_read_like_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in FILES {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        for source in [ModelSource::from(folder.path()), ModelSource::Embedded { name: "demo", files: FILES }]
+        {
+            assert_eq!(source.text("a.json").unwrap().unwrap(), "{\"x\": 1}");
+            assert_eq!(source.json("a.json").unwrap().unwrap().size("x").unwrap(), Some(1));
+            assert!(source.open("b.json").unwrap().is_none() && !source.contains("b.json"));
+            assert!(source.require("b.json").unwrap_err().to_string().ends_with("b.json: is missing"));
+            assert!(source.text("bad.json").unwrap_err().to_string().contains("bad.json: is not UTF-8 text"));
+            let error = source.json("list.json").unwrap_err().to_string();
+            assert!(error.ends_with("list.json: holds a list, but must hold a JSON object"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_called_by_its_last_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("my-model");
+        std::fs::create_dir(&model).unwrap();
+        assert_eq!(ModelSource::Folder(model.join("../my-model/")).name(), "my-model");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = ModelSource::Folder(file).require("config.json").unwrap_err().to_string();
+        assert!(
+            error.contains("file: is not a folder; a model is a folder with config.json in it"),
+            "{error}"
+        );
+    }
+}
