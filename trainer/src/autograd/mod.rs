@@ -1,9 +1,9 @@
 //! The engine's decoder on a tape: forward passes that remember, and their gradients. Leaves losses to `losses` and
 //! weights' movement to `optim`.
 //!
-//! The tape is ours and closed: a dozen operations, each with a kernel forward and backward. A general autograd
-//! (candle's is the oracle of the tests) zero-fills and adds a fresh tensor for every gradient on one thread; at a width
-//! of 256 that costs more than the matrix products. Here gradients go into recycled buffers, weight gradients straight
+//! The tape is closed: a dozen operations, each with a kernel forward and backward. A general autograd, candle's among
+//! them, makes a fresh zeroed tensor for every gradient and adds to it on one thread: at a width of a few hundred that
+//! traffic is no longer small beside the products. Here gradients go into recycled buffers, weight gradients straight
 //! into the accumulators that outlive the step, and the residual stream's gradient is one buffer from top to bottom.
 
 mod backward;
