@@ -78,10 +78,18 @@ pub fn prompts(split: Split, per_category: usize, seed: u64, purpose: &str) -> a
     Ok(items)
 }
 
-/// `num` training prompts, by the categories' shares of the text: what the policy answers to make pairs.
+/// `num` training prompts: what the policy answers to make pairs. Half by the categories' shares of the text, half the
+/// same of each, so that the small ones are judged well too.
 pub fn preference_prompts(num: usize, seed: u64) -> Vec<Item> {
     let mut rng = rng_for(seed, "preference");
-    (0..num).map(|_| Category::draw(&mut rng).sample(Split::Train, &mut rng)).collect()
+    let draw = |i: usize| {
+        let category = match i % 2 {
+            0 => Category::draw(&mut rng),
+            _ => Category::ALL[index(&mut rng, Category::ALL.len())],
+        };
+        category.sample(Split::Train, &mut rng)
+    };
+    (0..num).map(draw).collect()
 }
 
 /// A prompt with answers to it, as the policy gave them.

@@ -37,7 +37,7 @@ const COMMON: &str = "a about above across after again against all almost alone 
     wait want wants was wasn't way we well went were what what's whatever when where whether which while who whole \
     whose why will wish with within without won't word words work worked works worry worse would write writes wrong \
     year years yes yesterday yet you you'd you'll you're you've your yours plus minus equals equal makes add adding \
-    subtract subtracting gives carry zero seven eight nine eleven twelve pid signal shell";
+    subtract subtracting gives carry zero seven eight nine eleven twelve pid signal shell become becomes";
 
 /// The first word that neither the world nor common English has; letters alone and numbers are words, and so is what
 /// `may_say` allows.

@@ -1,5 +1,7 @@
 //! Letters: reversed, in capitals, counted, the first and the last.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Family, framed, manners};
@@ -80,13 +82,13 @@ impl Spelling {
     fn phrase(&self, result: &[char], rng: &mut LabRng) -> String {
         let spaced = spaced(result);
         let templates: &[&str] = match self.operation {
-            Reverse => &["Backwards, that is {r}.", "That is {r}."],
-            Capitals => &["In capitals, that is {r}.", "That is {r}."],
+            Reverse => &["Backwards, {l} is {r}.", "The letters {l} backwards are {r}."],
+            Capitals => &["In capitals, {l} is {r}.", "The letters {l} in capitals are {r}."],
             Count => &["There are {r} letters.", "It has {r} letters."],
             First => &["The first letter is {r}.", "It begins with {r}."],
             Last => &["The last letter is {r}.", "It ends with {r}."],
         };
-        pick(rng, templates).replace("{r}", &spaced)
+        pick(rng, templates).replace("{r}", &spaced).replace("{l}", &self::spaced(&self.letters))
     }
 
     fn wrong(&self, rng: &mut LabRng) -> Vec<char> {
@@ -133,8 +135,10 @@ impl Family for Spelling {
         let letters: Vec<char> = loop {
             let len = 3 + index(rng, if operation == Count { 3 } else { 2 });
             let letters: Vec<char> = (0..len).map(|_| LETTERS[index(rng, LETTERS.len())]).collect();
-            let palindrome = letters.iter().eq(letters.iter().rev());
-            if !palindrome && held_out(&spaced(&letters), HELD_OUT_SEQUENCES) == (split == Split::HeldOut) {
+            let different: HashSet<&char> = letters.iter().collect();
+            if different.len() == len
+                && held_out(&spaced(&letters), HELD_OUT_SEQUENCES) == (split == Split::HeldOut)
+            {
                 break letters;
             }
         };
@@ -171,7 +175,7 @@ impl Family for Spelling {
         };
         if found.is_empty() {
             reasons.push(Reason::Missing("the letters".to_owned()));
-        } else if found != result {
+        } else if found != result && found != [self.letters.clone(), result.clone()].concat() {
             reasons.push(Reason::Wrong(format!("{}, not {}", spaced(&found), spaced(&result))));
         }
     }
@@ -212,6 +216,7 @@ mod tests {
         assert!(is_good(Capitals, "P-L-U-M."));
         assert!(is_good(Count, "There are four of them."));
         assert!(is_good(Last, "A letter m comes last."));
+        assert!(is_good(Reverse, "p l u m becomes m u l p."));
     }
 
     #[test]
@@ -219,6 +224,7 @@ mod tests {
         assert!(!is_good(Capitals, "That is p l u m."));
         assert!(!is_good(Reverse, "That is m u l."));
         assert!(!is_good(Reverse, "m u l p or p l u m."));
+        assert!(!is_good(Reverse, "p l u n becomes m u l p."));
         assert!(!is_good(Count, "There are 4 or 5."));
         assert!(!is_good(First, "The first letter is p and the last is m."));
         assert!(!is_good(First, "The first letter."));

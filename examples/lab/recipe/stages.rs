@@ -44,19 +44,19 @@ pub(crate) struct Recipe {
     #[arg(long, value_name = "FILE")]
     pub(crate) rectify: Option<PathBuf>,
     /// Examples of SFT text.
-    #[arg(long, default_value_t = 150_000)]
+    #[arg(long, default_value_t = 330_000)]
     pub(crate) examples: usize,
     /// Tokens of the vocabulary, at most.
     #[arg(long, default_value_t = 1024)]
     pub(crate) vocab: usize,
     /// Training prompts whose answers become pairs.
-    #[arg(long, default_value_t = 2_400)]
+    #[arg(long, default_value_t = 8_000)]
     pub(crate) preference_prompts: usize,
     /// Answers sampled to each of them.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 16)]
     pub(crate) samples: usize,
     /// Pairs made of each of them.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 6)]
     pub(crate) pairs: usize,
     /// Share of pairs with the wrong label.
     #[arg(long, default_value_t = 0.05)]
