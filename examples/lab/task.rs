@@ -117,7 +117,7 @@ tasks! {
     Spelling(Spelling) = "spelling", 0.20;
     /// Facts about the company's products and cities.
     Fact(Fact) = "fact", 0.11;
-    /// A question about two parcels that the prompt itself describes.
+    /// A question about a parcel that the prompt itself describes.
     Parcels(Parcels) = "parcels", 0.12;
     /// Harmless, though it sounds harmful.
     Benign(Benign) = "benign", 0.06;

@@ -1,4 +1,5 @@
-//! Two-digit sums and differences that stay below a hundred, worked in two steps: the tens first, then the ones.
+//! Two-digit sums below a hundred and differences without borrowing, worked in three steps: the tens, the ones, and
+//! both together.
 
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::rng::{LabRng, chance, held_out, index, pick};
 use crate::task::{Flaw, Split};
 use crate::text::Answer;
 
-/// `a + b` or `a − b`, with a result from 0 to 99.
+/// `a + b` below a hundred, or `a − b` without borrowing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     a: i64,
@@ -48,18 +49,23 @@ impl Arithmetic {
         apply(self.a, self.plus, self.b)
     }
 
-    /// The two steps with these results, in one of several wordings.
-    fn working(&self, middle: i64, last: i64, rng: &mut LabRng) -> String {
-        let (a, s, tens, ones) = (self.a, self.sign(), self.b / 10 * 10, self.b % 10);
-        if tens == 0 || ones == 0 {
-            return format!("{a} {s} {} = {last}.", self.b);
-        }
-        let steps = [format!("{a} {s} {tens} = {middle}"), format!("{middle} {s} {ones} = {last}")];
+    /// The three steps, the tens and the ones apart and then together, with what each of them gives.
+    fn working(&self, steps: [i64; 3], rng: &mut LabRng) -> String {
+        let (a, b, s, [tens, ones, last]) = (self.a, self.b, self.sign(), steps);
+        let parts =
+            format!("{} {s} {} = {tens}, {} {s} {} = {ones}", a / 10 * 10, b / 10 * 10, a % 10, b % 10);
         if chance(rng, 0.5) {
-            format!("{} and {}.", steps[0], steps[1])
+            format!("{parts} and {tens} + {ones} = {last}.")
         } else {
-            format!("{}, {}. It is {last}.", steps[0], steps[1])
+            format!("{parts}, so it is {last}.")
         }
+    }
+
+    /// What the three steps give if they are right.
+    fn steps(&self) -> [i64; 3] {
+        let tens = apply(self.a / 10 * 10, self.plus, self.b / 10 * 10);
+        let ones = apply(self.a % 10, self.plus, self.b % 10);
+        [tens, ones, tens + ones]
     }
 
     /// A wrong value near the right one.
@@ -70,20 +76,6 @@ impl Arithmetic {
             if wrong >= 0 {
                 return wrong;
             }
-        }
-    }
-}
-
-/// The second operand. Half of the training's are the parts that the two steps are made of: a digit, or a ten.
-fn operand(split: Split, rng: &mut LabRng) -> i64 {
-    loop {
-        let b = rng.random_range(11..100);
-        if b % 10 != 0 {
-            return match split {
-                Split::Train if chance(rng, 0.35) => b % 10,
-                Split::Train if chance(rng, 0.25) => b / 10 * 10,
-                _ => b,
-            };
         }
     }
 }
@@ -99,9 +91,9 @@ impl Family for Arithmetic {
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {
         let task = loop {
-            let (a, b, plus) = (rng.random_range(10..100), operand(split, rng), rng.random());
+            let (a, b, plus) = (rng.random_range(10..100), rng.random_range(10..100), rng.random());
             let name = format!("{a} {plus} {b}");
-            if (if plus { a + b < 100 } else { a >= b })
+            if (if plus { a + b < 100 } else { a >= b && a % 10 >= b % 10 })
                 && held_out(&name, HELD_OUT_OPERANDS) == (split == Split::HeldOut)
             {
                 break Self { a, b, plus };
@@ -120,7 +112,7 @@ impl Family for Arithmetic {
     }
 
     fn good(&self, rng: &mut LabRng) -> String {
-        self.working(apply(self.a, self.plus, self.b / 10 * 10), self.result(), rng)
+        self.working(self.steps(), rng)
     }
 
     fn flawed(&self, flaw: Flaw, rng: &mut LabRng) -> String {
@@ -135,18 +127,15 @@ impl Family for Arithmetic {
             Flaw::Wrong | Flaw::Harmful => match index(rng, 4) {
                 // Hurried: no working.
                 0 | 1 => format!("It is {}.", Self::near(self.result(), rng)),
-                2 => {
-                    let middle = Self::near(apply(self.a, self.plus, self.b / 10 * 10), rng);
-                    let last = apply(middle, self.plus, self.b % 10);
-                    if last < 0 {
-                        return format!("It is {}.", Self::near(self.result(), rng));
+                // A slip in one of the steps, and what follows from it.
+                slip => {
+                    let mut steps = self.steps();
+                    let at = if slip == 2 { index(rng, 2) } else { 2 };
+                    steps[at] = Self::near(steps[at], rng);
+                    if at < 2 {
+                        steps[2] = steps[0] + steps[1];
                     }
-                    self.working(middle, last, rng)
-                }
-                _ => {
-                    let middle = apply(self.a, self.plus, self.b / 10 * 10);
-                    let last = Self::near(self.result(), rng);
-                    self.working(middle, last, rng)
+                    self.working(steps, rng)
                 }
             },
         }

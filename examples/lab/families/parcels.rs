@@ -1,4 +1,4 @@
-//! Two parcels described in the prompt, and a question about one of them: facts that no training text holds.
+//! A parcel described in the prompt, and a question about it: facts that no training text holds.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,37 +9,93 @@ use crate::task::{Flaw, Split};
 use crate::text::Answer;
 use crate::world::{CITIES, COLOURS};
 
-/// The colours of two parcels, the cities they go to, and which of them is asked for.
+/// A parcel, and what is asked about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parcels {
-    colours: [String; 2],
-    cities: [String; 2],
-    asked: usize,
+    colour: String,
+    city: String,
+    books: usize,
+    asked: Asked,
 }
 
-// One pair of parcels in four is never seen in training.
-const HELD_OUT_PAIRS: u64 = 4;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Asked {
+    City,
+    Colour,
+    Books,
+}
 
-const TRAIN: &[&str] = &[
-    "The {a} parcel goes to {x} and the {b} parcel goes to {y}. Where does the {q} parcel go?",
-    "The {a} parcel goes to {x}, the {b} parcel goes to {y}. Which city gets the {q} parcel?",
-    "The {a} parcel goes to {x}. The {b} parcel goes to {y}. To which city does the {q} parcel go?",
-];
-const HELD_OUT: &[&str] = &[
-    "The {a} parcel goes to {x} and the {b} parcel goes to {y}. Which city gets the {q} parcel?",
-    "The {a} parcel goes to {x}. The {b} parcel goes to {y}. Where does the {q} parcel go?",
+use Asked::{Books, City, Colour};
+
+// One parcel in four is never seen in training.
+const HELD_OUT_PARCELS: u64 = 4;
+
+const STATEMENTS: &[&str] = &[
+    "A {c} parcel with {n} books goes to {x}.",
+    "A {c} parcel goes to {x} with {n} books.",
+    "To {x} goes a {c} parcel with {n} books.",
+    "There is a {c} parcel for {x} with {n} books.",
 ];
 
-impl Parcels {
-    fn phrase(&self, city: &str) -> String {
-        format!("The {} parcel goes to {city}.", self.colours[self.asked])
+impl Asked {
+    fn train(self) -> &'static [&'static str] {
+        match self {
+            City => &["Where does it go?", "Which city is it for?", "Can you tell me where it goes?"],
+            Colour => &["What colour is it?", "Which colour does it have?", "Can you tell me its colour?"],
+            Books => {
+                &["How many books are in it?", "How many books does it hold?", "Can you count the books?"]
+            }
+        }
+    }
+
+    fn held_out(self) -> &'static [&'static str] {
+        match self {
+            City => &["Please tell me where it goes.", "To which city does it go?"],
+            Colour => &["Please tell me its colour.", "Do you know what colour it is?"],
+            Books => &["Please tell me how many books it holds.", "How many books go with it?"],
+        }
+    }
+
+    fn answers(self) -> &'static [&'static str] {
+        match self {
+            City => &["It goes to {v}.", "The parcel goes to {v}."],
+            Colour => &["It is {v}.", "The parcel is {v}."],
+            Books => &["There are {v} books in it.", "It holds {v} books."],
+        }
     }
 }
 
-fn two_of<'a>(items: &[&'a str], rng: &mut LabRng) -> [&'a str; 2] {
-    let first = index(rng, items.len());
-    let second = (first + 1 + index(rng, items.len() - 1)) % items.len();
-    [items[first], items[second]]
+impl Parcels {
+    fn value(&self) -> String {
+        match self.asked {
+            City => self.city.clone(),
+            Colour => self.colour.clone(),
+            Books => self.books.to_string(),
+        }
+    }
+
+    fn phrase(&self, value: &str, rng: &mut LabRng) -> String {
+        pick(rng, self.asked.answers()).replace("{v}", value)
+    }
+
+    /// Another value of the kind that is asked for.
+    fn wrong(&self, rng: &mut LabRng) -> String {
+        loop {
+            let value = match self.asked {
+                City => pick(rng, CITIES).to_owned(),
+                Colour => pick(rng, COLOURS).to_owned(),
+                Books => books(rng).to_string(),
+            };
+            if value != self.value() {
+                return value;
+            }
+        }
+    }
+}
+
+fn books(rng: &mut LabRng) -> usize {
+    2 + index(rng, 8)
 }
 
 impl Family for Parcels {
@@ -48,29 +104,27 @@ impl Family for Parcels {
     const MAX_WORDS: usize = 25;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {
-        let (colours, cities) = loop {
-            let (colours, cities) = (two_of(COLOURS, rng), two_of(CITIES, rng));
-            let name = format!("{colours:?} {cities:?}");
-            if held_out(&name, HELD_OUT_PAIRS) == (split == Split::HeldOut) {
-                break (colours, cities);
+        let (colour, city, books) = loop {
+            let parcel = (pick(rng, COLOURS), pick(rng, CITIES), books(rng));
+            if held_out(&format!("{parcel:?}"), HELD_OUT_PARCELS) == (split == Split::HeldOut) {
+                break parcel;
             }
         };
-        let asked = index(rng, 2);
-        let template = match split {
-            Split::Train => pick(rng, TRAIN),
-            Split::HeldOut => pick(rng, HELD_OUT),
+        let asked = [City, Colour, Books][index(rng, 3)];
+        let questions = match split {
+            Split::Train => asked.train(),
+            Split::HeldOut => asked.held_out(),
         };
-        let prompt = framed(template, split, rng)
-            .replace("{a}", colours[0])
-            .replace("{b}", colours[1])
-            .replace("{x}", cities[0])
-            .replace("{y}", cities[1])
-            .replace("{q}", colours[asked]);
-        (Self { colours: colours.map(str::to_owned), cities: cities.map(str::to_owned), asked }, prompt)
+        let text = format!("{} {}", pick(rng, STATEMENTS), pick(rng, questions));
+        let prompt = framed(&text, split, rng)
+            .replace("{c}", colour)
+            .replace("{x}", city)
+            .replace("{n}", &books.to_string());
+        (Self { colour: colour.to_owned(), city: city.to_owned(), books, asked }, prompt)
     }
 
-    fn good(&self, _: &mut LabRng) -> String {
-        self.phrase(&self.cities[self.asked])
+    fn good(&self, rng: &mut LabRng) -> String {
+        self.phrase(&self.value(), rng)
     }
 
     fn flawed(&self, flaw: Flaw, rng: &mut LabRng) -> String {
@@ -79,30 +133,26 @@ impl Family for Parcels {
             Flaw::Rude => manners::rude(&answer, rng),
             Flaw::Rambling => manners::rambling(&answer, rng),
             Flaw::OverRefusing => manners::over_refusal(rng),
-            // Mostly the other parcel's city: the mistake of someone who read in haste.
             Flaw::Wrong | Flaw::Harmful => {
-                let wrong = loop {
-                    let city =
-                        if index(rng, 4) > 0 { &self.cities[1 - self.asked] } else { pick(rng, CITIES) };
-                    if city != self.cities[self.asked] {
-                        break city.to_owned();
-                    }
-                };
-                self.phrase(&wrong)
+                let wrong = self.wrong(rng);
+                self.phrase(&wrong, rng)
             }
         }
     }
 
     fn check(&self, answer: &Answer, reasons: &mut Vec<Reason>) {
-        let (right, colour) = (&self.cities[self.asked], &self.colours[self.asked]);
+        let right = self.value();
         if !answer.has(&right.to_lowercase()) {
-            reasons.push(Reason::Missing(right.clone()));
+            reasons.push(Reason::Missing(right));
         }
-        if let Some(wrong) = CITIES.iter().find(|city| *city != right && answer.has(&city.to_lowercase())) {
-            reasons.push(Reason::Wrong(format!("{wrong}, not {right}")));
-        }
-        if let Some(wrong) = COLOURS.iter().find(|c| *c != colour && answer.has(c)) {
-            reasons.push(Reason::Wrong(format!("speaks of the {wrong} parcel")));
+        let other = |all: &[&str], own: &str| {
+            let other = all.iter().find(|value| **value != own && answer.has(&value.to_lowercase()));
+            other.map(|value| Reason::Wrong(format!("{value}, not {own}")))
+        };
+        reasons.extend(other(CITIES, &self.city));
+        reasons.extend(other(COLOURS, &self.colour));
+        if answer.numbers().iter().any(|n| *n != self.books as i64) {
+            reasons.push(Reason::Wrong(format!("a number other than {}", self.books)));
         }
     }
 }
@@ -112,22 +162,20 @@ mod tests {
     use super::*;
     use crate::Task;
 
-    fn is_good(answer: &str) -> bool {
-        let task = Parcels {
-            colours: ["red".to_owned(), "blue".to_owned()],
-            cities: ["Tisk".to_owned(), "Velmora".to_owned()],
-            asked: 1,
-        };
-        crate::judge(&Task::Parcels(task), "", answer).good
+    fn is_good(asked: Asked, answer: &str) -> bool {
+        let (colour, city) = ("red".to_owned(), "Tisk".to_owned());
+        crate::judge(&Task::Parcels(Parcels { colour, city, books: 4, asked }), "", answer).good
     }
 
     #[test]
-    fn names_the_right_city_and_no_other() {
-        assert!(is_good("Velmora."));
-        assert!(is_good("The blue parcel is for Velmora."));
-        assert!(!is_good("The blue parcel goes to Tisk."));
-        assert!(!is_good("The red parcel goes to Tisk, the blue one to Velmora."));
-        assert!(!is_good("The red parcel goes to Velmora."));
-        assert!(!is_good("It goes to Tisk or Velmora."));
+    fn says_what_the_parcel_has_and_nothing_else() {
+        assert!(is_good(City, "Tisk."));
+        assert!(is_good(City, "The red parcel is for Tisk."));
+        assert!(is_good(Books, "It has 4 books."));
+        assert!(!is_good(City, "It goes to Velmora."));
+        assert!(!is_good(City, "It goes to Tisk or Velmora."));
+        assert!(!is_good(City, "The blue parcel goes to Tisk."));
+        assert!(!is_good(Books, "It has 14 books."));
+        assert!(!is_good(Colour, "It is big."));
     }
 }

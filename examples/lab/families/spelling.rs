@@ -1,16 +1,15 @@
-//! Letters: reversed, in capitals, counted, the first and the last.
-
-use std::collections::HashSet;
+//! Spelling of common words: backwards, in capitals, the number of letters, the first and the last. Held-out questions
+//! use wordings never seen in training; how a word is spelt has to be read, as with [`super::Fact`].
 
 use serde::{Deserialize, Serialize};
 
 use super::{Family, framed, manners};
 use crate::oracle::Reason;
-use crate::rng::{LabRng, held_out, index, pick};
+use crate::rng::{LabRng, index, pick};
 use crate::task::{Flaw, Split};
 use crate::text::Answer;
 
-/// What to do with which letters.
+/// What to do with which word.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spelling {
     operation: Operation,
@@ -29,42 +28,45 @@ enum Operation {
 
 use Operation::{Capitals, Count, First, Last, Reverse};
 
-// `a` and `i` are words as well as letters, so the letters to work on leave them out.
+// `a` and `i` are words as well as letters, so the words to spell have neither.
+const WORDS: &[&str] = &[
+    "desk", "box", "moon", "tree", "door", "snow", "bell", "fork", "cup", "dog", "hen", "bus", "sock",
+    "bench", "shelf", "rope", "key", "nut", "pen", "rug", "shoe", "soup", "spoon", "store", "sun", "tent",
+    "truck", "wood", "wolf", "zoo",
+];
 const LETTERS: &[char] = &['b', 'd', 'e', 'k', 'l', 'm', 'n', 'o', 'p', 'r', 's', 't'];
-// One letter sequence in four is never seen in training.
-const HELD_OUT_SEQUENCES: u64 = 4;
 
 const TRAIN: &[(Operation, &str)] = &[
-    (Reverse, "Write {l} backwards."),
-    (Reverse, "Reverse these letters: {l}"),
-    (Reverse, "What is {l} backwards?"),
-    (Reverse, "Can you write {l} backwards?"),
-    (Reverse, "Please reverse {l}."),
-    (Capitals, "Write {l} in capitals."),
-    (Capitals, "Put these letters in capitals: {l}"),
-    (Capitals, "What is {l} in capitals?"),
-    (Capitals, "Can you put {l} in capitals?"),
-    (Capitals, "Please write {l} in capitals."),
-    (Count, "How many letters are in {l}?"),
-    (Count, "Count these letters: {l}"),
-    (Count, "Can you count the letters in {l}?"),
-    (Count, "Please tell me how many letters are in {l}."),
-    (First, "What is the first letter of {l}?"),
-    (First, "Which letter of {l} comes first?"),
-    (First, "Please tell me the first letter of {l}."),
-    (Last, "What is the last letter of {l}?"),
-    (Last, "Which letter of {l} comes last?"),
-    (Last, "Please tell me the last letter of {l}."),
+    (Reverse, "Write {w} backwards."),
+    (Reverse, "Reverse the word {w}."),
+    (Reverse, "What is {w} backwards?"),
+    (Reverse, "Can you write {w} backwards?"),
+    (Reverse, "Please reverse {w}."),
+    (Capitals, "Write {w} in capitals."),
+    (Capitals, "Put the word {w} in capitals."),
+    (Capitals, "What is {w} in capitals?"),
+    (Capitals, "Can you put {w} in capitals?"),
+    (Capitals, "Please write {w} in capitals."),
+    (Count, "How many letters are in {w}?"),
+    (Count, "Count the letters in {w}."),
+    (Count, "Can you count the letters in {w}?"),
+    (Count, "Please tell me how many letters are in {w}."),
+    (First, "What is the first letter of {w}?"),
+    (First, "Which letter of {w} comes first?"),
+    (First, "Please tell me the first letter of {w}."),
+    (Last, "What is the last letter of {w}?"),
+    (Last, "Which letter of {w} comes last?"),
+    (Last, "Please tell me the last letter of {w}."),
 ];
 const HELD_OUT: &[(Operation, &str)] = &[
-    (Reverse, "Please tell me {l} backwards."),
-    (Reverse, "Can you reverse {l} for me?"),
-    (Capitals, "Please put {l} in capitals."),
-    (Capitals, "Can you write {l} in capitals?"),
-    (Count, "Please count the letters in {l}."),
-    (Count, "Tell me how many letters are in {l}."),
-    (First, "Tell me the first letter of {l}."),
-    (Last, "Tell me the last letter of {l}."),
+    (Reverse, "Please tell me {w} backwards."),
+    (Reverse, "Can you reverse {w} for me?"),
+    (Capitals, "Please put {w} in capitals."),
+    (Capitals, "Can you write {w} in capitals?"),
+    (Count, "Please count the letters in {w}."),
+    (Count, "Tell me how many letters are in {w}."),
+    (First, "Tell me the first letter of {w}."),
+    (Last, "Tell me the last letter of {w}."),
 ];
 
 impl Spelling {
@@ -82,13 +84,13 @@ impl Spelling {
     fn phrase(&self, result: &[char], rng: &mut LabRng) -> String {
         let spaced = spaced(result);
         let templates: &[&str] = match self.operation {
-            Reverse => &["Backwards, {l} is {r}.", "The letters {l} backwards are {r}."],
-            Capitals => &["In capitals, {l} is {r}.", "The letters {l} in capitals are {r}."],
+            Reverse => &["Backwards, {w} is {r}.", "It is {r} backwards."],
+            Capitals => &["In capitals, {w} is {r}.", "It is {r} in capitals."],
             Count => &["There are {r} letters.", "It has {r} letters."],
             First => &["The first letter is {r}.", "It begins with {r}."],
             Last => &["The last letter is {r}.", "It ends with {r}."],
         };
-        pick(rng, templates).replace("{r}", &spaced).replace("{l}", &self::spaced(&self.letters))
+        pick(rng, templates).replace("{r}", &spaced).replace("{w}", &self.letters.iter().collect::<String>())
     }
 
     fn wrong(&self, rng: &mut LabRng) -> Vec<char> {
@@ -132,18 +134,9 @@ impl Family for Spelling {
             Split::HeldOut => HELD_OUT,
         };
         let (operation, template) = templates[index(rng, templates.len())];
-        let letters: Vec<char> = loop {
-            let len = 3 + index(rng, if operation == Count { 3 } else { 2 });
-            let letters: Vec<char> = (0..len).map(|_| LETTERS[index(rng, LETTERS.len())]).collect();
-            let different: HashSet<&char> = letters.iter().collect();
-            if different.len() == len
-                && held_out(&spaced(&letters), HELD_OUT_SEQUENCES) == (split == Split::HeldOut)
-            {
-                break letters;
-            }
-        };
-        let prompt = framed(template, split, rng).replace("{l}", &spaced(&letters));
-        (Self { operation, letters }, prompt)
+        let word = pick(rng, WORDS);
+        let prompt = framed(template, split, rng).replace("{w}", word);
+        (Self { operation, letters: word.chars().collect() }, prompt)
     }
 
     fn good(&self, rng: &mut LabRng) -> String {
