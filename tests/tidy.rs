@@ -59,6 +59,9 @@ fn every_source_file_says_what_it_owns() {
 fn files_own_one_idea() {
     let mut problems = Vec::new();
     for path in files("rs") {
+        if path.iter().any(|part| part == "tests" || part == "tests.rs") {
+            continue;
+        }
         let lines = without_tests(&read(&path)).count();
         let listed = LONG_FILES.iter().any(|(name, _)| Path::new(name) == path);
         if lines > MAX_LINES && !listed {

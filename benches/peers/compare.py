@@ -63,7 +63,7 @@ def lines(command):
 def run_rectify(args, folder, counts):
     for n in counts:
         command = [args.rectify, "bench", "generate", "--policy", folder, "--dtype", "bfloat16"]
-        command += ["--prompt-len", PROMPT_LEN, "--gen-len", GEN_LEN, "--n", n, "--json"]
+        command += ["--prompt-len", PROMPT_LEN, "--gen-len", GEN_LEN, "--n", n, "--repeats", 1, "--json"]
         yield from lines([str(part) for part in command])
 
 
