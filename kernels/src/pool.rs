@@ -313,12 +313,17 @@ mod tests {
         let pool = Pool::new(2).unwrap();
         for _ in 0..5 {
             std::thread::sleep(SPIN * 4);
-            let seen = Mutex::new(std::collections::HashSet::new());
+            let (arrived, met) = (Mutex::new(0), Condvar::new());
+            // Each task waits for the other, so that both threads must take one.
             pool.run(2, |_| {
-                lock(&seen).insert(std::thread::current().id());
-                std::thread::sleep(Duration::from_millis(5));
+                let mut arrived = lock(&arrived);
+                *arrived += 1;
+                met.notify_all();
+                let patience = Duration::from_secs(60);
+                let (_arrived, result) =
+                    met.wait_timeout_while(arrived, patience, |arrived| *arrived < 2).unwrap();
+                assert!(!result.timed_out(), "the worker sleeps on");
             });
-            assert_eq!(lock(&seen).len(), 2);
         }
     }
 

@@ -7,6 +7,7 @@
 //! the same bit for bit whoever else is in the batch.
 
 mod cache;
+mod call;
 mod plan;
 mod softmax;
 mod walk;
@@ -20,8 +21,9 @@ use crate::error::{check_len, ensure};
 use crate::rows::Shared;
 use crate::simd::dispatch;
 use crate::{KernelError, Pool, Rows};
+use call::{Call, Finish};
 use plan::Plan;
-use walk::{Call, Finish, Walk};
+use walk::Walk;
 
 /// Multiplications below which a second thread costs more than it brings.
 const PARALLEL_WORK: usize = 1 << 19;

@@ -100,7 +100,11 @@ fn run(pool: &Pool, shape: &Shape, cache: &KvCache, seqs: &[(usize, Seq)]) -> Ve
         cu_blocks: &cu_blocks,
     };
     let mut out = vec![f32::NAN; q.len()];
-    paged_attention(pool, Rows::new(&q, width), cache, &batch, &shape.params, &mut out).unwrap();
+    // Queries stand among other columns, as in fused rows.
+    let fused: Vec<f32> =
+        q.chunks(width).flat_map(|q| [&[f32::NAN; 3], q, &[f32::NAN; 8]].concat()).collect();
+    let rows = Rows { data: &fused, stride: width + 11, column: 3 };
+    paged_attention(pool, rows, cache, &batch, &shape.params, &mut out).unwrap();
     out
 }
 

@@ -5,12 +5,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::plan::{MAX_CHUNK_BLOCKS, Member, Plan, Task, partial_width};
+use super::KvCache;
+use super::call::Call;
+use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
 use super::softmax::{RowState, SoftmaxRow, merge};
-use super::{AttentionParams, KvCache};
-use crate::Rows;
 use crate::buffer::Buffer;
-use crate::rows::Shared;
 use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums, columns_for};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 
@@ -41,16 +40,6 @@ struct Scratch {
     merged_states: Vec<RowState>,
     /// One pair of values with the odd one cleared.
     last_pair: Buffer<u32>,
-}
-
-/// One call's operands.
-pub(super) struct Call<'a> {
-    pub(super) q: Rows<'a>,
-    pub(super) cache: &'a KvCache,
-    pub(super) params: &'a AttentionParams,
-    pub(super) plan: &'a Plan<'a>,
-    pub(super) out: Shared<'a, f32>,
-    pub(super) partials: Shared<'a, f32>,
 }
 
 /// Neighbouring members with the same blocks: their rows, and the keys the furthest sees.
@@ -118,66 +107,6 @@ impl Op for Walk<'_> {
             self.call.write(self.task, &scratch.merged, &scratch.merged_states);
         }
         SCRATCH.set(scratch);
-    }
-}
-
-impl Call<'_> {
-    fn group(&self) -> usize {
-        self.params.num_heads / self.cache.num_kv_heads()
-    }
-
-    /// Writes `sums / total` of a unit's rows to the output.
-    pub(super) fn write(&self, task: &Task, sums: &[f32], states: &[RowState]) {
-        let (group, head_dim) = (self.group(), self.cache.head_dim());
-        for member in &self.plan.members[self.plan.units[task.unit].members.clone()] {
-            for row in 0..member.tokens * group {
-                let (token, head) = (member.first + row / group, task.kv_head * group + row % group);
-                let at = (token * self.params.num_heads + head) * head_dim;
-                // SAFETY: one task (or the caller, after all of them) owns the heads of these tokens.
-                let out = unsafe { self.out.part(at..at + head_dim) };
-                let row = member.row + row;
-                let inverse = 1.0 / states[row].total;
-                let sums = &sums[row * self.cache.padded_head_dim()..];
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
-            }
-        }
-    }
-}
-
-/// Merges the partial results of all split units, partitions in order, after their tasks are done.
-pub(super) struct Finish<'a> {
-    pub(super) call: &'a Call<'a>,
-}
-
-impl Op for Finish<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Call { cache, plan, partials, .. } = self.call;
-        let (width, step) = (cache.padded_head_dim(), partial_width(cache));
-        let mut parts: Vec<(usize, &Task)> =
-            plan.tasks.iter().filter_map(|task| task.partial.map(|start| (start, task))).collect();
-        // By place: partitions of one unit at one head are side by side and in order.
-        parts.sort_by_key(|&(start, _)| start);
-        let (mut sums, mut states) = (Vec::new(), Vec::new());
-        for parts in parts.chunk_by(|(_, a), (_, b)| (a.unit, a.kv_head) == (b.unit, b.kv_head)) {
-            let rows = plan.units[parts[0].1.unit].rows;
-            sums.clear();
-            sums.resize(rows * width, 0.0);
-            states.clear();
-            states.resize(rows, RowState::default());
-            for (start, _) in parts {
-                for (row, state) in states.iter_mut().enumerate() {
-                    let at = start + row * step;
-                    // SAFETY: the tasks are done; nobody else uses the partial results.
-                    let partial = unsafe { partials.part(at..at + step) };
-                    let new = RowState { max: partial[width], total: partial[width + 1] };
-                    merge(s, (state, &mut sums[row * width..][..width]), (new, &partial[..width]));
-                }
-            }
-            self.call.write(parts[0].1, &sums, &states);
-        }
     }
 }
 
@@ -326,7 +255,7 @@ impl Walk<'_> {
                             row_step: words,
                             step: 1,
                         },
-                        Right { blocks: &[0], tiles, step: LANES, ahead: 0 },
+                        Right { blocks: &[0], tiles, step: LANES, next: None },
                         Sums { start: scores.as_mut_ptr(), row_step: chunk, resume: false },
                         bf16,
                     )
@@ -403,7 +332,7 @@ impl Walk<'_> {
                         (rows.len(), columns),
                         depth,
                         left,
-                        Right { blocks, tiles, step: width, ahead: 0 },
+                        Right { blocks, tiles, step: width, next: None },
                         Sums { start: sums, row_step: width, resume: true },
                         bf16,
                     )

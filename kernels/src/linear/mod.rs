@@ -23,19 +23,23 @@ use packed::Storage;
 use panels::Panels;
 
 /// Inputs (words of them) whose weights are kept in the first-level cache.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
+/// Panels from which on bf16 weights are turned into f32 once for all of them, where there are no dot products.
+const WIDEN_PANELS: usize = 4;
 /// Bytes of activations a task keeps in the second-level cache.
 const ROWS_BYTES: usize = 1 << 20;
 /// Multiplications below which a second thread costs more than it brings.
 const PARALLEL_WORK: usize = 1 << 18;
 /// Bytes of weights below which a second thread costs more than it brings.
-const PARALLEL_BYTES: usize = 1 << 16;
+const PARALLEL_BYTES: usize = 1 << 17;
 /// Words asked for in advance when weights are read once: as far as memory is away.
 const AHEAD: usize = 256;
 
 thread_local! {
     /// Sums of the rows and stripe in hand.
     static SUMS: RefCell<Buffer<f32>> = RefCell::default();
+    /// Weights of the chunk in hand as f32.
+    static WIDENED: RefCell<Buffer<f32>> = RefCell::default();
     /// Packed activations of the call in hand; kept for the next.
     static PANELS: RefCell<Buffer<u32>> = RefCell::default();
 }
@@ -141,28 +145,38 @@ impl Op for Part<'_> {
         // Not `with_borrow`: a closure would be compiled without the instruction set.
         let mut sums = SUMS.take();
         sums.resize(self.panels.len() * S::MAX_ROWS * MAX_COLUMNS * LANES);
+        let mut widened = WIDENED.take();
+        widened.resize(MAX_COLUMNS * 2 * CHUNK * LANES);
         let stripe = self.product.panels.stripe;
         for first in self.tiles.clone().step_by(stripe) {
             let columns = stripe.min(self.tiles.end - first);
-            self.stripe::<S>(first, columns, &mut sums);
+            self.stripe(s, first, columns, &mut sums, &mut widened);
             self.finish(s, first, columns, &sums);
         }
         SUMS.set(sums);
+        WIDENED.set(widened);
     }
 }
 
 impl Part<'_> {
     /// Sums of column tiles `first..first + columns` for all rows of the part: `[rows, columns · 16]`.
     #[inline(always)]
-    fn stripe<S: Simd>(&self, first: usize, columns: usize, sums: &mut [f32]) {
+    fn stripe<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &mut [f32], widened: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
-        let weights: *const u32 = match w.storage() {
-            Storage::F32(data) => data.as_ptr().cast(),
-            Storage::Bf16(data) => data.as_ptr(),
+        let (weights, bf16): (*const u32, bool) = match w.storage() {
+            Storage::F32(data) => (data.as_ptr().cast(), false),
+            Storage::Bf16(data) => (data.as_ptr(), true),
         };
+        let num_panels = self.panels.len();
+        let widen = bf16 && !S::HAS_DOT && num_panels >= WIDEN_PANELS;
         let tile_len = depth * LANES;
-        let chunk = if self.panels.len() == 1 { depth } else { CHUNK };
+        let chunk = match num_panels {
+            1 => depth,
+            // Dot products are through with a word in half the time.
+            _ if S::HAS_DOT => 2 * CHUNK,
+            _ => CHUNK,
+        };
         let first_row = panels.first_row(self.panels.start);
         for k in (0..depth).step_by(chunk) {
             let len = chunk.min(depth - k);
@@ -170,28 +184,42 @@ impl Part<'_> {
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                 *tile = weights.wrapping_add((first + j) * tile_len + k * LANES);
             }
-            // The next chunk of these tiles, or the first of the next stripe.
-            let next = if k + len < depth { len * LANES } else { columns * tile_len - k * LANES };
+            // Read once, weights are asked for a little in advance. Else the second panel, which finds its own in the
+            // first-level cache, asks for the next chunk, or for the first of the next stripe.
+            let ahead = match num_panels {
+                1 => AHEAD,
+                _ if k + len < depth => len * LANES,
+                _ => columns * tile_len - k * LANES,
+            };
+            let next = tiles.map(|tile| tile.wrapping_add(ahead));
+            let (tiles, len) = if widen {
+                for (tile, wide) in
+                    tiles.iter_mut().zip(widened.chunks_exact_mut(2 * CHUNK * LANES)).take(columns)
+                {
+                    // SAFETY: a tile of weights holds `depth` steps of sixteen words, of which these are `len`.
+                    unsafe { widen_tile(s, *tile, len, wide) };
+                    *tile = wide.as_ptr().cast();
+                }
+                (tiles, 2 * len)
+            } else {
+                (tiles, len)
+            };
+            let next_step = if widen { LANES / 2 } else { LANES };
             for p in self.panels.clone() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
-                let ahead = match p - self.panels.start {
-                    0 if self.panels.len() == 1 => AHEAD,
-                    1 => next,
-                    _ => 0,
-                };
+                let asks = num_panels == 1 || p == self.panels.start + 1;
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
-                let resume = k > 0;
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
-                // tile of weights holds `depth` steps of sixteen words; the sums are as long as sliced.
+                // tile of weights holds `len` steps of sixteen words; the sums are as long as sliced.
                 let product = unsafe {
                     Multiply::new(
                         (rows, columns),
                         len,
                         Left { words: start, row_step: 1, step: rows },
-                        Right { blocks: &[0], tiles, step: LANES, ahead },
-                        Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume },
-                        matches!(w.storage(), Storage::Bf16(_)),
+                        Right { blocks: &[0], tiles, step: LANES, next: asks.then_some((next, next_step)) },
+                        Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },
+                        bf16 && !widen,
                     )
                 };
                 dispatch(S::ISA, product);
@@ -212,6 +240,22 @@ impl Part<'_> {
             let out = unsafe { out.part(at..at + width) };
             let bias = epilogue.bias.map(|bias| &bias[start..start + width]);
             finish_row(s, epilogue, sums, bias, out);
+        }
+    }
+}
+
+/// `len` steps of bf16 weights as twice as many of f32.
+///
+/// # Safety
+/// The tile must hold `len` steps of sixteen words.
+#[inline(always)]
+unsafe fn widen_tile<S: Simd>(s: S, tile: *const u32, len: usize, wide: &mut [f32]) {
+    for (k, wide) in wide.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().enumerate().take(len) {
+        // SAFETY: step `k` of the tile, by the caller's promise; both halves of the 32 values.
+        unsafe {
+            let words = s.load_words_at(tile.add(k * LANES));
+            s.store_at(s.even(words), wide.as_mut_ptr());
+            s.store_at(s.odd(words), wide.as_mut_ptr().add(LANES));
         }
     }
 }

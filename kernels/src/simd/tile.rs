@@ -23,8 +23,8 @@ pub(crate) struct Right<'a> {
     pub(crate) blocks: &'a [usize],
     pub(crate) tiles: [*const u32; MAX_COLUMNS],
     pub(crate) step: usize,
-    /// Words from the one read to the one asked for in advance; zero for none.
-    pub(crate) ahead: usize,
+    /// What to ask for in advance, a tile at a time: where it starts, and words to go on at each step of the depth.
+    pub(crate) next: Option<([*const u32; MAX_COLUMNS], usize)>,
 }
 
 /// Sums: `c[row · row_step + tile · 16 + column]`, started from zero or from what is there.
@@ -125,9 +125,9 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
                 tiles[j] = tiles[j].add(block);
             }
             for k in 0..depth {
-                if b.ahead > 0 {
+                if let Some((next, step)) = b.next {
                     for j in 0..COLUMNS {
-                        s.prefetch(tiles[j].wrapping_add(k * b.step + b.ahead).cast());
+                        s.prefetch(next[j].wrapping_add(k * step).cast());
                     }
                 }
                 if BF16 && !S::HAS_DOT {

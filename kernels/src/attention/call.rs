@@ -1,0 +1,81 @@
+//! What the tasks of one call of attention share, and the results of sequences that several tasks walked. Leaves the
+//! walking to `walk`.
+#![expect(unsafe_code, reason = "tasks write disjoint parts of the output and of the partial results")]
+
+use super::plan::{Plan, Task, partial_width};
+use super::softmax::{RowState, merge};
+use super::{AttentionParams, KvCache};
+use crate::Rows;
+use crate::rows::Shared;
+use crate::simd::{Op, Simd};
+
+/// One call's operands.
+pub(super) struct Call<'a> {
+    pub(super) q: Rows<'a>,
+    pub(super) cache: &'a KvCache,
+    pub(super) params: &'a AttentionParams,
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) out: Shared<'a, f32>,
+    pub(super) partials: Shared<'a, f32>,
+}
+
+impl Call<'_> {
+    /// Query heads of a key-value head.
+    pub(super) fn group(&self) -> usize {
+        self.params.num_heads / self.cache.num_kv_heads()
+    }
+
+    /// Writes `sums / total` of a unit's rows to the output.
+    pub(super) fn write(&self, task: &Task, sums: &[f32], states: &[RowState]) {
+        let (group, head_dim) = (self.group(), self.cache.head_dim());
+        for member in &self.plan.members[self.plan.units[task.unit].members.clone()] {
+            for row in 0..member.tokens * group {
+                let (token, head) = (member.first + row / group, task.kv_head * group + row % group);
+                let at = (token * self.params.num_heads + head) * head_dim;
+                // SAFETY: one task (or the caller, after all of them) owns the heads of these tokens.
+                let out = unsafe { self.out.part(at..at + head_dim) };
+                let row = member.row + row;
+                let inverse = 1.0 / states[row].total;
+                let sums = &sums[row * self.cache.padded_head_dim()..];
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
+            }
+        }
+    }
+}
+
+/// Merges the partial results of all split units, partitions in order, after their tasks are done.
+pub(super) struct Finish<'a> {
+    pub(super) call: &'a Call<'a>,
+}
+
+impl Op for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Call { cache, plan, partials, .. } = self.call;
+        let (width, step) = (cache.padded_head_dim(), partial_width(cache));
+        let mut parts: Vec<(usize, &Task)> =
+            plan.tasks.iter().filter_map(|task| task.partial.map(|start| (start, task))).collect();
+        // By place: partitions of one unit at one head are side by side and in order.
+        parts.sort_by_key(|&(start, _)| start);
+        let (mut sums, mut states) = (Vec::new(), Vec::new());
+        for parts in parts.chunk_by(|(_, a), (_, b)| (a.unit, a.kv_head) == (b.unit, b.kv_head)) {
+            let rows = plan.units[parts[0].1.unit].rows;
+            sums.clear();
+            sums.resize(rows * width, 0.0);
+            states.clear();
+            states.resize(rows, RowState::default());
+            for (start, _) in parts {
+                for (row, state) in states.iter_mut().enumerate() {
+                    let at = start + row * step;
+                    // SAFETY: the tasks are done; nobody else uses the partial results.
+                    let partial = unsafe { partials.part(at..at + step) };
+                    let new = RowState { max: partial[width], total: partial[width + 1] };
+                    merge(s, (state, &mut sums[row * width..][..width]), (new, &partial[..width]));
+                }
+            }
+            self.call.write(parts[0].1, &sums, &states);
+        }
+    }
+}
