@@ -12,6 +12,7 @@ mod adapters;
 mod alignment;
 mod bad_input;
 mod clients;
+mod command_line;
 mod harness;
 mod lifecycle;
 mod offline;

@@ -259,6 +259,9 @@ impl Tally {
     }
 
     fn summary(&self, args: &GenerateArgs, num_tokens: u64, elapsed: Duration) -> String {
+        if self.prompts == 0 && !self.interrupted {
+            return format!("every prompt was answered before; {} is complete", args.output.display());
+        }
         let speed = num_tokens as f64 / elapsed.as_secs_f64().max(1e-9);
         let mut text = format!(
             "{} prompts × {} candidates in {}, {speed:.0} tokens/s; {} lines in {}",

@@ -101,7 +101,7 @@ mod tests {
         let candidate = |index: u64| Candidate {
             text: format!("{:x}", seed.wrapping_mul(index + 1)),
             tokens: vec![0],
-            reward: Some(if prompt.number % 3 == 0 { 1.0 } else { index as f32 }),
+            reward: Some(if prompt.number.is_multiple_of(3) { 1.0 } else { index as f32 }),
             logprob: 0.0,
             finish_reason: Some(FinishReason::Stop),
         };

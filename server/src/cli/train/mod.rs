@@ -10,6 +10,8 @@ use rectify_trainer::{Control, Progress as TrainProgress, TrainError, TrainRepor
 
 pub use args::{TrainArgs, TrainCommand};
 
+use serde_json::Value;
+
 use super::progress::Progress;
 use super::{CliError, ProgressMode, interrupt};
 
@@ -44,7 +46,8 @@ fn conclude(report: &TrainReport, total_steps: usize) -> Result<(), CliError> {
             "step {steps} of {total_steps} is saved in {output}, and the same command with --resume goes on from it"
         )));
     }
-    let metrics: String = report.metrics.iter().map(|(name, value)| format!(", {name} {value}")).collect();
+    let metrics = report.metrics.iter().filter(|(name, _)| *name != "step");
+    let metrics: String = metrics.map(|(name, value)| format!(", {name} {}", short(value))).collect();
     let speed = report.tokens_per_second;
     // A closed standard error is no failure of the training.
     let _ = writeln!(
@@ -52,6 +55,19 @@ fn conclude(report: &TrainReport, total_steps: usize) -> Result<(), CliError> {
         "{steps} steps at {speed:.0} tokens/s{metrics}; saved in {output}"
     );
     Ok(())
+}
+
+/// A metric for people: four significant digits; the log has them all.
+fn short(value: &Value) -> String {
+    match value.as_f64() {
+        Some(number) if number.fract() == 0.0 => value.to_string(),
+        Some(number) if (1e-3..1e5).contains(&number.abs()) => {
+            let digits = 3 - number.abs().log10().floor() as i32;
+            format!("{number:.*}", digits.max(0) as usize)
+        }
+        Some(number) => format!("{number:.3e}"),
+        None => value.to_string(),
+    }
 }
 
 fn print_json(report: &TrainReport) -> Result<(), CliError> {
@@ -106,7 +122,7 @@ impl View {
                 // Only evaluations: the bar already shows the loss, and the file has everything.
                 if metrics.keys().any(|name| name.starts_with("eval_")) {
                     let text: Vec<String> =
-                        metrics.iter().map(|(name, value)| format!("{name} {value}")).collect();
+                        metrics.iter().map(|(name, value)| format!("{name} {}", short(value))).collect();
                     self.say(&text.join(", "));
                 }
             }
@@ -132,6 +148,27 @@ impl View {
     fn close(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish("");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn metrics_read_well() {
+        for (value, text) in [
+            (json!(6.477117117262228), "6.477"),
+            (json!(0.0123456), "0.01235"),
+            (json!(1234.56), "1235"),
+            (json!(2e-5), "2.000e-5"),
+            (json!(185), "185"),
+            (json!(1.0), "1.0"),
+            (json!("x"), "\"x\""),
+        ] {
+            assert_eq!(short(&value), text);
         }
     }
 }
