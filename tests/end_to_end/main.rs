@@ -1,12 +1,7 @@
 //! The real binary over real sockets: OpenAI's wire format, best-of-N, adapters, clients, bad input, start and stop.
 //! Built by the `server` package, which makes the binary first. Leaves the wire types' details to that crate's tests.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a failed check of a test is a panic"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed check of a test is a panic")]
 
 mod adapters;
 mod alignment;
