@@ -165,7 +165,7 @@ impl Part<'_> {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
         let (weights, bf16): (*const u32, bool) = match w.storage() {
-            Storage::F32(data) => (data.as_ptr().cast(), false),
+            Storage::F32(data) => (data.as_ptr(), false),
             Storage::Bf16(data) => (data.as_ptr(), true),
         };
         let num_panels = self.panels.len();

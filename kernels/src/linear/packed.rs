@@ -1,5 +1,7 @@
 //! Weights in the layout the kernels read. Leaves the product to its siblings.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use crate::buffer::Buffer;
@@ -7,6 +9,9 @@ use crate::error::{check_len, ensure};
 use crate::rows::for_each_chunk;
 use crate::simd::LANES;
 use crate::{KernelError, Pool};
+
+/// Words of a row that are packed at a time.
+const PACK_BLOCK: usize = 64;
 
 /// How weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,7 @@ pub enum Values<'a> {
 }
 
 impl Values<'_> {
+    /// How many.
     fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
@@ -34,17 +40,11 @@ impl Values<'_> {
         }
     }
 
-    fn f32(&self, i: usize) -> f32 {
+    /// Values `range`.
+    fn slice(&self, range: Range<usize>) -> Self {
         match self {
-            Self::F32(values) => values[i],
-            Self::Bf16(values) => values[i].to_f32(),
-        }
-    }
-
-    fn bf16(&self, i: usize) -> u32 {
-        match self {
-            Self::F32(values) => bf16::from_f32(values[i]).to_bits().into(),
-            Self::Bf16(values) => values[i].to_bits().into(),
+            Self::F32(values) => Self::F32(&values[range]),
+            Self::Bf16(values) => Self::Bf16(&values[range]),
         }
     }
 }
@@ -61,8 +61,8 @@ pub struct PackedLinear {
 /// Packed numbers.
 #[derive(Clone, Debug)]
 pub(crate) enum Storage {
-    /// `[out / 16][in][16]`.
-    F32(Buffer<f32>),
+    /// `[out / 16][in][16]`, as bits.
+    F32(Buffer<u32>),
     /// `[out / 16][in / 2][16]`, the even input in the low half of each word.
     Bf16(Buffer<u32>),
 }
@@ -84,30 +84,28 @@ impl PackedLinear {
             ensure(part.len().is_multiple_of(in_features), || {
                 format!("part {p} holds {} values, which are not whole rows of {in_features}", part.len())
             })?;
-            rows.extend((0..part.len() / in_features).map(|row| (p, row)));
+            rows.extend(
+                (0..part.len() / in_features).map(|i| part.slice(i * in_features..(i + 1) * in_features)),
+            );
         }
         let out_features = rows.len();
-        let num_tiles = out_features.div_ceil(LANES);
+        let depth = match dtype {
+            WeightDtype::F32 => in_features,
+            WeightDtype::Bf16 => in_features.div_ceil(2),
+        };
+        let mut words = Buffer::zeroed(out_features.div_ceil(LANES) * depth * LANES);
+        for_each_chunk(pool, true, &mut words, depth * LANES, |tile, words| {
+            let rows = &rows[tile * LANES..out_features.min((tile + 1) * LANES)];
+            // In blocks that stay in the first-level cache while all rows are put side by side.
+            for (block, words) in words.chunks_mut(PACK_BLOCK * LANES).enumerate() {
+                for (lane, row) in rows.iter().enumerate() {
+                    put(row, dtype, block * PACK_BLOCK, &mut words[lane..]);
+                }
+            }
+        });
         let storage = match dtype {
-            WeightDtype::F32 => {
-                let mut data = Buffer::zeroed(num_tiles * in_features * LANES);
-                fill(pool, &mut data, in_features, |o, i| {
-                    rows.get(o).map_or(0.0, |&(p, row)| parts[p].f32(row * in_features + i))
-                });
-                Storage::F32(data)
-            }
-            WeightDtype::Bf16 => {
-                let mut data = Buffer::zeroed(num_tiles * in_features.div_ceil(2) * LANES);
-                fill(pool, &mut data, in_features.div_ceil(2), |o, pair| {
-                    rows.get(o).map_or(0, |&(p, row)| {
-                        let start = row * in_features;
-                        let odd =
-                            if 2 * pair + 1 < in_features { parts[p].bf16(start + 2 * pair + 1) } else { 0 };
-                        parts[p].bf16(start + 2 * pair) | odd << 16
-                    })
-                });
-                Storage::Bf16(data)
-            }
+            WeightDtype::F32 => Storage::F32(words),
+            WeightDtype::Bf16 => Storage::Bf16(words),
         };
         Ok(Self { out_features, in_features, storage })
     }
@@ -151,7 +149,9 @@ impl PackedLinear {
         match &self.storage {
             Storage::F32(data) => {
                 let tile = &data[tile * self.in_features * LANES..];
-                out.iter_mut().zip(tile.chunks_exact(LANES)).for_each(|(out, lanes)| *out = lanes[lane]);
+                out.iter_mut()
+                    .zip(tile.chunks_exact(LANES))
+                    .for_each(|(out, lanes)| *out = f32::from_bits(lanes[lane]));
             }
             Storage::Bf16(data) => {
                 let tile = &data[tile * self.in_features.div_ceil(2) * LANES..];
@@ -181,18 +181,26 @@ impl PackedLinear {
     }
 }
 
-/// Fills tiles of `depth × LANES` with `value(output, depth index)`, one task a tile.
-fn fill<T: bytemuck::Pod + Send>(
-    pool: &Pool,
-    data: &mut [T],
-    depth: usize,
-    value: impl Fn(usize, usize) -> T + Sync,
-) {
-    for_each_chunk(pool, true, data, depth * LANES, |tile, tile_data| {
-        for lane in 0..LANES {
-            for (k, lanes) in tile_data.chunks_exact_mut(LANES).enumerate() {
-                lanes[lane] = value(tile * LANES + lane, k);
-            }
+/// Writes the words of a row from word `first` on, one in every sixteen of `out`.
+fn put(row: &Values<'_>, dtype: WeightDtype, first: usize, out: &mut [u32]) {
+    let out = out.iter_mut().step_by(LANES);
+    let pair = |low: bf16, high: bf16| u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
+    match (row, dtype) {
+        (Values::F32(row), WeightDtype::F32) => {
+            out.zip(&row[first..]).for_each(|(out, x)| *out = x.to_bits());
         }
-    });
+        (Values::Bf16(row), WeightDtype::F32) => {
+            out.zip(&row[first..]).for_each(|(out, x)| *out = x.to_f32().to_bits());
+        }
+        (Values::F32(row), WeightDtype::Bf16) => {
+            out.zip(row[2 * first..].chunks(2)).for_each(|(out, x)| {
+                *out = pair(bf16::from_f32(x[0]), bf16::from_f32(x.get(1).copied().unwrap_or(0.0)));
+            });
+        }
+        (Values::Bf16(row), WeightDtype::Bf16) => {
+            out.zip(row[2 * first..].chunks(2)).for_each(|(out, x)| {
+                *out = pair(x[0], x.get(1).copied().unwrap_or(bf16::ZERO));
+            });
+        }
+    }
 }

@@ -8,6 +8,8 @@ use crate::simd::tile::columns_for;
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{Pool, Rows};
 
+/// Most rows of a panel with any instruction set.
+const MAX_PANEL_ROWS: usize = 8;
 /// Activations below which packing is left to one thread.
 const PARALLEL_VALUES: usize = 1 << 15;
 
@@ -52,6 +54,7 @@ impl Op for Plan {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Panels {
+        const { assert!(S::MAX_ROWS <= MAX_PANEL_ROWS, "panels are at most as high as they can be packed") };
         let count = self.num_rows.div_ceil(S::MAX_ROWS);
         let ratio = if self.bf16 && !S::HAS_DOT { 2 } else { 1 };
         Panels {
@@ -118,27 +121,54 @@ impl Op for Pack<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for i in 0..self.rows {
-            let row = self.x.row(self.first_row + i, self.width);
-            let mut words = self.words[i..].iter_mut().step_by(self.rows);
-            if let Rounding::None = self.rounding {
-                words.zip(row).for_each(|(word, x)| *word = x.to_bits());
-                continue;
-            }
-            let (chunks, tail) = row.as_chunks::<LANES>();
-            let last = padded(tail, 0.0);
-            let last = if tail.is_empty() { None } else { Some(&last) };
-            for lanes in chunks.iter().chain(last) {
+        // Sixteen values of every row, then side by side.
+        let words = self.words.len() / self.rows;
+        let step = if let Rounding::Pairs = self.rounding { LANES / 2 } else { LANES };
+        for (block, first) in (0..words).step_by(step).enumerate() {
+            let mut lines = [[0; LANES]; MAX_PANEL_ROWS];
+            for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
+                let row = self.x.row(self.first_row + i, self.width);
+                let values = &row[(block * LANES).min(row.len())..];
+                let values = match values.first_chunk::<LANES>() {
+                    Some(values) => *values,
+                    None => padded(values, 0.0),
+                };
                 let mut narrow = [0; LANES];
-                s.to_bf16(s.load(lanes), &mut narrow);
-                if let Rounding::Single = self.rounding {
-                    narrow.iter().zip(&mut words).for_each(|(&x, word)| *word = u32::from(x) << 16);
-                } else {
-                    for (pair, word) in narrow.as_chunks::<2>().0.iter().zip(&mut words) {
-                        *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+                match self.rounding {
+                    Rounding::None => *line = values.map(f32::to_bits),
+                    Rounding::Single => {
+                        s.to_bf16(s.load(&values), &mut narrow);
+                        line.iter_mut().zip(narrow).for_each(|(word, x)| *word = u32::from(x) << 16);
+                    }
+                    Rounding::Pairs => {
+                        s.to_bf16(s.load(&values), &mut narrow);
+                        for (word, pair) in line.iter_mut().zip(narrow.as_chunks::<2>().0) {
+                            *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+                        }
                     }
                 }
             }
+            let out = &mut self.words[first * self.rows..words.min(first + step) * self.rows];
+            match self.rows {
+                1 => interleave::<1>(&lines, out),
+                2 => interleave::<2>(&lines, out),
+                3 => interleave::<3>(&lines, out),
+                4 => interleave::<4>(&lines, out),
+                5 => interleave::<5>(&lines, out),
+                6 => interleave::<6>(&lines, out),
+                7 => interleave::<7>(&lines, out),
+                _ => interleave::<MAX_PANEL_ROWS>(&lines, out),
+            }
+        }
+    }
+}
+
+/// Word `k` of every line, then word `k + 1` of every line, as many as `out` holds.
+#[inline(always)]
+fn interleave<const ROWS: usize>(lines: &[[u32; LANES]; MAX_PANEL_ROWS], out: &mut [u32]) {
+    for (k, out) in out.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        for (out, line) in out.iter_mut().zip(lines) {
+            *out = line[k];
         }
     }
 }
