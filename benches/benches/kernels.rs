@@ -203,7 +203,7 @@ fn bench_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
             let params = AttentionParams { num_heads, scale: 0.125, sliding_window: None, soft_cap: None };
             let q = values(n * queries * num_heads * head_dim);
             let mut out = vec![0.0; q.len()];
-            let seen = if queries == 1 { shared + own } else { (own + 1) / 2 };
+            let seen = if queries == 1 { shared + own } else { own.div_ceil(2) };
             let cost = Cost {
                 bytes: cache.num_bytes() as f64,
                 flops: (n * queries * num_heads * seen * head_dim * 4) as f64,
