@@ -1,6 +1,7 @@
 //! Logs to standard error, and the recorder of Prometheus metrics with their descriptions and buckets. Leaves recording
 //! to the engine and to `routes`.
 
+use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
@@ -30,7 +31,10 @@ pub fn init_logs(log: &LogSection) -> Result<(), ConfigError> {
             log.level
         ),
     })?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second call, as in tests, leaves the first in place.
     let _ = match log.format {
         LogFormat::Text => logs.with_target(false).try_init(),

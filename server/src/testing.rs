@@ -70,7 +70,7 @@ pub(crate) fn app() -> (App, Seen) {
     let shared = Shared {
         engine,
         text: Arc::new(ByteText),
-        policy_names: vec!["demo".into(), "demo-alias".into()],
+        policy_names: vec!["demo".into(), "org/demo".into()],
         max_model_len: MAX_MODEL_LEN,
         rewards: vec!["helpful".into(), "safe".into()],
         default_reward: Some("helpful".into()),

@@ -36,7 +36,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{id}", get(models::retrieve))
+        // A name may hold slashes, as `org/model`.
+        .route("/v1/models/{*id}", get(models::retrieve))
         .route("/v1/score", post(score::score))
         .route("/classify", post(score::classify))
         .route("/pooling", post(score::pooling))

@@ -193,7 +193,7 @@ async fn an_unknown_model_is_a_404_that_names_the_known_ones() {
 #[tokio::test]
 async fn every_name_of_the_policy_answers() {
     let server = Server::new();
-    for model in ["demo", "demo-alias", "policy", ""] {
+    for model in ["demo", "org/demo", "policy", ""] {
         let answer = server.chat("hello", json!({"model": model})).await.ok();
         assert_eq!(answer["model"], if model.is_empty() { json!("") } else { json!(model) });
     }

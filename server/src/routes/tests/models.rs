@@ -16,7 +16,7 @@ async fn policy_profiles_and_reward_models_are_listed() {
         named,
         [
             ("demo", "policy"),
-            ("demo-alias", "policy"),
+            ("org/demo", "policy"),
             ("demo:careful", "profile"),
             ("demo:best-of-4", "profile"),
             ("demo:best-of-16", "profile"),
@@ -31,7 +31,9 @@ async fn policy_profiles_and_reward_models_are_listed() {
 #[tokio::test]
 async fn one_model_is_described_by_name() {
     let server = Server::new();
-    for (id, kind) in [("demo", "policy"), ("demo:best-of-7", "profile"), ("safe", "reward")] {
+    for (id, kind) in
+        [("demo", "policy"), ("org/demo", "policy"), ("demo:best-of-7", "profile"), ("safe", "reward")]
+    {
         let model = server.get(&format!("/v1/models/{id}")).await.ok();
         assert_eq!((&model["id"], &model["kind"]), (&json!(id), &json!(kind)));
     }
