@@ -10,7 +10,7 @@ use crate::rows::for_each_chunk;
 use crate::simd::{LANES, Op, Simd, dispatch};
 
 /// Larger than the caches of the machines we know.
-const READ_BYTES: usize = 256 << 20;
+const READ_BYTES: usize = 512 << 20;
 /// Bytes of a task: enough to stream, few enough to be spread well.
 const TASK_BYTES: usize = 1 << 20;
 /// Attempts, of which the best counts: the others were disturbed.
@@ -57,7 +57,7 @@ fn best(mut run: impl FnMut()) -> f64 {
 
 /// Operations per second of all threads.
 fn flops(pool: &Pool, bf16: bool) -> f64 {
-    let (tasks, steps) = (8 * pool.num_threads(), 1 << 14);
+    let (tasks, steps) = (8 * pool.num_threads(), 1 << 17);
     let operations = dispatch(pool.isa(), Arithmetic { steps: 0, bf16 }).1;
     let seconds = best(|| {
         pool.run(tasks, |_| {
