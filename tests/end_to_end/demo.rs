@@ -13,7 +13,7 @@ const PROMPTS_PER_CATEGORY: usize = 8;
 
 fn request(item: &Item, n: usize) -> Value {
     json!({
-        "model": "policy",
+        "model": "demo",
         "messages": [{"role": "user", "content": item.prompt}],
         "temperature": 1.0,
         "max_tokens": 96,

@@ -8,6 +8,7 @@ mod alignment;
 mod bad_input;
 mod clients;
 mod command_line;
+mod demo;
 mod harness;
 mod lifecycle;
 mod offline;

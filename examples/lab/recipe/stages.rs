@@ -44,7 +44,7 @@ pub(crate) struct Recipe {
     #[arg(long, value_name = "FILE")]
     pub(crate) rectify: Option<PathBuf>,
     /// Examples of SFT text.
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 100_000)]
     pub(crate) examples: usize,
     /// Tokens of the vocabulary, at most.
     #[arg(long, default_value_t = 1024)]
