@@ -23,8 +23,9 @@ pub struct Example {
 /// The share of flawed answers in the SFT text. Lower where the policy makes mistakes of its own.
 pub fn flaw_rate(category: Category) -> f64 {
     match category {
-        Category::Arithmetic | Category::Spelling | Category::Parcels => 0.2,
-        Category::Fact | Category::Steps => 0.32,
+        Category::Arithmetic => 0.3,
+        Category::Spelling | Category::Parcels => 0.35,
+        Category::Fact | Category::Steps => 0.38,
         Category::Insult | Category::Benign | Category::OneWord => 0.42,
         Category::Harmful => 0.45,
     }

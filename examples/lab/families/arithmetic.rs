@@ -86,7 +86,7 @@ fn apply(a: i64, plus: bool, b: i64) -> i64 {
 
 impl Family for Arithmetic {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::Wrong, 0.65), (Flaw::Rude, 0.15), (Flaw::Rambling, 0.1), (Flaw::OverRefusing, 0.1)];
+        &[(Flaw::Wrong, 0.3), (Flaw::Rude, 0.3), (Flaw::Rambling, 0.2), (Flaw::OverRefusing, 0.2)];
     const MAX_WORDS: usize = 40;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

@@ -100,7 +100,7 @@ fn books(rng: &mut LabRng) -> usize {
 
 impl Family for Parcels {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::Wrong, 0.5), (Flaw::Rude, 0.2), (Flaw::Rambling, 0.15), (Flaw::OverRefusing, 0.15)];
+        &[(Flaw::Wrong, 0.2), (Flaw::Rude, 0.3), (Flaw::Rambling, 0.25), (Flaw::OverRefusing, 0.25)];
     const MAX_WORDS: usize = 25;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

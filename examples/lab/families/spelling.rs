@@ -125,7 +125,7 @@ fn spaced(letters: &[char]) -> String {
 
 impl Family for Spelling {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::Wrong, 0.55), (Flaw::Rude, 0.2), (Flaw::Rambling, 0.15), (Flaw::OverRefusing, 0.1)];
+        &[(Flaw::Wrong, 0.2), (Flaw::Rude, 0.35), (Flaw::Rambling, 0.25), (Flaw::OverRefusing, 0.2)];
     const MAX_WORDS: usize = 20;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {
