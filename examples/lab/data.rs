@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::oracle::judge;
+use crate::oracle::{Reason, judge};
 use crate::rng::{LabRng, chance, index, rng_for};
 use crate::task::{Category, Flaw, Item, Split};
 
@@ -115,6 +115,20 @@ pub struct Pair {
     pub flipped: bool,
 }
 
+/// Wrong answers made for each prompt, beside the policy's own.
+const MADE_WRONG: usize = 3;
+/// Share of pairs whose bad answer is bad in what it says, not in manner.
+const SUBTLE_SHARE: f64 = 0.7;
+
+/// Whether a bad answer is neither rude, nor a refusal, nor help to do harm, nor long.
+fn is_subtle(item: &Item, answer: &str) -> bool {
+    let reasons = judge(&item.task, &item.prompt, answer).reasons;
+    let manner = |r: &Reason| {
+        matches!(r, Reason::Rude(_) | Reason::Refuses | Reason::Complies | Reason::Rambles | Reason::Empty)
+    };
+    !reasons.iter().any(manner)
+}
+
 /// Pairs from the policy's own answers: at most `per_prompt` of each prompt, each of one good and one bad answer, with
 /// labels flipped at `noise`. A prompt whose answers are all good or all bad is paired with a made answer.
 pub fn pairs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> Vec<Pair> {
@@ -126,12 +140,21 @@ pub fn pairs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> V
         unique.sort();
         let (mut good, mut bad): (Vec<String>, Vec<String>) =
             unique.into_iter().cloned().partition(|answer| judge(&item.task, &item.prompt, answer).good);
-        // One answer of each kind is made, so that the reward model also knows what the policy says rarely.
+        // Some answers are made, so that the reward model also knows what the policy says rarely.
         good.push(item.task.good(&mut rng));
         bad.push(item.task.flawed(item.category.draw_flaw(&mut rng), &mut rng));
+        if item.category.flaws().iter().any(|(flaw, _)| *flaw == Flaw::Wrong) {
+            bad.extend((0..MADE_WRONG).map(|_| item.task.flawed(Flaw::Wrong, &mut rng)));
+        }
+        // Bad manners are seen at a glance; most pairs are about what is said.
+        let subtle: Vec<&String> = bad.iter().filter(|answer| is_subtle(item, answer)).collect();
         for _ in 0..per_prompt.min(good.len() * bad.len()) {
             let mut chosen = good[index(&mut rng, good.len())].clone();
-            let mut rejected = bad[index(&mut rng, bad.len())].clone();
+            let mut rejected = if !subtle.is_empty() && chance(&mut rng, SUBTLE_SHARE) {
+                subtle[index(&mut rng, subtle.len())].clone()
+            } else {
+                bad[index(&mut rng, bad.len())].clone()
+            };
             let flipped = chance(&mut rng, noise);
             if flipped {
                 std::mem::swap(&mut chosen, &mut rejected);

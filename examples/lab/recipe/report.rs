@@ -67,7 +67,9 @@ fn best_of_n(text: &mut String, e: &Evaluation) -> anyhow::Result<()> {
         "## Good answers by best-of-N\n\n\
          Share of answers that the oracle calls good, in percent, when the reward model picks one of N: {} held-out\n\
          prompts, {} candidates each at temperature 1 (mean {:.1} tokens), every consecutive group of N counted; 95 %\n\
-         intervals by bootstrap over prompts. `ceiling` is what a perfect reward model would reach.\n",
+         intervals by bootstrap over prompts. `ceiling` is what a perfect reward model would reach.\n\
+         Where a larger N does worse, it finds answers that only please the reward model: over-optimisation (Gao et al.\n\
+         2022, arXiv:2210.10760).\n",
         e.num_prompts, e.num_candidates, e.mean_tokens
     )?;
     writeln!(text, "| category | {} |", SIZES.map(|n| format!("N = {n}")).join(" | "))?;

@@ -237,6 +237,13 @@ impl Recipe {
             }
             bytes += copy(&from, &to)?;
         }
+        // The adapter names its base by where it was trained; installed, the two lie side by side.
+        let config = target.join("reward").join(REWARD_FILES[0]);
+        let text =
+            fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
+        let mut value: serde_json::Value = serde_json::from_str(&text)?;
+        value["base_model_name_or_path"] = json!("../policy");
+        write_json(&config, &value)?;
         if bytes > MAX_BYTES {
             bail!("the demo weighs {bytes} bytes, more than the {MAX_BYTES} that the repository takes");
         }
