@@ -1,5 +1,5 @@
-//! Memory that starts at a cache line, zeroed by the operating system and so untouched until used, in huge pages where
-//! it is large. Leaves layouts to its users.
+//! Memory that starts at a cache line, zeroed by the operating system and so untouched until used. Leaves layouts to its
+//! users.
 #![cfg_attr(
     target_os = "linux",
     expect(unsafe_code, reason = "advice to the operating system about our own pages")
@@ -22,10 +22,16 @@ pub(crate) struct Buffer<T> {
 
 impl<T: Pod> Buffer<T> {
     pub(crate) fn zeroed(len: usize) -> Self {
-        let mut data = vec![T::zeroed(); len + LINE / size_of::<T>()];
-        advise_huge_pages(&mut data);
+        let data = vec![T::zeroed(); len + LINE / size_of::<T>()];
         let start = data.as_ptr().align_offset(LINE);
         Self { data, start, len }
+    }
+
+    /// As [`Buffer::zeroed`], for what is filled at once and then read from end to end: in huge pages.
+    pub(crate) fn streamed(len: usize) -> Self {
+        let mut buffer = Self::zeroed(len);
+        advise_huge_pages(&mut buffer.data);
+        buffer
     }
 
     /// Makes room for `len` values, keeping none of the old ones; allocates only to grow.

@@ -30,7 +30,7 @@ pub struct MachineLimits {
 
 /// Measures the limits in about 0.3 s.
 pub fn measure(pool: &Pool) -> MachineLimits {
-    let mut data = Buffer::<f32>::zeroed(READ_BYTES / size_of::<f32>());
+    let mut data = Buffer::<f32>::streamed(READ_BYTES / size_of::<f32>());
     // Written first: untouched pages are all one page of zeros.
     for_each_chunk(pool, true, &mut data, TASK_BYTES / size_of::<f32>(), |_, part| part.fill(1.0));
     let tasks = READ_BYTES / TASK_BYTES;

@@ -93,7 +93,7 @@ impl PackedLinear {
             WeightDtype::F32 => in_features,
             WeightDtype::Bf16 => in_features.div_ceil(2),
         };
-        let mut words = Buffer::zeroed(out_features.div_ceil(LANES) * depth * LANES);
+        let mut words = Buffer::streamed(out_features.div_ceil(LANES) * depth * LANES);
         for_each_chunk(pool, true, &mut words, depth * LANES, |tile, words| {
             let rows = &rows[tile * LANES..out_features.min((tile + 1) * LANES)];
             // In blocks that stay in the first-level cache while all rows are put side by side.
