@@ -47,7 +47,9 @@ async fn best_of_sixteen_makes_a_flawed_policy_good() {
     }
     let total = items.len() as f64;
     let (single, best, accuracy) = (single / total, best / total, right / pairs);
-    println!("good alone {single:.3}, best of 16 {best:.3}, reward model right on {accuracy:.3} of {pairs} pairs");
+    println!(
+        "good alone {single:.3}, best of 16 {best:.3}, reward model right on {accuracy:.3} of {pairs} pairs"
+    );
     // Everything is seeded, so these numbers repeat; the margins are for demos trained anew.
     assert!((0.4..=0.7).contains(&single), "alone, {single:.3} of the answers are good");
     assert!(best >= 0.88, "the best of sixteen is good for {best:.3} of {total} prompts");
