@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use rectify_engine::{EngineError, EngineHandle};
+use rectify_engine::{EngineError, EngineHandle, SamplingParams};
 
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
 use crate::config::Generation;
@@ -147,6 +147,15 @@ impl App {
             rewards: &self.rewards,
             default_reward: self.default_reward.as_deref(),
         }
+    }
+
+    /// Checks the tokens that sampling settings name, in `logit_bias` and `stop_token_ids`.
+    ///
+    /// # Errors
+    /// As [`App::check_tokens`].
+    pub fn check_sampling_tokens(&self, sampling: &SamplingParams) -> Result<(), ApiError> {
+        self.check_tokens("logit_bias", sampling.logit_bias.iter().map(|&(token, _)| token))?;
+        self.check_tokens("stop_token_ids", sampling.stop_token_ids.iter().copied())
     }
 
     /// Checks that the tokens of a request are in the vocabulary.

@@ -64,8 +64,16 @@ pub struct AlignmentLimits<'a> {
 }
 
 impl AlignmentRequest {
+    /// What a request asks for: its own fields over those of the profile that its model's name carries.
+    pub fn resolve(requested: Option<Self>, profile: Option<&Self>) -> Option<Self> {
+        match (requested, profile) {
+            (Some(requested), Some(profile)) => Some(requested.over(profile)),
+            (requested, profile) => requested.or_else(|| profile.cloned()),
+        }
+    }
+
     /// The fields set here, else the profile's.
-    pub fn over(self, profile: &Self) -> Self {
+    fn over(self, profile: &Self) -> Self {
         let profile = profile.clone();
         Self {
             strategy: self.strategy.or(profile.strategy),

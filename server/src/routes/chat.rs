@@ -9,6 +9,7 @@ use rectify_engine::GenerateRequest;
 
 use super::sse::{self, Render};
 use crate::answer::{Answer, Piece, Plan};
+use crate::api::alignment::AlignmentRequest;
 use crate::api::chat::{
     AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatRequest, ChatResponse, Delta,
 };
@@ -63,10 +64,7 @@ async fn plan(app: &App, mut request: ChatRequest) -> Result<Plan, ApiError> {
     let target = app.resolve(request.model.as_deref())?;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     let messages = request.conversation()?;
-    let alignment = match (request.alignment.take(), &target.profile) {
-        (Some(alignment), Some(profile)) => Some(alignment.over(profile)),
-        (alignment, profile) => alignment.or_else(|| profile.clone()),
-    };
+    let alignment = AlignmentRequest::resolve(request.alignment.take(), target.profile.as_ref());
     let size = messages.iter().map(|message| message.content.len()).sum();
     let conversation = Arc::clone(&messages);
     let prompt = app.tokenize(size, move |text| Ok(text.encode_chat(&conversation)?)).await?;
@@ -77,8 +75,7 @@ async fn plan(app: &App, mut request: ChatRequest) -> Result<Plan, ApiError> {
         sampling.seed = Some(seed.cast_unsigned());
     }
     app.check_fit(prompt.len(), sampling.max_tokens)?;
-    app.check_tokens("logit_bias", sampling.logit_bias.iter().map(|&(token, _)| token))?;
-    app.check_tokens("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
+    app.check_sampling_tokens(&sampling)?;
     let validated = alignment
         .as_ref()
         .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))

@@ -10,6 +10,7 @@ use rectify_engine::request::{Logprobs, Message};
 
 use super::sse::{self, Render};
 use crate::answer::{Answer, Piece, Plan};
+use crate::api::alignment::AlignmentRequest;
 use crate::api::completions::{CompletionChoice, CompletionRequest, CompletionResponse, OnePrompt, Prompt};
 use crate::api::logprobs::CompletionLogprobs;
 use crate::api::sampling::check_num_choices;
@@ -89,10 +90,7 @@ async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<En
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     let sampling = request.sampling()?.into_params(&app.generation)?;
     let prompts = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new())).split()?;
-    let alignment = match (request.alignment.take(), &target.profile) {
-        (Some(alignment), Some(profile)) => Some(alignment.over(profile)),
-        (alignment, profile) => alignment.or_else(|| profile.clone()),
-    };
+    let alignment = AlignmentRequest::resolve(request.alignment.take(), target.profile.as_ref());
     if alignment.is_some() {
         check_alignable(&request, prompts.len())?;
     }
@@ -100,8 +98,7 @@ async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<En
         .as_ref()
         .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))
         .transpose()?;
-    app.check_tokens("logit_bias", sampling.logit_bias.iter().map(|&(token, _)| token))?;
-    app.check_tokens("stop_token_ids", sampling.stop_token_ids.iter().copied())?;
+    app.check_sampling_tokens(&sampling)?;
     for prompt in &prompts {
         if let OnePrompt::Tokens(tokens) = prompt {
             app.check_tokens("prompt", tokens.iter().copied())?;
