@@ -20,7 +20,7 @@ mod rope;
 mod simd;
 
 pub use attention::{Attention, AttentionSaved, attention, attention_backward};
-pub use cross_entropy::{TokenStats, logprobs, logprobs_backward};
+pub use cross_entropy::{LogitColumns, LogprobGrads, RowSums, TokenStats, logprobs, logprobs_backward};
 pub use elementwise::{add_assign, dropout, swiglu, swiglu_backward};
 pub use embedding::{gather_rows, scatter_add_rows};
 pub use gemm::{Product, View, gemm};

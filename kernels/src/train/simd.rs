@@ -66,18 +66,35 @@ const LANES: usize = 32;
 /// `Σ term(i)` over `0..len`.
 #[inline(always)]
 pub(super) fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
+    sums_of(len, |i| [term(i)])[0]
+}
+
+/// Several sums over `0..len` in one pass, each as [`sum_of`] would take it.
+#[inline(always)]
+pub(super) fn sums_of<const N: usize>(len: usize, terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+    let mut lanes = [[0.0f32; LANES]; N];
     let whole = len / LANES * LANES;
     let mut base = 0;
     while base < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(base + lane);
+        for lane in 0..LANES {
+            let terms = terms(base + lane);
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[lane] += term;
+            }
         }
         base += LANES;
     }
     for (lane, index) in (whole..len).enumerate() {
-        lanes[lane] += term(index);
+        for (lanes, term) in lanes.iter_mut().zip(terms(index)) {
+            lanes[lane] += term;
+        }
     }
+    lanes.map(fold)
+}
+
+/// The sum of all lanes, by halves.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -103,14 +120,7 @@ pub(super) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
     for (lane, (x, y)) in chunks_a.remainder().iter().zip(chunks_b.remainder()).enumerate() {
         lanes[lane] = fma::<FMA>(*x, *y, lanes[lane]);
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    fold(lanes)
 }
 
 /// Largest element; negative infinity if there is none.

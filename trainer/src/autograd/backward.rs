@@ -6,7 +6,7 @@ use rectify_kernels::train::{self, AttentionSaved, HeadLayout, NormSaved, Produc
 
 use super::forward::{attention_of, head_layouts, lora_seed};
 use super::params::ParamId;
-use super::tape::{LOGITS_ROWS, LinearData, Op, Tape, Tensor};
+use super::tape::{LinearData, Op, Tape, Tensor};
 
 impl Tape {
     /// Adds the gradients of `Σ seeds · tensor` to the weights. Ends the pass: values are gone afterwards.
@@ -99,33 +99,7 @@ impl Tape {
                 }
                 self.release(grad);
             }
-            Op::Logprobs { hidden, linear, targets, stats, mut logits, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
-                let head = self.linears[linear].clone();
-                logits.reverse();
-                let mut grad_hidden = self.buffers.take(hidden.rows * hidden.width);
-                for from in (0..targets.len()).step_by(LOGITS_ROWS) {
-                    let to = (from + LOGITS_ROWS).min(targets.len());
-                    let mut chunk = logits.pop().unwrap_or_else(|| {
-                        let mut chunk = self.buffers.take((to - from) * head.out_features);
-                        self.logits_chunk(&head, hidden, from, to - from, &mut chunk);
-                        chunk
-                    });
-                    let (targets, stats) = (&targets[from..to], &stats[from..to]);
-                    train::logprobs_backward(
-                        &self.pool,
-                        &mut chunk,
-                        head.out_features,
-                        targets,
-                        stats,
-                        &grad[from..to],
-                    );
-                    self.product_backward(&head, (hidden, from), &chunk, &mut grad_hidden);
-                    self.buffers.give(chunk);
-                }
-                self.release(grad);
-                self.add_grad(hidden, grad_hidden);
-            }
+            Op::Logprobs(op) => self.logprobs_backward(op),
         }
     }
 
@@ -140,46 +114,25 @@ impl Tape {
             }
         }
         let mut grad_x = if self.needs_grad[x.id] { self.buffers.take(x.rows * x.width) } else { Vec::new() };
-        self.product_backward(&data, (x, 0), grad, &mut grad_x);
+        self.product_backward(&data, x, grad, &mut grad_x);
         if !grad_x.is_empty() {
             self.add_grad(x, grad_x);
         }
     }
 
-    /// `dX = dY W` into the rows of `grad_x` from `from` on (unless it is empty) and `dW += dYᵀ X`.
-    fn product_backward(
-        &mut self,
-        data: &LinearData,
-        (x, from): (Tensor, usize),
-        grad: &[f32],
-        grad_x: &mut [f32],
-    ) {
+    /// `dX = dY W` (unless `grad_x` is empty) and `dW += dYᵀ X`.
+    fn product_backward(&mut self, data: &LinearData, x: Tensor, grad: &[f32], grad_x: &mut [f32]) {
         let (n, k) = (data.out_features, data.in_features);
         let rows = grad.len() / n;
         let param = self.params.get_mut(data.weight);
         if !grad_x.is_empty() {
-            let product = Product {
-                m: rows,
-                n: k,
-                k: n,
-                a: View::rows(grad, n),
-                b: View::rows(&param.data, k),
-                alpha: 1.0,
-                accumulate: false,
-            };
-            train::gemm(&self.pool, &product, &mut grad_x[from * k..], k);
+            let down = product((rows, k, n), View::rows(grad, n), View::rows(&param.data, k), 1.0, false);
+            train::gemm(&self.pool, &down, grad_x, k);
         }
         if param.is_trainable() {
-            let product = Product {
-                m: n,
-                n: k,
-                k: rows,
-                a: View::rows(grad, n).t(),
-                b: View::rows(&self.values[x.id][from * k..], k),
-                alpha: 1.0,
-                accumulate: true,
-            };
-            train::gemm(&self.pool, &product, &mut param.grad, k);
+            let x = View::rows(&self.values[x.id], k);
+            let outer = product((n, k, rows), View::rows(grad, n).t(), x, 1.0, true);
+            train::gemm(&self.pool, &outer, &mut param.grad, k);
         }
     }
 
@@ -267,12 +220,12 @@ impl Tape {
         train::rms_norm_backward(&self.pool, layout, &saved, grad, (grad_x, accumulate), grad_weight);
     }
 
-    fn take_grad(&mut self, tensor: Tensor) -> Option<Rc<Vec<f32>>> {
+    pub(super) fn take_grad(&mut self, tensor: Tensor) -> Option<Rc<Vec<f32>>> {
         let grad = self.grads[tensor.id].take();
         if self.needs_grad[tensor.id] { grad } else { None }
     }
 
-    fn add_grad(&mut self, tensor: Tensor, grad: Vec<f32>) {
+    pub(super) fn add_grad(&mut self, tensor: Tensor, grad: Vec<f32>) {
         if !self.needs_grad[tensor.id] {
             self.buffers.give(grad);
             return;
@@ -300,7 +253,7 @@ impl Tape {
     }
 }
 
-fn product<'a>(
+pub(super) fn product<'a>(
     (m, n, k): (usize, usize, usize),
     a: View<'a>,
     b: View<'a>,

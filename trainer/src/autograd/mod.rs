@@ -9,9 +9,11 @@
 mod backward;
 mod buffers;
 mod forward;
+mod logprobs;
 mod params;
 mod tape;
 
+pub use logprobs::Logprobs;
 pub use params::{Param, ParamId, Params, Part};
 pub use tape::{LoraSettings, PackedBatch, Tape, Tensor};
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use rectify_engine::model::backend::AttentionSpec;
 use rectify_kernels::Pool;
-use rectify_kernels::train::{self, Product, TokenStats, View};
 
 use super::buffers::Buffers;
+use super::logprobs::LogprobsOp;
 use super::params::{ParamId, Params};
 
 /// A value on the tape: `[rows, width]`.
@@ -85,74 +85,17 @@ pub(super) struct LoraPart {
 /// An operation: what it read, what it made, and what its gradient needs besides.
 #[derive(Debug)]
 pub(super) enum Op {
-    Embed {
-        table: ParamId,
-        ids: Vec<u32>,
-        out: Tensor,
-    },
-    Linear {
-        x: Tensor,
-        linear: usize,
-        mids: Vec<Vec<f32>>,
-        dropout_seed: u64,
-        out: Tensor,
-    },
-    RmsNorm {
-        x: Tensor,
-        norm: ParamId,
-        rstd: Vec<f32>,
-        out: Tensor,
-    },
-    AddRmsNorm {
-        residual: Tensor,
-        x: Tensor,
-        sum: Tensor,
-        norm: ParamId,
-        rstd: Vec<f32>,
-        out: Tensor,
-    },
-    QkNorm {
-        x: Tensor,
-        spec: AttentionSpec,
-        norms: [ParamId; 2],
-        rstd: [Vec<f32>; 2],
-        out: Tensor,
-    },
-    Rope {
-        x: Tensor,
-        rope: usize,
-        spec: AttentionSpec,
-        out: Tensor,
-    },
-    Attention {
-        qkv: Tensor,
-        spec: AttentionSpec,
-        lse: Vec<f32>,
-        out: Tensor,
-    },
-    SwiGlu {
-        gate_up: Tensor,
-        out: Tensor,
-    },
-    GatherRows {
-        x: Tensor,
-        rows: Vec<u32>,
-        out: Tensor,
-    },
-    Logprobs {
-        hidden: Tensor,
-        linear: usize,
-        targets: Vec<u32>,
-        stats: Vec<TokenStats>,
-        logits: Vec<Vec<f32>>,
-        out: Tensor,
-    },
+    Embed { table: ParamId, ids: Vec<u32>, out: Tensor },
+    Linear { x: Tensor, linear: usize, mids: Vec<Vec<f32>>, dropout_seed: u64, out: Tensor },
+    RmsNorm { x: Tensor, norm: ParamId, rstd: Vec<f32>, out: Tensor },
+    AddRmsNorm { residual: Tensor, x: Tensor, sum: Tensor, norm: ParamId, rstd: Vec<f32>, out: Tensor },
+    QkNorm { x: Tensor, spec: AttentionSpec, norms: [ParamId; 2], rstd: [Vec<f32>; 2], out: Tensor },
+    Rope { x: Tensor, rope: usize, spec: AttentionSpec, out: Tensor },
+    Attention { qkv: Tensor, spec: AttentionSpec, lse: Vec<f32>, out: Tensor },
+    SwiGlu { gate_up: Tensor, out: Tensor },
+    GatherRows { x: Tensor, rows: Vec<u32>, out: Tensor },
+    Logprobs(LogprobsOp),
 }
-
-/// Rows whose logits exist at once.
-pub(super) const LOGITS_ROWS: usize = 1024;
-/// Bytes of logits kept for the backward pass; beyond, they are computed again.
-const LOGITS_KEPT: usize = 256 << 20;
 
 /// The decoder's training backend. Its batch is set with [`Tape::begin`].
 #[derive(Debug)]
@@ -219,56 +162,6 @@ impl Tape {
         &self.values[tensor.id]
     }
 
-    /// Log-probabilities of `targets` under the head `linear` of `hidden`, `[rows, 1]`, without ever holding the
-    /// logits of more than some rows beyond a fixed memory; and statistics of each.
-    pub fn logprobs(&mut self, linear: usize, hidden: Tensor, targets: &[u32]) -> (Tensor, Vec<TokenStats>) {
-        let head = self.linears[linear].clone();
-        let vocab = head.out_features;
-        let mut stats = vec![TokenStats::default(); targets.len()];
-        let keep = self.recording && 4 * vocab * targets.len() <= LOGITS_KEPT;
-        let mut kept = Vec::new();
-        for (chunk, (targets, stats)) in
-            targets.chunks(LOGITS_ROWS).zip(stats.chunks_mut(LOGITS_ROWS)).enumerate()
-        {
-            let mut logits = self.buffers.take(targets.len() * vocab);
-            self.logits_chunk(&head, hidden, chunk * LOGITS_ROWS, targets.len(), &mut logits);
-            train::logprobs(&self.pool, &logits, vocab, targets, stats);
-            if keep {
-                kept.push(logits);
-            } else {
-                self.buffers.give(logits);
-            }
-        }
-        let values = stats.iter().map(|stats| stats.logprob).collect();
-        let needs_grad = self.needs_grad[hidden.id] || self.params.get(head.weight).is_trainable();
-        let out = self.push(values, 1, needs_grad);
-        let (targets, saved) = (targets.to_vec(), stats.clone());
-        self.record(Op::Logprobs { hidden, linear, targets, stats: saved, logits: kept, out });
-        (out, stats)
-    }
-
-    /// Logits of rows `from..from + rows` of `hidden`.
-    pub(super) fn logits_chunk(
-        &self,
-        head: &LinearData,
-        hidden: Tensor,
-        from: usize,
-        rows: usize,
-        logits: &mut [f32],
-    ) {
-        let width = hidden.width;
-        let product = Product {
-            m: rows,
-            n: head.out_features,
-            k: width,
-            a: View::rows(&self.values[hidden.id][from * width..], width),
-            b: View::rows(&self.params.get(head.weight).data, width).t(),
-            alpha: 1.0,
-            accumulate: false,
-        };
-        train::gemm(&self.pool, &product, logits, head.out_features);
-    }
-
     pub(super) fn push(&mut self, value: Vec<f32>, width: usize, needs_grad: bool) -> Tensor {
         let tensor = Tensor { id: self.values.len(), rows: value.len() / width.max(1), width };
         self.values.push(value);
@@ -292,7 +185,7 @@ impl Tape {
         for op in std::mem::take(&mut self.ops) {
             let extra = match op {
                 Op::Linear { mids, .. } => mids,
-                Op::Logprobs { logits, .. } => logits,
+                Op::Logprobs(op) => op.logits,
                 _ => Vec::new(),
             };
             extra.into_iter().for_each(|buffer| self.buffers.give(buffer));

@@ -35,32 +35,33 @@ fn model(config: &ModelConfig, lora: Option<LoraSettings>) -> (Tape, Decoder<Tap
 }
 
 const UPSTREAM: [f32; 6] = [0.5, -1.0, 0.25, 1.5, -0.75, 1.0];
+const TEMPERATURE: f32 = 0.7;
 
-fn forward(tape: &mut Tape, decoder: &Decoder<Tape>, seed: u64) -> (Tensor, f64) {
+/// What is differentiated, and its value.
+fn forward(tape: &mut Tape, decoder: &Decoder<Tape>, seed: u64) -> (Vec<Tensor>, f64) {
     let (first, second) = ([3u32, 7, 7, 22], [5u32, 0, 3, 9, 1]);
     tape.begin(PackedBatch::new([&first[..], &second[..]]), true, seed);
     let ids = tape.ids().ids.clone();
     let picked = decoder.hidden_rows(tape, &ids, &[0, 1, 2, 4, 6, 8]).unwrap();
-    let out = match &decoder.score_head {
-        Some(head) => rectify_engine::model::backend::Backend::linear(tape, head, &picked).unwrap(),
+    let outputs = match &decoder.score_head {
+        Some(head) => vec![rectify_engine::model::backend::Backend::linear(tape, head, &picked).unwrap()],
         None => {
-            tape.logprobs(
-                *decoder.lm_head.as_ref().unwrap_or(&decoder.embedding),
-                picked,
-                &[7, 7, 22, 0, 9, 4],
-            )
-            .0
+            let head = *decoder.lm_head.as_ref().unwrap_or(&decoder.embedding);
+            let out = tape.logprobs(head, picked, &[7, 7, 22, 0, 9, 4], TEMPERATURE);
+            vec![out.logprobs, out.entropies]
         }
     };
-    let loss = tape.value(out).iter().zip(UPSTREAM).map(|(a, b)| f64::from(*a) * f64::from(b)).sum();
-    (out, loss)
+    let values = outputs.iter().flat_map(|out| tape.value(*out).iter().zip(UPSTREAM));
+    let loss = values.map(|(a, b)| f64::from(*a) * f64::from(b)).sum();
+    (outputs, loss)
 }
 
 fn check(config: &ModelConfig, lora: Option<LoraSettings>) {
     let (mut tape, decoder) = model(config, lora);
     tape.params.zero_grad();
-    let (out, _) = forward(&mut tape, &decoder, 5);
-    tape.backward(&[(out, &UPSTREAM)]);
+    let (outputs, _) = forward(&mut tape, &decoder, 5);
+    let seeds: Vec<(Tensor, &[f32])> = outputs.iter().map(|out| (*out, &UPSTREAM[..])).collect();
+    tape.backward(&seeds);
     let analytic: Vec<Vec<f32>> = tape.params.iter().map(|param| param.grad.clone()).collect();
     let mut checked = 0;
     for (index, grads) in analytic.iter().enumerate() {

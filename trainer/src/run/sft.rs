@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::method::{Method, Pass, Split, Stats};
 use super::model::Model;
-use crate::autograd::PackedBatch;
+use crate::autograd::{Logprobs, PackedBatch};
 use crate::config::SftConfig;
 use crate::data::{SftExample, SftText, read_sft, split};
 use crate::error::TrainError;
@@ -79,7 +79,7 @@ impl Method for Sft {
         let hidden = model.hidden(PackedBatch::new(inputs), &rows, pass.dropout_seed)?;
         let Model { tape, decoder, .. } = model;
         let head = *decoder.lm_head.as_ref().unwrap_or(&decoder.embedding);
-        let (logprobs, token_stats) = tape.logprobs(head, hidden, &targets);
+        let Logprobs { logprobs, stats: token_stats, .. } = tape.logprobs(head, hidden, &targets, 1.0);
         let mut grad = Vec::new();
         let loss = cross_entropy(tape.value(logprobs), pass.normalizer, &mut grad);
         if pass.dropout_seed.is_some() {
