@@ -1,18 +1,11 @@
-//! Options of `rectify train`. The names are TRL's keys with dashes; an option that is absent is the configuration
-//! file's, and then the method's default.
+//! Options that every method of `rectify train` has. The names are TRL's keys with dashes; an option that is absent is
+//! the configuration file's, and then the method's default. Leaves a method's own options to its file.
 
 use std::path::PathBuf;
 
-/// What to train.
-#[derive(Clone, Debug, clap::Subcommand)]
-pub enum TrainCommand {
-    /// Supervised fine-tuning on `messages`, `prompt`/`completion` or `text` lines.
-    Sft(Box<TrainArgs>),
-    /// A Bradley–Terry reward model on `prompt`/`chosen`/`rejected` lines.
-    Reward(Box<TrainArgs>),
-}
+use super::keys::keys;
 
-/// Options of `rectify train`.
+/// Options of every method.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TrainArgs {
     /// Training data, JSON lines; may be given several times.
@@ -42,41 +35,14 @@ pub struct TrainArgs {
     /// Print the report as one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Everything else.
+    /// Keys of [`rectify_trainer::TrainConfig`] and [`rectify_trainer::LoraConfig`].
     #[command(flatten)]
     pub keys: TrainKeys,
 }
 
-/// Declares each key of the configuration as an option and lists those that were given.
-macro_rules! train_keys {
-    ($($(#[doc = $doc:literal])* $key:ident: $kind:ty,)*) => {
-        /// Keys of the configuration as options.
-        #[derive(Clone, Debug, Default, clap::Args)]
-        #[command(next_help_heading = "Settings")]
-        pub struct TrainKeys {
-            $(
-                $(#[doc = $doc])*
-                #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
-                pub $key: Option<$kind>,
-            )*
-        }
-
-        impl TrainKeys {
-            /// The keys that were given, as the configuration file would have them.
-            pub(crate) fn given(&self) -> Vec<(&'static str, serde_json::Value)> {
-                let mut given = Vec::new();
-                $(
-                    if let Some(value) = &self.$key {
-                        given.push((stringify!($key), serde_json::json!(value)));
-                    }
-                )*
-                given
-            }
-        }
-    };
-}
-
-train_keys! {
+keys! {
+    /// Shared keys of the configuration as options.
+    "Settings" TrainKeys:
     /// Peak learning rate.
     learning_rate: f64,
     /// After the warm-up: linear, cosine or constant.
@@ -123,12 +89,4 @@ train_keys! {
     lora_alpha: f64,
     /// Share of an adapter's inputs dropped in training.
     lora_dropout: f64,
-    /// sft: loss on the completion only.
-    completion_only_loss: bool,
-    /// sft: loss on the assistant's turns only.
-    assistant_only_loss: bool,
-    /// reward: weight of the centring term.
-    center_rewards_coefficient: f64,
-    /// reward: hold-out accuracy below which training fails.
-    min_eval_accuracy: f64,
 }

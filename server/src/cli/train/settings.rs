@@ -4,33 +4,27 @@
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use rectify_trainer::{LoraConfig, RewardConfig, SftConfig, TrainConfig};
+use rectify_trainer::{LoraConfig, TrainConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::TrainArgs;
+use super::{Keys, MethodArgs, TrainArgs};
 use crate::cli::CliError;
 
 /// Keys whose place in the trainer's structs is not their own name.
 const PLACED: [&str; 5] = ["model_name_or_path", "init", "use_peft", "data", "eval_data"];
 
-/// Settings of supervised fine-tuning.
+/// Settings of a method.
 ///
 /// # Errors
 /// [`CliError::Usage`] naming the key or the option.
-pub(super) fn sft(args: &TrainArgs) -> Result<SftConfig, CliError> {
-    let defaults = SftConfig::default();
-    Merged::<SftConfig>::new(&defaults, &defaults.train)?.read(args)
-}
-
-/// Settings of reward modelling.
-///
-/// # Errors
-/// [`CliError::Usage`] naming the key or the option.
-pub(super) fn reward(args: &TrainArgs) -> Result<RewardConfig, CliError> {
-    let defaults = RewardConfig::default();
-    Merged::<RewardConfig>::new(&defaults, &defaults.train)?.read(args)
+pub(super) fn read<C, K>(args: &MethodArgs<K>) -> Result<C, CliError>
+where
+    C: Default + Serialize + DeserializeOwned,
+    K: Keys,
+{
+    Merged::<C>::new()?.read(&args.shared, &[args.shared.keys.given(), args.keys.given()].concat())
 }
 
 /// Flat keys on their way to `T`, whose `train` is a [`TrainConfig`].
@@ -43,11 +37,11 @@ struct Merged<T> {
     target: PhantomData<T>,
 }
 
-impl<T: Serialize + DeserializeOwned> Merged<T> {
-    fn new(method: &T, train: &TrainConfig) -> Result<Self, CliError> {
-        let mut method = object(method)?;
-        method.shift_remove("train");
-        let mut train = object(train)?;
+impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
+    fn new() -> Result<Self, CliError> {
+        let mut method = object(&T::default())?;
+        let train = method.shift_remove("train").unwrap_or_default();
+        let mut train = object(&train)?;
         train.shift_remove("model");
         train.shift_remove("tuning");
         let lora = object(&LoraConfig::default())?;
@@ -55,15 +49,17 @@ impl<T: Serialize + DeserializeOwned> Merged<T> {
     }
 
     /// The file first, then the options.
-    fn read(mut self, args: &TrainArgs) -> Result<T, CliError> {
+    fn read(mut self, args: &TrainArgs, keys: &[(&'static str, Value)]) -> Result<T, CliError> {
         if let Some(path) = &args.config {
             for (key, value) in yaml(path)? {
                 self.set(&key, value, &|sentence| format!("{}: {sentence}", path.display()))?;
             }
         }
         let option = |sentence: String| format!("--{sentence}");
-        for (key, value) in args.keys.given() {
-            self.set(key, value, &|sentence| option(sentence.replacen(key, &key.replace('_', "-"), 1)))?;
+        for (key, value) in keys {
+            self.set(key, value.clone(), &|sentence| {
+                option(sentence.replacen(key, &key.replace('_', "-"), 1))
+            })?;
         }
         let given = [
             (!args.data.is_empty()).then(|| ("data", json!(args.data))),
@@ -188,14 +184,23 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command, TrainCommand};
     use clap::Parser;
-    use rectify_trainer::{LrScheduler, ModelStart, Tuning};
+    use rectify_trainer::{LrScheduler, ModelStart, RewardConfig, SftConfig, Tuning};
 
-    fn args(line: &str) -> TrainArgs {
-        let cli = Cli::try_parse_from(line.split(' ')).expect(line);
-        match cli.command {
-            Command::Train(TrainCommand::Sft(args) | TrainCommand::Reward(args)) => *args,
+    fn command(line: &str) -> TrainCommand {
+        match Cli::try_parse_from(line.split(' ')).expect(line).command {
+            Command::Train(command) => command,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn sft(line: &str) -> Result<SftConfig, CliError> {
+        let TrainCommand::Sft(args) = command(line) else { panic!("{line}") };
+        read(&args)
+    }
+
+    fn reward(line: &str) -> Result<RewardConfig, CliError> {
+        let TrainCommand::Reward(args) = command(line) else { panic!("{line}") };
+        read(&args)
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {
@@ -214,7 +219,7 @@ mod tests {
             "rectify train sft --config {} --max-steps 20 --data b.jsonl --data c.jsonl --lora-alpha 32 --resume",
             file.path().display()
         );
-        let config = sft(&args(&line)).expect("valid");
+        let config = sft(&line).expect("valid");
         assert_eq!(config.train.learning_rate, 2e-4);
         assert_eq!(config.train.lr_scheduler_type, LrScheduler::Cosine);
         assert_eq!(config.train.max_steps, 20);
@@ -228,7 +233,7 @@ mod tests {
 
     #[test]
     fn each_method_keeps_its_own_defaults() {
-        let config = reward(&args("rectify train reward --data a --policy p --output o")).expect("valid");
+        let config = reward("rectify train reward --data a --policy p --output o").expect("valid");
         let defaults = RewardConfig::default();
         assert_eq!(config.train.learning_rate, defaults.train.learning_rate);
         assert_eq!(config.train.eval_split, defaults.train.eval_split);
@@ -248,17 +253,16 @@ mod tests {
         ] {
             let file = file(text);
             let name = file.path().display().to_string();
-            let error = sft(&args(&format!("{base} --config {name}"))).expect_err(text).to_string();
+            let error = sft(&format!("{base} --config {name}")).expect_err(text).to_string();
             assert!(error.contains(part) && error.contains(&name), "{text}: {error}");
         }
-        let error =
-            sft(&args(&format!("{base} --lr-scheduler-type steep"))).expect_err("unknown").to_string();
+        let error = sft(&format!("{base} --lr-scheduler-type steep")).expect_err("unknown").to_string();
         assert!(error.starts_with("--lr-scheduler-type: unknown variant `steep`"), "{error}");
-        let error = sft(&args("rectify train sft --policy p --output o")).expect_err("missing").to_string();
+        let error = sft("rectify train sft --policy p --output o").expect_err("missing").to_string();
         assert!(error.starts_with("--data"), "{error}");
-        let error = sft(&args("rectify train sft --data p --output o")).expect_err("missing").to_string();
+        let error = sft("rectify train sft --data p --output o").expect_err("missing").to_string();
         assert!(error.starts_with("--policy"), "{error}");
-        let error = sft(&args("rectify train sft --data p --policy o")).expect_err("missing").to_string();
+        let error = sft("rectify train sft --data p --policy o").expect_err("missing").to_string();
         assert!(error.starts_with("--output"), "{error}");
     }
 }

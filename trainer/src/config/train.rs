@@ -1,10 +1,10 @@
-//! The settings of a training run, under the names people know from Transformers, TRL and PEFT. Leaves flags and files
-//! to the command line.
+//! What every method shares: model, data, optimiser, schedule, output. Leaves a method's own settings to its file.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{LoraConfig, check};
 use crate::error::TrainError;
 
 /// Where the weights start.
@@ -25,32 +25,6 @@ pub enum Tuning {
     Full,
     /// Low-rank adapters on a frozen base (Hu et al. 2021, arXiv:2106.09685); the output is a PEFT folder.
     Lora(LoraConfig),
-}
-
-/// Low-rank adapters, as PEFT's `LoraConfig`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Rank.
-    pub lora_r: usize,
-    /// The update is scaled by `lora_alpha / lora_r`.
-    pub lora_alpha: f32,
-    /// Share of an adapter's inputs dropped in training.
-    pub lora_dropout: f32,
-    /// Projections that get an adapter, by the last part of their name.
-    pub target_modules: Vec<String>,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        let all = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        Self {
-            lora_r: 16,
-            lora_alpha: 16.0,
-            lora_dropout: 0.05,
-            target_modules: all.map(str::to_owned).to_vec(),
-        }
-    }
 }
 
 /// How the learning rate goes on after the warm-up.
@@ -181,46 +155,12 @@ impl Default for TrainConfig {
     }
 }
 
-/// Supervised fine-tuning.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SftConfig {
-    /// What every method shares.
-    pub train: TrainConfig,
-    /// Loss on the completion only. `None`: yes for `prompt`/`completion` lines, no for others, as TRL.
-    pub completion_only_loss: Option<bool>,
-    /// Loss on assistant turns only (and the token that ends them), for `messages` lines.
-    pub assistant_only_loss: bool,
-}
-
-/// Bradley–Terry reward modelling.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RewardConfig {
-    /// What every method shares.
-    pub train: TrainConfig,
-    /// Weight `c` of the centring term `c (r_w + r_l)²`; 0 for none.
-    pub center_rewards_coefficient: f64,
-    /// Accuracy on the hold-out below which training stops with an error; 0 never does.
-    pub min_eval_accuracy: f64,
-}
-
-impl Default for RewardConfig {
-    fn default() -> Self {
-        let train = TrainConfig { learning_rate: 1e-4, eval_split: 0.1, ..TrainConfig::default() };
-        Self { train, center_rewards_coefficient: 0.0, min_eval_accuracy: 0.6 }
-    }
-}
-
 impl TrainConfig {
     /// Checks what can be checked without opening a file.
     ///
     /// # Errors
     /// [`TrainError::Config`] naming the first field that cannot work.
     pub fn validate(&self) -> Result<(), TrainError> {
-        let check = |ok: bool, field: &'static str, reason: &str| {
-            if ok { Ok(()) } else { Err(TrainError::config(field, reason)) }
-        };
         check(!self.data.is_empty(), "data", "name at least one JSONL file")?;
         check(!self.output_dir.as_os_str().is_empty(), "output_dir", "name a folder")?;
         check((0.0..1.0).contains(&self.eval_split), "eval_split", "give a share from 0 to below 1")?;
@@ -248,12 +188,9 @@ impl TrainConfig {
         check(self.gradient_accumulation_steps > 0, "gradient_accumulation_steps", "give 1 or more")?;
         check(self.logging_steps > 0, "logging_steps", "give 1 or more")?;
         check(self.save_total_limit > 0, "save_total_limit", "give 1 or more")?;
-        if let Tuning::Lora(lora) = &self.tuning {
-            check(lora.lora_r > 0, "lora_r", "give 1 or more")?;
-            check(lora.lora_alpha > 0.0, "lora_alpha", "give a number above 0")?;
-            check((0.0..1.0).contains(&lora.lora_dropout), "lora_dropout", "give a share from 0 to below 1")?;
-            check(!lora.target_modules.is_empty(), "target_modules", "name at least one, such as q_proj")?;
+        match &self.tuning {
+            Tuning::Full => Ok(()),
+            Tuning::Lora(lora) => lora.validate(),
         }
-        Ok(())
     }
 }

@@ -1,0 +1,19 @@
+//! The settings of a training run, under the names people know from Transformers, TRL and PEFT: what every method
+//! shares in `train` and `lora`, one file per method beside them. Leaves flags and files to the command line.
+
+mod lora;
+mod reward;
+mod sft;
+mod train;
+
+pub use lora::LoraConfig;
+pub use reward::RewardConfig;
+pub use sft::SftConfig;
+pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};
+
+use crate::error::TrainError;
+
+/// Refuses `field` for `reason` unless `ok`.
+pub(crate) fn check(ok: bool, field: &'static str, reason: &str) -> Result<(), TrainError> {
+    if ok { Ok(()) } else { Err(TrainError::config(field, reason)) }
+}
