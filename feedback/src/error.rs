@@ -13,7 +13,7 @@ pub enum FeedbackError {
         /// One sentence.
         message: String,
     },
-    /// A line is not a record of the wanted kind.
+    /// A line, or a record of a file without lines, is not of the wanted kind.
     #[error("{}:{line}: {message}", path.display())]
     Line {
         /// The file.
@@ -23,6 +23,12 @@ pub enum FeedbackError {
         /// One sentence: what is wrong and what would be right.
         message: String,
     },
+}
+
+impl FeedbackError {
+    pub(crate) fn file(path: &std::path::Path, message: String) -> Self {
+        Self::File { path: path.to_owned(), message }
+    }
 }
 
 /// What is wrong with one record, without the place: one sentence that names the field.

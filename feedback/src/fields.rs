@@ -76,11 +76,14 @@ fn message(name: &str, turn: Value) -> Result<Message, RecordError> {
     let Value::Object(turn) = turn else {
         return Err(wrong_type(name, "an object with `role` and `content`", &turn));
     };
-    let part = |key: &str| {
-        let value = turn.get(key);
+    // ShareGPT's names come second.
+    let part = |key: &str, other: &str| {
+        let value = turn.get(key).or_else(|| turn.get(other));
         value.ok_or_else(|| RecordError::new(format!("`{name}.{key}` is missing")))
     };
-    let role = match part("role")? {
+    let role = match part("role", "from")? {
+        Value::String(role) if role == "human" => "user".to_owned(),
+        Value::String(role) if role == "gpt" => "assistant".to_owned(),
         Value::String(role) if !role.is_empty() => role.clone(),
         other => {
             return Err(wrong_type(
@@ -90,7 +93,7 @@ fn message(name: &str, turn: Value) -> Result<Message, RecordError> {
             ));
         }
     };
-    let content = match part("content")? {
+    let content = match part("content", "value")? {
         Value::String(content) => content.clone(),
         Value::Array(parts) => text_parts(&format!("{name}.content"), parts)?,
         other => return Err(wrong_type(&format!("{name}.content"), "a string", other)),

@@ -95,7 +95,7 @@ impl<T: Record> JsonlReader<T> {
         let path = path.into();
         match File::open(&path) {
             Ok(file) => Ok(Self::new(path, BufReader::new(file))),
-            Err(error) => Err(file_error(&path, format!("cannot open the file: {error}"))),
+            Err(error) => Err(FeedbackError::file(&path, format!("cannot open the file: {error}"))),
         }
     }
 }
@@ -112,7 +112,7 @@ impl<T: Record, R: BufRead> JsonlReader<T, R> {
         let mut limited = (&mut self.source).take(MAX_LINE_LEN + 1);
         let count = limited
             .read_until(b'\n', &mut self.bytes)
-            .map_err(|error| file_error(&self.path, format!("cannot read the file: {error}")))?;
+            .map_err(|error| FeedbackError::file(&self.path, format!("cannot read the file: {error}")))?;
         self.number += 1;
         if count as u64 > MAX_LINE_LEN {
             return Err(self.refuse(format!("the line is longer than {} MiB", MAX_LINE_LEN >> 20)));
@@ -157,7 +157,7 @@ pub fn read_all<T: Record>(path: impl AsRef<Path>) -> Result<Vec<T>, FeedbackErr
         .map(|line| line.map(|line| line.record))
         .collect::<Result<Vec<T>, FeedbackError>>()?;
     if records.is_empty() {
-        return Err(file_error(path, "the file has no records, but needs at least one".to_owned()));
+        return Err(FeedbackError::file(path, "the file has no records, but needs at least one".to_owned()));
     }
     Ok(records)
 }
@@ -189,7 +189,8 @@ impl Recovered {
     /// [`FeedbackError::File`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, FeedbackError> {
         let path = path.as_ref();
-        let fail = |error: std::io::Error| file_error(path, format!("cannot read the file: {error}"));
+        let fail =
+            |error: std::io::Error| FeedbackError::file(path, format!("cannot read the file: {error}"));
         let mut source = match File::open(path) {
             Ok(file) => BufReader::new(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -216,7 +217,7 @@ impl JsonlWriter {
         let path = path.into();
         match File::create(&path) {
             Ok(file) => Ok(Self { path, file, bytes: Vec::new() }),
-            Err(error) => Err(file_error(&path, format!("cannot create the file: {error}"))),
+            Err(error) => Err(FeedbackError::file(&path, format!("cannot create the file: {error}"))),
         }
     }
 
@@ -226,7 +227,8 @@ impl JsonlWriter {
     /// [`FeedbackError::File`].
     pub fn resume(path: impl Into<PathBuf>, recovered: &Recovered) -> Result<Self, FeedbackError> {
         let path = path.into();
-        let fail = |error: std::io::Error| file_error(&path, format!("cannot resume the file: {error}"));
+        let fail =
+            |error: std::io::Error| FeedbackError::file(&path, format!("cannot resume the file: {error}"));
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(fail)?;
         file.set_len(recovered.whole_bytes).map_err(fail)?;
@@ -239,7 +241,9 @@ impl JsonlWriter {
     /// # Errors
     /// [`FeedbackError::File`] (a full disk).
     pub fn write(&mut self, record: &impl Record) -> Result<(), FeedbackError> {
-        let fail = |error: std::io::Error| file_error(&self.path, format!("cannot write the file: {error}"));
+        let fail = |error: std::io::Error| {
+            FeedbackError::file(&self.path, format!("cannot write the file: {error}"))
+        };
         self.bytes.clear();
         serde_json::to_writer(&mut self.bytes, &record.to_fields()).map_err(|error| fail(error.into()))?;
         self.bytes.push(b'\n');
@@ -252,12 +256,8 @@ impl JsonlWriter {
     /// [`FeedbackError::File`].
     pub fn sync(&self) -> Result<(), FeedbackError> {
         let synced = self.file.sync_data();
-        synced.map_err(|error| file_error(&self.path, format!("cannot write the file: {error}")))
+        synced.map_err(|error| FeedbackError::file(&self.path, format!("cannot write the file: {error}")))
     }
-}
-
-fn file_error(path: &Path, message: String) -> FeedbackError {
-    FeedbackError::File { path: path.to_owned(), message }
 }
 
 #[cfg(test)]

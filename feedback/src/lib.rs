@@ -2,13 +2,17 @@
 //!
 //! The formats are the ones people have, named as TRL names them: prompts, SFT data (`messages`,
 //! `prompt`/`completion`, `text`), preferences (`prompt`/`chosen`/`rejected`) and unpaired preferences
-//! (`prompt`/`completion`/`label`), each as plain text or as turns of a conversation, one JSON object per line.
+//! (`prompt`/`completion`/`label`), each as plain text or as turns of a conversation. They are read from JSON lines, JSON
+//! lists, Parquet and Argilla's exports alike, and written as JSON lines.
 
+mod argilla;
 pub mod error;
 mod fields;
 pub mod jsonl;
+mod parquet;
 pub mod preference;
 pub mod prompt;
+pub mod records;
 pub mod sft;
 pub mod text;
 pub mod unpaired;
@@ -17,6 +21,7 @@ pub use error::{FeedbackError, RecordError};
 pub use jsonl::{JsonlReader, JsonlWriter, Line, Record, Recovered, read_all};
 pub use preference::PreferenceRecord;
 pub use prompt::PromptRecord;
+pub use records::{Records, read_records};
 pub use sft::{SftData, SftRecord};
 pub use text::{Message, Text};
-pub use unpaired::UnpairedRecord;
+pub use unpaired::{UnpairedLine, UnpairedRecord};

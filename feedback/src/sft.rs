@@ -39,8 +39,9 @@ impl From<SftData> for SftRecord {
 impl Record for SftRecord {
     fn from_fields(fields: Map<String, Value>) -> Result<Self, RecordError> {
         let mut fields = Fields(fields);
-        let data = if fields.has("messages") {
-            SftData::Messages(fields.messages("messages")?)
+        let chat = ["messages", "conversations"].into_iter().find(|name| fields.has(name));
+        let data = if let Some(chat) = chat {
+            SftData::Messages(fields.messages(chat)?)
         } else if fields.has("completion") {
             let (prompt, completion) = (fields.text("prompt")?, fields.text("completion")?);
             let (prompt, completion) = alike("completion", prompt, completion)?;
@@ -102,6 +103,14 @@ mod tests {
             let record: SftRecord = parse(line).expect(line);
             assert_eq!(Value::Object(record.to_fields()).to_string(), line);
         }
+    }
+
+    #[test]
+    fn conversations_of_sharegpt_are_messages() {
+        let line = r#"{"conversations":[{"from":"human","value":"Hi"},{"from":"gpt","value":"Hello."}]}"#;
+        let record: SftRecord = parse(line).expect("valid");
+        let turns = vec![Message::new("user", "Hi"), Message::new("assistant", "Hello.")];
+        assert_eq!(record.data, SftData::Messages(turns));
     }
 
     #[test]

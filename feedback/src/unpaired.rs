@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::fields::Fields;
 use crate::sft::alike;
-use crate::{Record, RecordError, Text};
+use crate::{PreferenceRecord, Record, RecordError, Text};
 
 /// One answer and whether it was liked.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,48 @@ impl Record for UnpairedRecord {
     }
 }
 
+/// A line of a file for methods that take unpaired preferences: one, or a pair to be taken apart, as TRL does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UnpairedLine {
+    /// `prompt`, `completion`, `label`.
+    One(UnpairedRecord),
+    /// `prompt`, `chosen`, `rejected`.
+    Pair(PreferenceRecord),
+}
+
+impl UnpairedLine {
+    /// The answers of the line: one, or the liked one before the other.
+    pub fn into_records(self) -> Vec<UnpairedRecord> {
+        match self {
+            Self::One(record) => vec![record],
+            Self::Pair(PreferenceRecord { prompt, chosen, rejected, extra, .. }) => {
+                let record = |completion, label| {
+                    let (prompt, extra) = (prompt.clone(), extra.clone());
+                    UnpairedRecord { prompt, completion, label, extra }
+                };
+                vec![record(chosen, true), record(rejected, false)]
+            }
+        }
+    }
+}
+
+impl Record for UnpairedLine {
+    fn from_fields(fields: Map<String, Value>) -> Result<Self, RecordError> {
+        if fields.contains_key("chosen") && fields.contains_key("rejected") {
+            PreferenceRecord::from_fields(fields).map(Self::Pair)
+        } else {
+            UnpairedRecord::from_fields(fields).map(Self::One)
+        }
+    }
+
+    fn to_fields(&self) -> Map<String, Value> {
+        match self {
+            Self::One(record) => record.to_fields(),
+            Self::Pair(record) => record.to_fields(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +93,21 @@ mod tests {
             let record: UnpairedRecord = parse(line).expect(line);
             assert_eq!(Value::Object(record.to_fields()).to_string(), line);
         }
+    }
+
+    #[test]
+    fn a_pair_is_one_liked_answer_and_one_that_is_not() {
+        let line: UnpairedLine =
+            parse(r#"{"prompt":"a","chosen":"b","rejected":"c","id":7}"#).expect("valid");
+        let lines: Vec<String> =
+            line.into_records().iter().map(|record| Value::Object(record.to_fields()).to_string()).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"{"prompt":"a","completion":"b","label":true,"id":7}"#,
+                r#"{"prompt":"a","completion":"c","label":false,"id":7}"#
+            ]
+        );
     }
 
     #[test]

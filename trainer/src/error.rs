@@ -16,12 +16,12 @@ pub enum TrainError {
         /// What is wrong, and what would be right.
         reason: String,
     },
-    /// A line of the data that is not a training example.
+    /// A record of the data that is not a training example.
     #[error("{file}:{line}: {reason}", file = .file.display())]
     Data {
-        /// The JSONL file.
+        /// The file.
         file: PathBuf,
-        /// From 1.
+        /// Line, or record of a file that has no lines; from 1.
         line: usize,
         /// What is wrong, and what would be right.
         reason: String,
@@ -78,6 +78,10 @@ pub enum TrainError {
 impl TrainError {
     pub(crate) fn config(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Config { field, reason: reason.into() }
+    }
+
+    pub(crate) fn data(file: &Path, line: u64, reason: String) -> Self {
+        Self::Data { file: file.to_owned(), line: line as usize, reason }
     }
 
     pub(crate) fn model(path: &Path, reason: impl Into<String>) -> Self {

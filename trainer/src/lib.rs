@@ -1,6 +1,6 @@
 //! Training: losses, optimisers and loops over the engine's decoder. Knows nothing of HTTP.
 //!
-//! A run is `data` (JSONL lines rendered, masked and packed into flat batches) → `autograd` (the engine's decoder on a
+//! A run is `data` (records rendered, masked and packed into flat batches) → `autograd` (the engine's decoder on a
 //! tape) → `losses` → `optim`, driven by `run`, which also writes the log, checkpoints and the output.
 
 pub mod autograd;
@@ -12,7 +12,8 @@ pub mod optim;
 pub mod run;
 
 pub use config::{
-    LoraConfig, LrScheduler, ModelStart, RewardConfig, SaveDtype, SftConfig, TrainConfig, Tuning,
+    LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, SaveDtype, SftConfig, TrainConfig,
+    TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};

@@ -79,9 +79,21 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         match self.inner.encode_fast(text, add_special_tokens) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => {
-                Err(EngineError::invalid("prompt", format!("the text cannot be tokenised: {error}")))
+            Err(error) => Err(cannot_tokenise(error)),
+        }
+    }
+
+    /// Tokens of `text` without anything added, and the bytes of `text` each stands for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<std::ops::Range<usize>>)> {
+        match self.inner.encode(text, false) {
+            Ok(encoding) => {
+                let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+                Ok((encoding.get_ids().to_vec(), offsets))
             }
+            Err(error) => Err(cannot_tokenise(error)),
         }
     }
 
@@ -154,6 +166,10 @@ impl TokenBytes for Tokenizer {
     fn token_bytes(&self, token: u32) -> &[u8] {
         if self.table.is_special(token) { &[] } else { self.table.bytes(token) }
     }
+}
+
+fn cannot_tokenise(error: tokenizers::Error) -> EngineError {
+    EngineError::invalid("prompt", format!("the text cannot be tokenised: {error}"))
 }
 
 /// Ids above this are mistakes, and would make the table as large as memory.

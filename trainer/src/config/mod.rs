@@ -5,11 +5,13 @@ mod lora;
 mod reward;
 mod sft;
 mod train;
+mod truncation;
 
 pub use lora::LoraConfig;
 pub use reward::RewardConfig;
-pub use sft::SftConfig;
+pub use sft::{PackingStrategy, SftConfig};
 pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};
+pub use truncation::TruncationMode;
 
 use crate::error::TrainError;
 

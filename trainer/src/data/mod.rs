@@ -1,12 +1,18 @@
-//! Training data: JSONL lines rendered to tokens with their loss masks, split, ordered and packed. Leaves the shapes of
-//! lines to `rectify_feedback`, losses to `losses`.
+//! Training data: records rendered to tokens with their loss masks, split, ordered and packed. Leaves the shapes of
+//! records and their files to `rectify_feedback`, losses to `losses`.
 
+mod ghost;
 mod order;
+mod pack;
 mod preference;
 mod sft;
+mod splits;
 mod text;
 
+pub use ghost::ghost_attention;
 pub use order::{Batches, split};
+pub use pack::pack;
 pub use preference::{PairExample, read_pairs};
-pub use sft::{SftExample, SftText, read_sft};
-pub use text::TextEncoder;
+pub use sft::{SftExample, SftNotes, SftText, read_sft};
+pub use splits::{Fingerprint, Splits};
+pub use text::{Prompted, TextEncoder};

@@ -1,10 +1,13 @@
-//! Demonstrations: tokens and which of them are learnt. Leaves packing to `order`.
+//! Demonstrations: tokens and which of them are learnt. Leaves bins to `pack` and batches to `order`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rectify_feedback::{JsonlReader, Message, SftData, SftRecord, Text};
+use rectify_feedback::{Message, SftData, SftRecord, Text, read_records};
+use serde_json::{Map, Value};
 
+use super::ghost::ghost_attention;
 use super::text::TextEncoder;
+use crate::config::TruncationMode;
 use crate::error::TrainError;
 
 /// One demonstration.
@@ -17,6 +20,14 @@ pub struct SftExample {
 }
 
 impl SftExample {
+    /// An example whose first token is not learnt, since nothing comes before it.
+    pub(super) fn new(ids: Vec<u32>, mut loss: Vec<bool>) -> Self {
+        if let Some(first) = loss.first_mut() {
+            *first = false;
+        }
+        Self { ids, loss }
+    }
+
     /// Tokens that are learnt.
     pub fn num_loss_tokens(&self) -> usize {
         self.loss.iter().filter(|loss| **loss).count()
@@ -24,17 +35,30 @@ impl SftExample {
 }
 
 /// Which tokens are learnt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SftText {
     /// The completion of `prompt`/`completion` lines only; `None` means yes.
     pub completion_only: Option<bool>,
-    /// Assistant turns of `messages` lines only.
+    /// The assistant's turns only.
     pub assistant_only: bool,
-    /// Longest example; the end is cut off.
+    /// The system prompt before every user turn, loss on the last answer only.
+    pub ghost_attention: bool,
+    /// Longest example; the rest is cut off.
     pub max_length: usize,
+    /// Which end of a long example stays.
+    pub truncation_mode: TruncationMode,
 }
 
-/// Demonstrations of a file, in its order; and how many had nothing to learn within `max_length`.
+/// What was met while reading, for a warning each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SftNotes {
+    /// Lines with nothing to learn within `max_length`, left out.
+    pub num_empty: usize,
+    /// Lines whose prompt ends in other tokens once the completion follows.
+    pub num_changed: usize,
+}
+
+/// Demonstrations of a file, in its order.
 ///
 /// # Errors
 /// The first line that is no demonstration, or what the template refuses, with its file and number.
@@ -42,108 +66,90 @@ pub fn read_sft(
     path: &Path,
     encoder: &TextEncoder,
     options: SftText,
-) -> Result<(Vec<SftExample>, usize), TrainError> {
-    let (mut examples, mut empty) = (Vec::new(), 0);
-    for line in JsonlReader::<SftRecord>::open(path)? {
+    notes: &mut SftNotes,
+) -> Result<Vec<SftExample>, TrainError> {
+    let mut examples = Vec::new();
+    for line in read_records::<SftRecord>(path)? {
         let line = line?;
-        let fail =
-            |reason| TrainError::Data { file: PathBuf::from(path), line: line.number as usize, reason };
-        let mut example = encode(encoder, &line.record.data, options).map_err(fail)?;
-        example.ids.truncate(options.max_length);
-        example.loss.truncate(options.max_length);
-        if let Some(first) = example.loss.first_mut() {
-            *first = false; // Nothing comes before it.
-        }
+        let fail = |reason| TrainError::data(path, line.number, reason);
+        let mut example = encode(encoder, &line.record, options, notes).map_err(fail)?;
+        options.truncation_mode.truncate(&mut example.ids, options.max_length);
+        options.truncation_mode.truncate(&mut example.loss, options.max_length);
+        let example = SftExample::new(example.ids, example.loss);
         if example.num_loss_tokens() == 0 {
-            empty += 1;
+            notes.num_empty += 1;
         } else {
             examples.push(example);
         }
     }
-    Ok((examples, empty))
+    Ok(examples)
 }
 
-fn encode(encoder: &TextEncoder, data: &SftData, options: SftText) -> Result<SftExample, String> {
-    let mut example = SftExample { ids: Vec::new(), loss: Vec::new() };
-    let mut add = |ids: Vec<u32>, loss: bool| {
-        example.loss.resize(example.loss.len() + ids.len(), loss);
-        example.ids.extend(ids);
-    };
-    let prompt_bears_loss = options.completion_only == Some(false);
-    match data {
+fn encode(
+    encoder: &TextEncoder,
+    record: &SftRecord,
+    options: SftText,
+    notes: &mut SftNotes,
+) -> Result<SftExample, String> {
+    let columns = &record.extra;
+    match &record.data {
+        SftData::Messages(_) if options.completion_only == Some(true) => Err(
+            "completion_only_loss needs `prompt` and `completion`; for `messages` lines use assistant_only_loss"
+                .to_owned(),
+        ),
+        SftData::Messages(messages) if options.ghost_attention => encode_last(encoder, messages, columns),
         SftData::Messages(messages) if options.assistant_only => {
-            for (text, loss) in assistant_spans(encoder, messages)? {
-                add(encoder.encode(&text)?, loss);
-            }
+            let marked = encoder.encode_marked(messages, columns)?;
+            Ok(SftExample { ids: marked.ids, loss: marked.is_assistant })
         }
         SftData::Messages(messages) => {
-            if options.completion_only == Some(true) {
-                return Err(
-                    "completion_only_loss needs `prompt` and `completion`; for `messages` lines use \
-                            assistant_only_loss"
-                        .to_owned(),
-                );
-            }
-            add(encoder.encode(&encoder.render(messages, false)?)?, true);
+            let ids = encoder.encode(&encoder.render(messages, false, columns)?)?;
+            Ok(SftExample { loss: vec![true; ids.len()], ids })
         }
-        SftData::PromptCompletion { prompt: Text::Chat(prompt), completion: Text::Chat(completion) } => {
-            let start = encoder.render(prompt, true)?;
-            let whole = encoder.render(&[prompt.as_slice(), completion].concat(), false)?;
-            let Some(rest) = whole.strip_prefix(&start) else {
-                return Err(
-                    "the chat template writes the prompt differently once the completion follows, so the \
-                            completion's tokens cannot be told apart"
-                        .to_owned(),
-                );
-            };
-            add(encoder.encode(&start)?, prompt_bears_loss);
-            add(encoder.encode(rest)?, true);
+        SftData::PromptCompletion { prompt: Text::Chat(prompt), completion: Text::Chat(completion) }
+            if options.ghost_attention =>
+        {
+            encode_last(encoder, &[prompt.as_slice(), completion].concat(), columns)
         }
         SftData::PromptCompletion { prompt, completion } => {
-            let plain = |text: &Text| match text {
-                Text::Plain(text) => Ok(text.clone()),
-                Text::Chat(_) => {
-                    Err("`prompt` and `completion` must both be texts or both be messages".to_owned())
-                }
-            };
-            add(encoder.encode_start(&plain(prompt)?)?, prompt_bears_loss);
-            add(encoder.encode(&plain(completion)?)?, true);
-            add(encoder.eos().into_iter().collect(), true);
+            let prompted = encoder.encode_prompted(prompt, &[completion], columns)?;
+            notes.num_changed += usize::from(prompted.num_changed > 0);
+            let mut loss = vec![options.completion_only == Some(false); prompted.prompt.len()];
+            let mut ids = prompted.prompt;
+            ids.extend(prompted.answers.into_iter().flatten());
+            loss.resize(ids.len(), true);
+            if let (true, Text::Chat(prompt), Text::Chat(completion)) =
+                (options.assistant_only, prompt, completion)
+            {
+                let marked = encoder.encode_marked(&[prompt.as_slice(), completion].concat(), columns)?;
+                loss.iter_mut().zip(marked.is_assistant).for_each(|(loss, is_assistant)| *loss &= is_assistant);
+            }
+            Ok(SftExample { ids, loss })
         }
         SftData::Text(text) => {
-            add(encoder.encode_start(text)?, true);
-            add(encoder.eos().into_iter().collect(), true);
+            let ids = encoder.encode_ended(text)?;
+            Ok(SftExample { loss: vec![true; ids.len()], ids })
         }
     }
-    Ok(example)
 }
 
-/// A conversation as pieces of text, those of the assistant marked: what follows the generation prompt of each of its
-/// turns, the token that ends the turn included.
-fn assistant_spans(encoder: &TextEncoder, messages: &[Message]) -> Result<Vec<(String, bool)>, String> {
-    let whole = encoder.render(messages, false)?;
-    let mut spans = Vec::new();
-    let mut done = 0;
-    for (index, message) in messages.iter().enumerate() {
-        if message.role != "assistant" {
-            continue;
-        }
-        let start = encoder.render(&messages[..index], true)?;
-        let end = encoder.render(&messages[..=index], false)?;
-        if !whole.starts_with(&end) || !end.starts_with(&start) || start.len() < done {
-            return Err(
-                "the chat template writes earlier turns differently once others follow, so the assistant's \
-                        tokens cannot be told apart"
-                    .to_owned(),
-            );
-        }
-        spans.push((whole[done..start.len()].to_owned(), false));
-        spans.push((whole[start.len()..end.len()].to_owned(), true));
-        done = end.len();
-    }
-    spans.push((whole[done..].to_owned(), false));
-    spans.retain(|(text, _)| !text.is_empty());
-    Ok(spans)
+/// Ghost Attention: only the assistant's last turn is learnt.
+fn encode_last(
+    encoder: &TextEncoder,
+    messages: &[Message],
+    columns: &Map<String, Value>,
+) -> Result<SftExample, String> {
+    let messages = ghost_attention(messages);
+    let Some((last, before)) = messages.split_last().filter(|(last, _)| last.role == "assistant") else {
+        return Err("ghost_attention needs conversations that end with the assistant's message".to_owned());
+    };
+    let (prompt, answer) = (Text::Chat(before.to_vec()), Text::Chat(vec![last.clone()]));
+    let prompted = encoder.encode_prompted(&prompt, &[&answer], columns)?;
+    let mut loss = vec![false; prompted.prompt.len()];
+    let mut ids = prompted.prompt;
+    ids.extend(prompted.answers.into_iter().flatten());
+    loss.resize(ids.len(), true);
+    Ok(SftExample { ids, loss })
 }
 
 #[cfg(test)]
@@ -162,7 +168,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), line).unwrap();
         let options = SftText { max_length: options.max_length.max(1), ..options };
-        let (examples, _) = read_sft(file.path(), &encoder, options)?;
+        let examples = read_sft(file.path(), &encoder, options, &mut SftNotes::default())?;
         let Some(example) = examples.first() else { return Ok(Default::default()) };
         assert_eq!(example.ids.len(), example.loss.len());
         let runs = example.loss.chunk_by(|a, b| a == b);
@@ -178,7 +184,13 @@ mod tests {
         Ok((tokenizer.decode(&example.ids, false)?, parts.join("|")))
     }
 
-    const LONG: SftText = SftText { completion_only: None, assistant_only: false, max_length: 100 };
+    const LONG: SftText = SftText {
+        completion_only: None,
+        assistant_only: false,
+        ghost_attention: false,
+        max_length: 100,
+        truncation_mode: TruncationMode::KeepStart,
+    };
     const CHAT: &str = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."},
         {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "So long."}]}"#;
 
@@ -231,5 +243,38 @@ mod tests {
     fn completion_only_loss_is_refused_for_messages() {
         let error = learnt(&chat(), SftText { completion_only: Some(true), ..LONG }).unwrap_err().to_string();
         assert!(error.contains(":1: ") && error.contains("assistant_only_loss"), "{error}");
+    }
+
+    #[test]
+    fn the_end_stays_if_asked() {
+        let options = SftText { max_length: 3, truncation_mode: TruncationMode::KeepEnd, ..LONG };
+        let (text, parts) =
+            learnt(r#"{"prompt": "One two three four five six", "completion": " seven"}"#, options).unwrap();
+        assert!(text.ends_with("<|im_end|>") && text.ends_with(&parts) && !parts.is_empty(), "{text}");
+    }
+
+    #[test]
+    fn of_a_prompt_with_earlier_answers_the_completion_alone_is_learnt() {
+        let line = r#"{"prompt": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "Bye"}], "completion": [{"role": "assistant", "content": "So long."}]}"#;
+        let line = line.replace('\n', "");
+        for options in [LONG, SftText { assistant_only: true, ..LONG }] {
+            assert_eq!(learnt(&line, options).unwrap().1, "So long.<|im_end|>\n");
+        }
+        let both = SftText { assistant_only: true, completion_only: Some(false), ..LONG };
+        assert_eq!(learnt(&line, both).unwrap().1, "Yes.<|im_end|>\n|So long.<|im_end|>\n");
+    }
+
+    #[test]
+    fn ghost_attention_repeats_the_system_prompt_and_learns_the_last_answer() {
+        let line = chat().replacen('[', r#"[{"role": "system", "content": "Rhyme."}, "#, 1);
+        let (text, parts) = learnt(&line, SftText { ghost_attention: true, ..LONG }).unwrap();
+        assert_eq!(parts, "So long.<|im_end|>\n");
+        assert!(
+            text.contains("system\nRhyme.<")
+                && text.contains("Rhyme.\n\nHi<")
+                && text.contains("Rhyme.\n\nBye<"),
+            "{text}"
+        );
     }
 }

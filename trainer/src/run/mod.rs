@@ -29,11 +29,17 @@ pub fn train_sft(config: &SftConfig, control: &mut Control<'_>) -> Result<TrainR
     config.train.validate()?;
     let model = Model::load(&config.train, false)?;
     let method = Sft::load(config, &model)?;
-    if method.num_empty > 0 {
-        let count = method.num_empty;
-        let warning = format!("{count} lines have nothing to learn within max_length and are left out");
-        (control.progress)(&Progress::Warning(warning));
-    }
+    let mut warn = |count: usize, sentence: &str| {
+        if count > 0 {
+            (control.progress)(&Progress::Warning(format!("{count} {sentence}")));
+        }
+    };
+    warn(method.notes.num_empty, "lines have nothing to learn within max_length and are left out");
+    warn(
+        method.notes.num_changed,
+        "prompts end in other tokens once their completion follows: end them on a token's border, or use a template \
+         that writes them alike in both cases",
+    );
     Trainer { name: "sft", settings: &config.train, method, model }.run(json(config)?, control)
 }
 

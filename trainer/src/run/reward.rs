@@ -1,21 +1,18 @@
 //! Bradley–Terry reward modelling for the loop. Leaves its loss to `losses`.
 
 use rectify_engine::model::backend::Backend;
-use sha2::{Digest, Sha256};
 
 use super::method::{Method, Pass, Split, Stats};
 use super::model::Model;
-use super::sft::hex;
 use crate::autograd::PackedBatch;
 use crate::config::RewardConfig;
-use crate::data::{PairExample, read_pairs, split};
+use crate::data::{Fingerprint, PairExample, Splits, read_pairs};
 use crate::error::TrainError;
 use crate::losses::bradley_terry;
 
 /// The pairs of a run.
 pub(crate) struct Reward {
-    train: Vec<PairExample>,
-    eval: Vec<PairExample>,
+    pairs: Splits<PairExample>,
     centering: f64,
     min_eval_accuracy: f64,
     /// Pairs too long, or of twice the same answer.
@@ -26,24 +23,13 @@ impl Reward {
     pub(crate) fn load(config: &RewardConfig, model: &Model) -> Result<Self, TrainError> {
         let max_length = model.max_length(&config.train);
         let mut num_left_out = 0;
-        let mut read = |files: &[std::path::PathBuf]| {
-            let mut all = Vec::new();
-            for file in files {
-                let (pairs, left_out) = read_pairs(file, &model.encoder, max_length)?;
-                all.extend(pairs);
-                num_left_out += left_out;
-            }
-            Ok::<_, TrainError>(all)
-        };
-        let (train, mut eval) = (read(&config.train.data)?, read(&config.train.eval_data)?);
-        let mut train: Vec<Option<PairExample>> = train.into_iter().map(Some).collect();
-        if eval.is_empty() {
-            let (_, held_out) = split(train.len(), config.train.eval_split, config.train.seed);
-            eval = held_out.into_iter().filter_map(|index| train[index].take()).collect();
-        }
+        let pairs = Splits::load(&config.train, |file| {
+            let (pairs, left_out) = read_pairs(file, &model.encoder, max_length)?;
+            num_left_out += left_out;
+            Ok(pairs)
+        })?;
         Ok(Self {
-            train: train.into_iter().flatten().collect(),
-            eval,
+            pairs,
             centering: config.center_rewards_coefficient,
             min_eval_accuracy: config.min_eval_accuracy,
             num_left_out,
@@ -52,8 +38,8 @@ impl Reward {
 
     fn pairs(&self, split: Split) -> &[PairExample] {
         match split {
-            Split::Train => &self.train,
-            Split::Eval => &self.eval,
+            Split::Train => &self.pairs.train,
+            Split::Eval => &self.pairs.eval,
         }
     }
 }
@@ -98,15 +84,13 @@ impl Method for Reward {
     }
 
     fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        for pair in self.train.iter().chain(&self.eval) {
-            for ids in [&pair.chosen, &pair.rejected] {
-                hash.update((ids.len() as u64).to_le_bytes());
-                hash.update(bytemuck::cast_slice::<u32, u8>(ids));
-            }
-            hash.update(pair.margin.to_le_bytes());
+        let mut hash = Fingerprint::default();
+        for pair in self.pairs.train.iter().chain(&self.pairs.eval) {
+            hash.ids(&pair.chosen);
+            hash.ids(&pair.rejected);
+            hash.number(pair.margin);
         }
-        hex(&hash.finalize())
+        hash.finish()
     }
 
     fn check(&self, eval: &Stats) -> Result<(), TrainError> {

@@ -1,69 +1,63 @@
 //! Supervised fine-tuning for the loop. Leaves its loss to `losses`.
 
-use sha2::{Digest, Sha256};
-
 use super::method::{Method, Pass, Split, Stats};
 use super::model::Model;
 use crate::autograd::{Logprobs, PackedBatch};
 use crate::config::SftConfig;
-use crate::data::{SftExample, SftText, read_sft, split};
+use crate::data::{Fingerprint, SftExample, SftNotes, SftText, Splits, pack, read_sft};
 use crate::error::TrainError;
 use crate::losses::cross_entropy;
 
-/// The examples of a run.
+/// The examples of a run, each one demonstration or, packed, several.
 pub(crate) struct Sft {
-    train: Vec<SftExample>,
-    eval: Vec<SftExample>,
-    /// Lines without anything to learn.
-    pub(crate) num_empty: usize,
+    bins: Splits<Vec<SftExample>>,
+    pub(crate) notes: SftNotes,
 }
 
 impl Sft {
     pub(crate) fn load(config: &SftConfig, model: &Model) -> Result<Self, TrainError> {
+        let max_length = model.max_length(&config.train);
         let options = SftText {
             completion_only: config.completion_only_loss,
             assistant_only: config.assistant_only_loss,
-            max_length: model.max_length(&config.train),
+            ghost_attention: config.ghost_attention,
+            // Packing cuts, or splits, by itself.
+            max_length: if config.packing { usize::MAX } else { max_length },
+            truncation_mode: config.truncation_mode,
         };
-        let mut num_empty = 0;
-        let mut read = |files: &[std::path::PathBuf]| {
-            let mut all = Vec::new();
-            for file in files {
-                let (examples, empty) = read_sft(file, &model.encoder, options)?;
-                all.extend(examples);
-                num_empty += empty;
+        let mut notes = SftNotes::default();
+        let examples =
+            Splits::load(&config.train, |file| read_sft(file, &model.encoder, options, &mut notes))?;
+        let bins = |examples: Vec<SftExample>| {
+            if config.packing {
+                pack(examples, max_length, config.packing_strategy)
+            } else {
+                examples.into_iter().map(|example| vec![example]).collect()
             }
-            Ok::<_, TrainError>(all)
         };
-        let (train, mut eval) = (read(&config.train.data)?, read(&config.train.eval_data)?);
-        let mut train: Vec<Option<SftExample>> = train.into_iter().map(Some).collect();
-        if eval.is_empty() {
-            let (_, held_out) = split(train.len(), config.train.eval_split, config.train.seed);
-            eval = held_out.into_iter().filter_map(|index| train[index].take()).collect();
-        }
-        Ok(Self { train: train.into_iter().flatten().collect(), eval, num_empty })
+        Ok(Self { bins: Splits { train: bins(examples.train), eval: bins(examples.eval) }, notes })
     }
 
-    fn examples(&self, split: Split) -> &[SftExample] {
+    fn bins(&self, split: Split) -> &[Vec<SftExample>] {
         match split {
-            Split::Train => &self.train,
-            Split::Eval => &self.eval,
+            Split::Train => &self.bins.train,
+            Split::Eval => &self.bins.eval,
         }
     }
 }
 
 impl Method for Sft {
     fn lengths(&self, split: Split) -> Vec<usize> {
-        self.examples(split).iter().map(|example| example.ids.len()).collect()
+        self.bins(split).iter().map(|bin| bin.iter().map(|example| example.ids.len()).sum()).collect()
     }
 
     fn weight(&self, split: Split, example: usize) -> f64 {
-        self.examples(split)[example].num_loss_tokens() as f64
+        self.bins(split)[example].iter().map(SftExample::num_loss_tokens).sum::<usize>() as f64
     }
 
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError> {
         let examples: Vec<&SftExample> =
-            examples.iter().map(|index| &self.examples(pass.split)[*index]).collect();
+            examples.iter().flat_map(|index| &self.bins(pass.split)[*index]).collect();
         let (mut inputs, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_row = 0;
         for example in &examples {
@@ -93,16 +87,11 @@ impl Method for Sft {
     }
 
     fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        for example in self.train.iter().chain(&self.eval) {
-            hash.update((example.ids.len() as u64).to_le_bytes());
-            hash.update(bytemuck::cast_slice::<u32, u8>(&example.ids));
-            hash.update(example.loss.iter().map(|loss| u8::from(*loss)).collect::<Vec<u8>>());
+        let mut hash = Fingerprint::default();
+        for example in self.bins.train.iter().chain(&self.bins.eval).flatten() {
+            hash.ids(&example.ids);
+            hash.flags(&example.loss);
         }
-        hex(&hash.finalize())
+        hash.finish()
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
