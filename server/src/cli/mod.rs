@@ -16,7 +16,7 @@ mod random;
 mod sampling;
 mod score;
 mod serve;
-mod train;
+pub mod train;
 
 use clap::{Parser, Subcommand};
 
@@ -31,7 +31,7 @@ pub use progress::ProgressMode;
 pub use sampling::SamplingArgs;
 pub use score::ScoreArgs;
 pub use serve::ServeArgs;
-pub use train::{MethodArgs, TrainArgs, TrainCommand};
+pub use train::TrainCommand;
 
 /// Inference-time alignment: sample N candidates, score them with a reward model in the same process, return the best.
 #[derive(Clone, Debug, Parser)]
