@@ -17,6 +17,7 @@ use super::layout;
 use super::peft::PeftAdapter;
 use super::reward::RewardText;
 use super::source::ModelSource;
+use super::weights::WeightStore;
 use crate::batch::Executor;
 use crate::engine;
 use crate::parts::{EngineParts, RewardParts, RewardWeights};
@@ -95,6 +96,10 @@ pub struct ModelsConfig {
     pub threads: Option<usize>,
     /// Longest sequence of the policy; `None` is what the model and the memory allow.
     pub max_model_len: Option<usize>,
+    /// The policy's weights, if another holds them too: a tape that trains adapters on them.
+    pub weights: WeightStore,
+    /// How that other holds them; wins over `dtype`.
+    pub weight_dtype: Option<WeightDtype>,
 }
 
 impl ModelsConfig {
@@ -112,6 +117,8 @@ impl ModelsConfig {
             block_size: 16,
             threads: None,
             max_model_len: None,
+            weights: WeightStore::default(),
+            weight_dtype: None,
         }
     }
 }
@@ -228,7 +235,8 @@ fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
     let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint));
     let options = CpuOptions {
         pool: Arc::clone(pool),
-        dtype: dtype.weights(),
+        dtype: models.weight_dtype.unwrap_or(dtype.weights()),
+        weights: models.weights.clone(),
         kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
         kv_memory: models.kv_memory,
         block_size: models.block_size,
@@ -290,6 +298,7 @@ fn load_reward(
     let options = CpuOptions {
         pool: Arc::clone(pool),
         dtype: dtype.weights(),
+        weights: WeightStore::default(),
         kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
         kv_memory: models.reward_kv_memory,
         block_size: models.block_size,

@@ -101,6 +101,10 @@ pub trait Backend {
     /// Prepares the rotations of a model.
     fn new_rope(&mut self, config: &ModelConfig) -> Result<Self::Rope>;
 
+    /// Says that a layer begins: of the layers before it only the residual stream, and what the last of them adds to it,
+    /// is read again. For backends that remember.
+    fn start_layer(&mut self) {}
+
     /// Rows `ids` of a projection's matrix: `[ids.len(), in_features]`. A tied embedding is stored once.
     fn embed(&mut self, table: &Self::Linear, ids: &[u32]) -> Result<Self::Tensor>;
     /// `x Wᵀ + b`, plus adapters.

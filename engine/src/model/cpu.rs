@@ -10,10 +10,11 @@ use rectify_kernels::{
 };
 
 use super::adapter::LoraProjection;
-use super::backend::{AttentionSpec, Backend, Matrix, Result, Values};
+use super::backend::{AttentionSpec, Backend, Matrix, Result};
 use super::config::ModelConfig;
 use super::layout;
 use super::rope::inverse_frequencies;
+use super::weights::WeightStore;
 use crate::EngineError;
 use crate::batch::{AdapterRun, Batch};
 
@@ -25,6 +26,7 @@ const EMBED_CHUNK: usize = 32;
 pub struct CpuBackend {
     pool: Arc<Pool>,
     dtype: WeightDtype,
+    weights: WeightStore,
     max_positions: usize,
     caches: Vec<KvCache>,
     step: Step,
@@ -100,7 +102,7 @@ impl Drop for CpuTensor {
 /// A packed projection.
 #[derive(Debug)]
 pub struct CpuLinear {
-    pub(super) weight: PackedLinear,
+    pub(super) weight: Arc<PackedLinear>,
     /// `[out_features]`.
     bias: Option<Vec<f32>>,
     /// Where adapters look for it; `None` for heads.
@@ -120,10 +122,10 @@ pub(super) fn refused(error: KernelError) -> EngineError {
 }
 
 impl CpuBackend {
-    /// A backend without weights or caches; rotations reach up to `max_positions`.
-    pub fn new(pool: Arc<Pool>, dtype: WeightDtype, max_positions: usize) -> Self {
+    /// A backend without caches, whose projections come from `weights`; rotations reach up to `max_positions`.
+    pub fn new(pool: Arc<Pool>, dtype: WeightDtype, weights: WeightStore, max_positions: usize) -> Self {
         let (caches, step, buffers) = (Vec::new(), Step::default(), Buffers::default());
-        Self { pool, dtype, max_positions, caches, step, buffers }
+        Self { pool, dtype, weights, max_positions, caches, step, buffers }
     }
 
     /// Takes one KV cache for each layer.
@@ -208,21 +210,14 @@ impl Backend for CpuBackend {
     type Rope = RopeTable;
 
     fn new_linear(&mut self, parts: Vec<Matrix<'_>>) -> Result<CpuLinear> {
-        let Some(first) = parts.first() else {
-            return Err(EngineError::Execution("a projection has no matrix".into()));
-        };
-        let (module, in_features) = (first.module.clone(), first.in_features);
-        let values: Vec<_> = parts.iter().map(|part| borrow(&part.values)).collect();
-        // A score decides between answers that differ little, and costs next to nothing.
-        let dtype = if module == layout::SCORE_HEAD { WeightDtype::F32 } else { self.dtype };
-        let weight = PackedLinear::pack(&self.pool, &values, in_features, dtype)
-            .map_err(|error| EngineError::load(&module, error.to_string()))?;
+        let weight = self.weights.pack(&self.pool, &parts, self.dtype)?;
+        let projection = parts.first().and_then(|part| layout::find_projection(&part.module));
+        let projection = projection.map(|(layer, projection)| projection.index(layer));
         let has_bias = parts.iter().any(|part| part.bias.is_some());
         let bias = has_bias.then(|| {
             let part_bias = |part: Matrix<'_>| part.bias.unwrap_or_else(|| vec![0.0; part.out_features]);
             parts.into_iter().flat_map(part_bias).collect()
         });
-        let projection = layout::find_projection(&module).map(|(layer, projection)| projection.index(layer));
         Ok(CpuLinear { weight, bias, projection })
     }
 
@@ -365,12 +360,5 @@ impl Backend for CpuBackend {
             out.copy_from_slice(row);
         }
         Ok(out)
-    }
-}
-
-fn borrow<'a>(values: &'a Values<'_>) -> kernels::Values<'a> {
-    match values {
-        Values::F32(values) => kernels::Values::F32(values),
-        Values::Bf16(values) => kernels::Values::Bf16(values),
     }
 }

@@ -11,6 +11,7 @@ use super::config::ModelConfig;
 use super::cpu::{CpuBackend, CpuTensor};
 use super::decoder::Decoder;
 use super::load::load_decoder;
+use super::weights::WeightStore;
 use crate::EngineError;
 use crate::batch::{Batch, Executor, ExecutorSpec, StepOutput};
 
@@ -24,6 +25,8 @@ pub struct CpuOptions {
     pub pool: Arc<Pool>,
     /// Packed weights.
     pub dtype: WeightDtype,
+    /// Where they are, if another holds them too.
+    pub weights: WeightStore,
     /// Keys and values.
     pub kv_dtype: KvDtype,
     /// Bytes of memory for keys and values.
@@ -67,7 +70,8 @@ impl CpuExecutor {
         let max_blocks = (MAX_CACHED_TOKENS / options.block_size).max(1);
         let num_blocks = (options.kv_memory / bytes_per_block).min(max_blocks);
         let max_model_len = max_model_len(config, options, num_blocks, bytes_per_block)?;
-        let mut backend = CpuBackend::new(Arc::clone(&options.pool), options.dtype, max_model_len);
+        let mut backend =
+            CpuBackend::new(Arc::clone(&options.pool), options.dtype, options.weights.clone(), max_model_len);
         let decoder = load_decoder(&mut backend, config, checkpoint)?;
         backend.set_caches((0..config.num_layers).map(|_| cache(num_blocks)).collect::<Result<_>>()?);
         let spec = ExecutorSpec {
@@ -109,7 +113,7 @@ impl CpuExecutor {
         for &row in &batch.score_rows {
             let run = batch.adapter_runs.iter().find(|run| run.tokens.contains(&(row as usize)));
             let adapter_head = run.and_then(|run| run.adapter.score_head());
-            let own_head = || self.decoder.score_head.as_ref().map(|head| &head.weight);
+            let own_head = || self.decoder.score_head.as_ref().map(|head| &*head.weight);
             let Some(head): Option<&PackedLinear> = adapter_head.or_else(own_head) else {
                 return Err(EngineError::Execution("a score is wanted, but there is no score head".into()));
             };

@@ -64,6 +64,7 @@ impl<B: Backend> Decoder<B> {
         let mut residual = backend.embed(&self.embedding, ids)?;
         let mut pending: Option<B::Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
+            backend.start_layer();
             let normed;
             (residual, normed) = add_norm(backend, &layer.input_norm, residual, pending)?;
             let mut attended = self.attend(backend, layer, index, &normed)?;

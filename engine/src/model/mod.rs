@@ -21,3 +21,4 @@ pub mod save;
 pub mod source;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod weights;

@@ -7,6 +7,8 @@
 
 mod packed;
 mod panels;
+mod quant;
+mod widen;
 
 pub use packed::{PackedLinear, Values, WeightDtype};
 
@@ -21,6 +23,7 @@ use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 use packed::Storage;
 use panels::Panels;
+pub(crate) use widen::Widen;
 
 /// Inputs (words of them) whose weights are kept in the first-level cache.
 const CHUNK: usize = 64;
@@ -65,7 +68,7 @@ impl Default for Epilogue<'_> {
 /// out_features]`.
 ///
 /// Sums are kept in f32 and taken in the order of the inputs for every number of rows. With bf16 weights `x` is first
-/// rounded to bf16.
+/// rounded to bf16; quantised ones are multiplied as the f32 they stand for.
 ///
 /// # Errors
 /// [`KernelError`] if a slice is too short for its shape.
@@ -86,8 +89,8 @@ pub fn linear(
         return Ok(());
     }
     let (depth, bf16) = match w.storage() {
-        Storage::F32(_) => (w.in_features(), false),
         Storage::Bf16(_) => (w.in_features().div_ceil(2), true),
+        _ => (w.in_features(), false),
     };
     // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
     let mut words = PANELS.take();
@@ -164,15 +167,17 @@ impl Part<'_> {
     fn stripe<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &mut [f32], widened: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
-        let (weights, bf16): (*const u32, bool) = match w.storage() {
-            Storage::F32(data) => (data.as_ptr(), false),
-            Storage::Bf16(data) => (data.as_ptr(), true),
+        // Quantised weights are no words: all that is read of them are widened tiles.
+        let (weights, bf16, quantised): (*const u32, bool, bool) = match w.storage() {
+            Storage::F32(data) => (data.as_ptr(), false, false),
+            Storage::Bf16(data) => (data.as_ptr(), true, false),
+            Storage::Int8(_) | Storage::Nf4(_) => (std::ptr::null(), false, true),
         };
         let num_panels = self.panels.len();
-        let widen = bf16 && !S::HAS_DOT && num_panels >= WIDEN_PANELS;
+        let widen = quantised || bf16 && !S::HAS_DOT && num_panels >= WIDEN_PANELS;
         let tile_len = depth * LANES;
         let chunk = match num_panels {
-            1 => depth,
+            1 if !quantised => depth,
             // Dot products are through with a word in half the time.
             _ if S::HAS_DOT => 2 * CHUNK,
             _ => CHUNK,
@@ -193,21 +198,20 @@ impl Part<'_> {
             };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
             let (tiles, len) = if widen {
-                for (tile, wide) in
-                    tiles.iter_mut().zip(widened.chunks_exact_mut(2 * CHUNK * LANES)).take(columns)
-                {
-                    // SAFETY: a tile of weights holds `depth` steps of sixteen words, of which these are `len`.
-                    unsafe { widen_tile(s, *tile, len, wide) };
-                    *tile = wide.as_ptr().cast();
+                let ratio = if bf16 { 2 } else { 1 };
+                for (j, wide) in widened.chunks_exact_mut(2 * CHUNK * LANES).enumerate().take(columns) {
+                    let inputs = ratio * k..ratio * (k + len);
+                    Widen { w, tile: first + j, inputs, out: wide }.run(s);
+                    tiles[j] = wide.as_ptr().cast();
                 }
-                (tiles, 2 * len)
+                (tiles, ratio * len)
             } else {
                 (tiles, len)
             };
             let next_step = if widen { LANES / 2 } else { LANES };
             for p in self.panels.clone() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
-                let asks = num_panels == 1 || p == self.panels.start + 1;
+                let asks = !quantised && (num_panels == 1 || p == self.panels.start + 1);
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
@@ -240,22 +244,6 @@ impl Part<'_> {
             let out = unsafe { out.part(at..at + width) };
             let bias = epilogue.bias.map(|bias| &bias[start..start + width]);
             finish_row(s, epilogue, sums, bias, out);
-        }
-    }
-}
-
-/// `len` steps of bf16 weights as twice as many of f32.
-///
-/// # Safety
-/// The tile must hold `len` steps of sixteen words.
-#[inline(always)]
-unsafe fn widen_tile<S: Simd>(s: S, tile: *const u32, len: usize, wide: &mut [f32]) {
-    for (k, wide) in wide.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().enumerate().take(len) {
-        // SAFETY: step `k` of the tile, by the caller's promise; both halves of the 32 values.
-        unsafe {
-            let words = s.load_words_at(tile.add(k * LANES));
-            s.store_at(s.even(words), wide.as_mut_ptr());
-            s.store_at(s.odd(words), wide.as_mut_ptr().add(LANES));
         }
     }
 }

@@ -37,13 +37,14 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let shape = (1..40usize, 1..300usize, 1..200usize);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let dtypes = [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4];
+    let flags = (prop::sample::select(dtypes.to_vec()), any::<bool>(), any::<bool>(), any::<bool>());
     (shape, flags, prop_oneof![Just(1.0f32), -2.0..2.0f32], 1..4usize, (0..20usize, 0..20usize)).prop_map(
-        |((m, k, n), (f32_weights, bf16_parts, bias, accumulate), scale, threads, padding)| Case {
+        |((m, k, n), (dtype, bf16_parts, bias, accumulate), scale, threads, padding)| Case {
             m,
             k,
             n,
-            dtype: if f32_weights { WeightDtype::F32 } else { WeightDtype::Bf16 },
+            dtype,
             bf16_parts,
             bias,
             scale,
@@ -68,6 +69,18 @@ fn weights(pool: &Pool, case: &Case) -> (PackedLinear, Vec<f32>) {
             if is_bf16 { rounded[i].to_f32() } else { w[i] }
         })
         .collect();
+    let step = match case.dtype {
+        WeightDtype::F32 | WeightDtype::Bf16 => 0.0,
+        WeightDtype::Int8 => 0.5 / 127.0,
+        // Half the widest gap of the table.
+        WeightDtype::Nf4 => 0.153,
+    };
+    let unpacked = packed.unpack();
+    for (value, expected) in unpacked.iter().zip(&expected) {
+        // No block has a larger scale than 1.
+        assert!((value - expected).abs() <= step * 1.001, "{value} stands for {expected}");
+    }
+    let expected = unpacked;
     (packed, expected)
 }
 
@@ -122,7 +135,7 @@ fn a_row_is_the_same_in_any_batch_bit_for_bit() {
     let x = values(5, most * k);
     let w = values(6, n * k);
     for isa in isas() {
-        for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
+        for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
             let pool = Pool::with_isa(1, isa).unwrap();
             let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, dtype).unwrap();
             let run = |pool: &Pool, first: usize, m: usize| {

@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
-use rectify_kernels::train::{self, AttentionSaved, HeadLayout, NormSaved, Product, View};
+use rectify_kernels::train::{self, AttentionSaved, Factor, HeadLayout, NormSaved, Product, Term, View};
 
-use super::forward::{attention_of, head_layouts, lora_seed};
+use super::adapters::LoraPart;
+use super::forward::{attention_of, head_layouts};
+use super::ops::Op;
 use super::params::ParamId;
-use super::tape::{LinearData, Op, Tape, Tensor};
+use super::tape::{LinearData, Tape, Tensor, Weight};
 
 impl Tape {
     /// Adds the gradients of `Σ seeds · tensor` to the weights. Ends the pass: values are gone afterwards.
@@ -15,87 +17,94 @@ impl Tape {
         for (tensor, seed) in seeds {
             self.add_grad(*tensor, seed.to_vec());
         }
-        while let Some(op) = self.ops.pop() {
-            self.op_backward(op);
+        loop {
+            self.restore_segment();
+            let Some(mut op) = self.ops.pop() else { break };
+            self.op_backward(&mut op);
+            // Whatever reads its results came after it, and is past.
+            for out in op.outputs().into_iter().flatten() {
+                self.buffers.give(std::mem::take(&mut self.values[out.id]));
+            }
+            op.forget(&mut self.buffers);
         }
         self.reset();
     }
 
-    fn op_backward(&mut self, op: Op) {
+    fn op_backward(&mut self, op: &mut Op) {
         match op {
             Op::Embed { table, ids, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
-                let pool = std::sync::Arc::clone(&self.pool);
-                train::scatter_add_rows(&pool, &grad, out.width, &ids, &mut self.params.get_mut(table).grad);
+                let Some(grad) = self.take_grad(*out) else { return };
+                if let Weight::Trained(table) = self.linears[*table].weight {
+                    let table = self.params.get_mut(table);
+                    train::scatter_add_rows(&self.pool, &grad, out.width, ids, &mut table.grad);
+                }
                 self.release(grad);
             }
-            Op::Linear { x, linear, mids, dropout_seed, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
-                self.linear_backward(linear, x, &grad);
-                for (index, mid) in mids.into_iter().enumerate() {
-                    self.lora_backward(linear, index, x, lora_seed(dropout_seed, index), (&grad, &mid));
-                    self.buffers.give(mid);
-                }
+            Op::Linear { x, linear, adapted, dropout_seed, mids, out } => {
+                let Some(grad) = self.take_grad(*out) else { return };
+                let linear = Rc::clone(&self.linears[*linear]);
+                let adapters = if *adapted { linear.lora.as_slice() } else { &[] };
+                self.linear_backward(&linear, adapters, *x, *dropout_seed, (&grad, mids));
                 self.release(grad);
             }
             Op::RmsNorm { x, norm, rstd, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
-                self.norm_backward(norm, x, &rstd, &grad);
+                let Some(grad) = self.take_grad(*out) else { return };
+                self.norm_backward(norm.weight, *x, rstd, &grad);
                 self.release(grad);
             }
             Op::AddRmsNorm { residual, x, sum, norm, rstd, out } => {
-                if let Some(grad) = self.take_grad(out) {
-                    self.norm_backward(norm, sum, &rstd, &grad);
+                if let Some(grad) = self.take_grad(*out) {
+                    self.norm_backward(norm.weight, *sum, rstd, &grad);
                     self.release(grad);
                 }
-                let Some(grad) = self.take_grad(sum) else { return };
+                let Some(grad) = self.take_grad(*sum) else { return };
                 // Both addends have the sum's gradient. The operation that made `x` is done with it before anything is
                 // added to the residual's, so they share the buffer.
-                self.share_grad(x, &grad);
-                self.share_grad(residual, &grad);
+                self.share_grad(*x, &grad);
+                self.share_grad(*residual, &grad);
                 self.release(grad);
             }
             Op::QkNorm { x, spec, norms, rstd, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
+                let Some(grad) = self.take_grad(*out) else { return };
                 // Values pass; queries and keys are overwritten below.
                 let mut grad_x = self.buffers.take(grad.len());
                 grad_x.copy_from_slice(&grad);
-                for ((layout, norm), rstd) in head_layouts(&spec).into_iter().zip(norms).zip(&rstd) {
-                    self.head_norm_backward((layout, norm), x, rstd, (&grad, &mut grad_x, false));
+                for ((layout, norm), rstd) in head_layouts(spec).into_iter().zip(norms).zip(rstd) {
+                    let layout = (layout, norm.weight);
+                    self.head_norm_backward(layout, *x, rstd, (&grad, &mut grad_x, false));
                 }
                 self.release(grad);
-                self.add_grad(x, grad_x);
+                self.add_grad(*x, grad_x);
             }
             Op::Rope { x, rope, spec, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
+                let Some(grad) = self.take_grad(*out) else { return };
                 let mut grad = Rc::unwrap_or_clone(grad);
-                self.rotate(rope, &spec, &mut grad, true);
-                self.add_grad(x, grad);
+                self.rotate(*rope, spec, &mut grad, true);
+                self.add_grad(*x, grad);
             }
             Op::Attention { qkv, spec, lse, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
+                let Some(grad) = self.take_grad(*out) else { return };
                 let mut grad_qkv = self.buffers.take(qkv.rows * qkv.width);
-                let saved =
-                    AttentionSaved { qkv: &self.values[qkv.id], out: &self.values[out.id], lse: &lse };
-                let attention = attention_of(&spec, &self.batch.cu_seqlens);
+                let saved = AttentionSaved { qkv: &self.values[qkv.id], out: &self.values[out.id], lse };
+                let attention = attention_of(spec, &self.batch.cu_seqlens);
                 train::attention_backward(&self.pool, &attention, &saved, &grad, &mut grad_qkv);
                 self.release(grad);
-                self.add_grad(qkv, grad_qkv);
+                self.add_grad(*qkv, grad_qkv);
             }
             Op::SwiGlu { gate_up, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
+                let Some(grad) = self.take_grad(*out) else { return };
                 let mut grad_in = self.buffers.take(gate_up.rows * gate_up.width);
                 train::swiglu_backward(&self.pool, &self.values[gate_up.id], out.width, &grad, &mut grad_in);
                 self.release(grad);
-                self.add_grad(gate_up, grad_in);
+                self.add_grad(*gate_up, grad_in);
             }
             Op::GatherRows { x, rows, out } => {
-                let Some(grad) = self.take_grad(out) else { return };
+                let Some(grad) = self.take_grad(*out) else { return };
                 if self.needs_grad[x.id] {
                     let mut grad_x = self.buffers.take(x.rows * x.width);
                     grad_x.fill(0.0);
-                    train::scatter_add_rows(&self.pool, &grad, x.width, &rows, &mut grad_x);
-                    self.add_grad(x, grad_x);
+                    train::scatter_add_rows(&self.pool, &grad, x.width, rows, &mut grad_x);
+                    self.add_grad(*x, grad_x);
                 }
                 self.release(grad);
             }
@@ -103,93 +112,47 @@ impl Tape {
         }
     }
 
-    fn linear_backward(&mut self, linear: usize, x: Tensor, grad: &[f32]) {
-        let data = self.linears[linear].clone();
-        if let Some(bias) = data.bias {
+    /// `dX = dY W` and what adapters add to it, `dW += dYᵀ X` if it is trained, `db += Σ dY`.
+    fn linear_backward(
+        &mut self,
+        linear: &LinearData,
+        adapters: &[LoraPart],
+        x: Tensor,
+        dropout_seed: u64,
+        (grad, mids): (&[f32], &[Vec<f32>]),
+    ) {
+        let (outputs, inputs) = (linear.out_features, linear.in_features);
+        if let Some(bias) = linear.bias {
             let bias = &mut self.params.get_mut(bias).grad;
             if !bias.is_empty() {
-                for row in grad.chunks_exact(data.out_features) {
+                for row in grad.chunks_exact(outputs) {
                     bias.iter_mut().zip(row).for_each(|(bias, grad)| *bias += grad);
                 }
             }
         }
-        let mut grad_x = if self.needs_grad[x.id] { self.buffers.take(x.rows * x.width) } else { Vec::new() };
-        self.product_backward(&data, x, grad, &mut grad_x);
-        if !grad_x.is_empty() {
-            self.add_grad(x, grad_x);
-        }
-    }
-
-    /// `dX = dY W` (unless `grad_x` is empty) and `dW += dYᵀ X`.
-    fn product_backward(&mut self, data: &LinearData, x: Tensor, grad: &[f32], grad_x: &mut [f32]) {
-        let (n, k) = (data.out_features, data.in_features);
-        let rows = grad.len() / n;
-        let param = self.params.get_mut(data.weight);
-        if !grad_x.is_empty() {
-            let down = product((rows, k, n), View::rows(grad, n), View::rows(&param.data, k), 1.0, false);
-            train::gemm(&self.pool, &down, grad_x, k);
-        }
-        if param.is_trainable() {
-            let x = View::rows(&self.values[x.id], k);
-            let outer = product((n, k, rows), View::rows(grad, n).t(), x, 1.0, true);
-            train::gemm(&self.pool, &outer, &mut param.grad, k);
-        }
-    }
-
-    fn lora_backward(
-        &mut self,
-        linear: usize,
-        index: usize,
-        x: Tensor,
-        seed: u64,
-        (grad, mid): (&[f32], &[f32]),
-    ) {
-        let (lora, width) = (self.linears[linear].lora[index].clone(), self.linears[linear].out_features);
-        let (rank, scale, dropout) =
-            self.lora.as_ref().map_or((0, 0.0, 0.0), |l| (l.rank, l.scale, l.dropout));
-        let (rows, outputs) = (x.rows, lora.out_features);
-        let grad_part = View::rows(&grad[lora.column..], width);
-        let b = self.params.get_mut(lora.b);
-        let mut grad_mid = self.buffers.take(rows * rank);
-        let down = product((rows, rank, outputs), grad_part, View::rows(&b.data, rank), scale, false);
-        train::gemm(&self.pool, &down, &mut grad_mid, rank);
-        let grad_b = product((outputs, rank, rows), grad_part.t(), View::rows(mid, rank), scale, true);
-        train::gemm(&self.pool, &grad_b, &mut b.grad, rank);
-
-        let mut dropped = Vec::new();
-        if dropout > 0.0 {
-            dropped = self.buffers.take(rows * x.width);
-            train::dropout(&self.pool, &self.values[x.id], dropout, seed, false, &mut dropped);
-        }
-        let input = if dropped.is_empty() { &self.values[x.id] } else { &dropped };
-        let a = self.params.get_mut(lora.a);
-        let grad_a = product(
-            (rank, x.width, rows),
-            View::rows(&grad_mid, rank).t(),
-            View::rows(input, x.width),
-            1.0,
-            true,
-        );
-        train::gemm(&self.pool, &grad_a, &mut a.grad, x.width);
+        let grad_mids = self.lora_backward(adapters, x, dropout_seed, (grad, outputs), mids);
         if self.needs_grad[x.id] {
-            let mut grad_x = self.buffers.take(rows * x.width);
-            let up = product(
-                (rows, x.width, rank),
-                View::rows(&grad_mid, rank),
-                View::rows(&a.data, x.width),
-                1.0,
-                false,
-            );
-            train::gemm(&self.pool, &up, &mut grad_x, x.width);
-            if dropout > 0.0 {
-                let mut into = self.buffers.take(rows * x.width);
-                train::dropout(&self.pool, &grad_x, dropout, seed, false, &mut into);
-                self.buffers.give(std::mem::replace(&mut grad_x, into));
-            }
+            let mut grad_x = self.buffers.take(x.rows * inputs);
+            let base = Term {
+                columns: 0..inputs,
+                k: outputs,
+                a: View::rows(grad, outputs),
+                b: linear.matrix(&self.params, 0),
+                alpha: 1.0,
+            };
+            let mut terms = vec![base];
+            terms.extend(self.lora_grad_terms(adapters, x, &grad_mids));
+            train::gemm_sum(&self.pool, (x.rows, inputs), &terms, false, (&mut grad_x, inputs));
+            self.lora_grad_dropped(adapters, x, dropout_seed, &grad_mids, &mut grad_x);
             self.add_grad(x, grad_x);
         }
-        self.buffers.give(dropped);
-        self.buffers.give(grad_mid);
+        grad_mids.into_iter().for_each(|grad_mid| self.buffers.give(grad_mid));
+        if let Weight::Trained(weight) = linear.weight {
+            let x = View::rows(&self.values[x.id], inputs);
+            let shape = (outputs, inputs, grad.len() / outputs);
+            let outer = product(shape, View::rows(grad, outputs).t(), x.into(), 1.0, true);
+            train::gemm(&self.pool, &outer, &mut self.params.get_mut(weight).grad, inputs);
+        }
     }
 
     /// Adds to the gradient of `x`, and of the norm's weight.
@@ -256,7 +219,7 @@ impl Tape {
 pub(super) fn product<'a>(
     (m, n, k): (usize, usize, usize),
     a: View<'a>,
-    b: View<'a>,
+    b: Factor<'a>,
     alpha: f32,
     accumulate: bool,
 ) -> Product<'a> {

@@ -1,15 +1,17 @@
-//! The decoder's operations on the tape. Leaves their gradients to `backward`.
+//! The decoder's operations on the tape: what each makes. Leaves their gradients to `backward`.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use std::rc::Rc;
+
 use rectify_engine::EngineError;
-use rectify_engine::model::backend::{AttentionSpec, Backend, Matrix, Result};
+use rectify_engine::model::backend::{AttentionSpec, Backend, Matrix, Result, Values};
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::{layout, rope};
-use rectify_kernels::train::{self, Attention, HeadLayout, Product, View};
+use rectify_kernels::WeightDtype;
+use rectify_kernels::train::{self, Attention, HeadLayout, Term, View};
 
+use super::ops::Op;
 use super::params::{ParamId, Part};
-use super::tape::{LinearData, LoraPart, Op, Tape, Tensor};
+use super::tape::{LinearData, Tape, Tensor, Weight};
 
 /// A norm's weight and epsilon.
 #[derive(Clone, Copy, Debug)]
@@ -38,85 +40,167 @@ pub(super) fn attention_of<'a>(spec: &AttentionSpec, cu_seqlens: &'a [u32]) -> A
 }
 
 impl Tape {
-    fn new_lora(&mut self, module: &str, shape: (usize, usize, usize)) -> Option<LoraPart> {
-        let (column, out_features, in_features) = shape;
-        let lora = self.lora.as_ref()?;
-        let short = module.rsplit('.').next().unwrap_or(module);
-        if !module.starts_with("model.layers.") || !lora.target_modules.iter().any(|target| target == short) {
-            return None;
+    /// Computes what an operation makes, and what its gradient needs besides, from values on the tape.
+    pub(super) fn run(&mut self, op: &mut Op) {
+        match op {
+            Op::Embed { table, ids, out } => {
+                let table = Rc::clone(&self.linears[*table]);
+                let mut value = self.buffers.take(ids.len() * out.width);
+                match &table.weight {
+                    Weight::Trained(id) => {
+                        train::gather_rows(
+                            &self.pool,
+                            &self.params.get(*id).data,
+                            out.width,
+                            ids,
+                            &mut value,
+                        );
+                    }
+                    Weight::Frozen(weights) => train::gather_packed(&self.pool, weights, ids, &mut value),
+                }
+                self.values[out.id] = value;
+            }
+            Op::Linear { x, linear, adapted, dropout_seed, mids, out } => {
+                let linear = Rc::clone(&self.linears[*linear]);
+                if *adapted {
+                    *mids = self.lora_mids(&linear.lora, *x, *dropout_seed);
+                }
+                self.values[out.id] = self.linear_value(&linear, *x, mids);
+            }
+            Op::RmsNorm { x, norm, rstd, out } => {
+                (self.values[out.id], *rstd) = self.norm_of(norm, *x);
+            }
+            Op::AddRmsNorm { residual, x, sum, norm, rstd, out } => {
+                // It is still there when the layer it begins is run again.
+                if self.values[sum.id].is_empty() {
+                    // The operation that made `x` does not read it again, so the sum takes its place.
+                    let mut value = std::mem::take(&mut self.values[x.id]);
+                    train::add_assign(&self.pool, &mut value, &self.values[residual.id]);
+                    self.values[sum.id] = value;
+                }
+                (self.values[out.id], *rstd) = self.norm_of(norm, *sum);
+            }
+            Op::QkNorm { x, spec, norms, rstd, out } => {
+                let mut value = self.buffers.take(x.rows * x.width);
+                value.copy_from_slice(&self.values[x.id]);
+                for ((layout, norm), rstd) in head_layouts(spec).into_iter().zip(norms).zip(rstd) {
+                    *rstd = self.buffers.take(x.rows * layout.num_heads);
+                    let weight = (self.params.get(norm.weight).data.as_slice(), norm.eps);
+                    train::rms_norm(&self.pool, layout, &self.values[x.id], weight, &mut value, rstd);
+                }
+                self.values[out.id] = value;
+            }
+            Op::Rope { x, rope, spec, out } => {
+                // Neither this operation nor the one before reads its result again: rotate in place.
+                let mut value = std::mem::take(&mut self.values[x.id]);
+                self.rotate(*rope, spec, &mut value, false);
+                self.values[out.id] = value;
+            }
+            Op::Attention { qkv, spec, lse, out } => {
+                let mut value = self.buffers.take(out.rows * out.width);
+                *lse = self.buffers.take(qkv.rows * spec.num_heads);
+                let attention = attention_of(spec, &self.batch.cu_seqlens);
+                train::attention(&self.pool, &attention, &self.values[qkv.id], &mut value, lse);
+                self.values[out.id] = value;
+            }
+            Op::SwiGlu { gate_up, out } => {
+                let mut value = self.buffers.take(out.rows * out.width);
+                train::swiglu(&self.pool, &self.values[gate_up.id], out.width, &mut value);
+                self.values[out.id] = value;
+            }
+            Op::GatherRows { x, rows, out } => {
+                let mut value = self.buffers.take(rows.len() * x.width);
+                train::gather_rows(&self.pool, &self.values[x.id], x.width, rows, &mut value);
+                self.values[out.id] = value;
+            }
+            // Runs once, above all layers: nothing below needs it again.
+            Op::Logprobs(_) => {}
         }
-        let rank = lora.rank;
-        let mut rng = ChaCha8Rng::seed_from_u64(lora.seed);
-        rng.set_stream(self.params.iter().count() as u64);
-        // PEFT's start: Kaiming-uniform with a = √5, that is, uniform within 1/√in.
-        let bound = (in_features as f32).sqrt().recip();
-        let a: Vec<f32> = (0..rank * in_features).map(|_| rng.random_range(-bound..bound)).collect();
-        let part = |name: &str, shape: [usize; 2]| {
-            vec![Part { name: format!("{module}.{name}.weight"), shape: shape.to_vec() }]
-        };
-        let a = self.params.add(part("lora_A", [rank, in_features]), a, true, true);
-        let b =
-            self.params.add(part("lora_B", [out_features, rank]), vec![0.0; out_features * rank], true, true);
-        Some(LoraPart { column, out_features, a, b })
     }
 
-    /// `y[:, columns] += scale · dropout(x) Aᵀ Bᵀ`; returns `dropout(x) Aᵀ`.
-    fn lora_forward(&mut self, linear: usize, index: usize, x: Tensor, seed: u64, y: &mut [f32]) -> Vec<f32> {
-        let (lora, width) = (self.linears[linear].lora[index].clone(), self.linears[linear].out_features);
-        let (rank, scale, dropout) =
-            self.lora.as_ref().map_or((0, 0.0, 0.0), |l| (l.rank, l.scale, l.dropout));
-        let mut mid = self.buffers.take(x.rows * rank);
-        let mut dropped = Vec::new();
-        if self.recording && dropout > 0.0 {
-            dropped = self.buffers.take(x.rows * x.width);
-            train::dropout(&self.pool, &self.values[x.id], dropout, seed, false, &mut dropped);
+    /// `x Wᵀ + b`, and what adapters add to it.
+    fn linear_value(&mut self, linear: &LinearData, x: Tensor, mids: &[Vec<f32>]) -> Vec<f32> {
+        let (inputs, outputs) = (linear.in_features, linear.out_features);
+        let mut value = self.buffers.take(x.rows * outputs);
+        if let Some(bias) = linear.bias {
+            let bias = &self.params.get(bias).data;
+            value.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
         }
-        let input = if dropped.is_empty() { &self.values[x.id] } else { &dropped };
-        let down = Product {
-            m: x.rows,
-            n: rank,
-            k: x.width,
-            a: View::rows(input, x.width),
-            b: View::rows(&self.params.get(lora.a).data, x.width).t(),
+        let base = Term {
+            columns: 0..outputs,
+            k: inputs,
+            a: View::rows(&self.values[x.id], inputs),
+            b: linear.matrix(&self.params, 0).t(),
             alpha: 1.0,
-            accumulate: false,
         };
-        train::gemm(&self.pool, &down, &mut mid, rank);
-        let up = Product {
-            m: x.rows,
-            n: lora.out_features,
-            k: rank,
-            a: View::rows(&mid, rank),
-            b: View::rows(&self.params.get(lora.b).data, rank).t(),
-            alpha: scale,
-            accumulate: true,
-        };
-        train::gemm(&self.pool, &up, &mut y[lora.column..], width);
-        self.buffers.give(dropped);
-        mid
+        let mut terms = vec![base];
+        terms.extend(self.lora_terms(&linear.lora, mids));
+        let has_bias = linear.bias.is_some();
+        train::gemm_sum(&self.pool, (x.rows, outputs), &terms, has_bias, (&mut value, outputs));
+        value
     }
 
     fn norm_of(&mut self, norm: &Norm, x: Tensor) -> (Vec<f32>, Vec<f32>) {
-        let (mut out, mut rstd) = (self.buffers.take(x.rows * x.width), vec![0.0; x.rows]);
+        let (mut out, mut rstd) = (self.buffers.take(x.rows * x.width), self.buffers.take(x.rows));
         let weight = (self.params.get(norm.weight).data.as_slice(), norm.eps);
-        train::rms_norm(
-            &self.pool,
-            HeadLayout::rows(x.width),
-            &self.values[x.id],
-            weight,
-            &mut out,
-            &mut rstd,
-        );
+        let layout = HeadLayout::rows(x.width);
+        train::rms_norm(&self.pool, layout, &self.values[x.id], weight, &mut out, &mut rstd);
         (out, rstd)
     }
 
-    fn is_trainable(&self, id: ParamId) -> bool {
-        self.params.get(id).is_trainable()
+    pub(super) fn rotate(&self, rope: usize, spec: &AttentionSpec, rows: &mut [f32], inverse: bool) {
+        let [queries, _] = head_layouts(spec);
+        // Keys follow queries, and both turn alike.
+        let layout = HeadLayout { num_heads: spec.num_heads + spec.num_kv_heads, ..queries };
+        let (cos, sin) = &self.ropes[rope];
+        let table = (cos.as_slice(), sin.as_slice());
+        train::rope(&self.pool, layout, rows, &self.batch.positions, table, spec.head_dim / 2, inverse);
     }
 
-    /// Moves a value out of the tape, if no gradient will ask for it.
-    fn take_value(&mut self, tensor: Tensor) -> Vec<f32> {
-        std::mem::take(&mut self.values[tensor.id])
+    fn is_trainable(&self, norm: &Norm) -> bool {
+        self.params.get(norm.weight).is_trainable()
+    }
+
+    /// Runs an operation and keeps it.
+    fn push(&mut self, mut op: Op) {
+        self.run(&mut op);
+        self.record(op);
+    }
+
+    /// The matrix of a projection: trained, or frozen and packed.
+    fn new_weight(&mut self, parts: &mut [Matrix<'_>], trained: bool) -> Result<Weight> {
+        if !trained {
+            let is_half = parts.iter().all(|part| matches!(part.values, Values::Bf16(_)));
+            let stored = if is_half { WeightDtype::Bf16 } else { WeightDtype::F32 };
+            let dtype = self.base.dtype.unwrap_or(stored);
+            return Ok(Weight::Frozen(self.base.store.pack(&self.pool, parts, dtype)?));
+        }
+        let (mut names, mut weight) = (Vec::new(), Vec::new());
+        for part in parts {
+            let shape = vec![part.out_features, part.in_features];
+            names.push(Part { name: format!("{}.weight", part.module), shape });
+            weight.extend_from_slice(&part.values.reborrow().into_f32());
+        }
+        Ok(Weight::Trained(self.params.add(names, weight, true, true)))
+    }
+
+    /// The stacked bias of a projection, if it has one.
+    fn new_bias(&mut self, parts: &mut [Matrix<'_>], trained: bool) -> Result<Option<ParamId>> {
+        let (mut names, mut bias) = (Vec::new(), Vec::new());
+        for part in &mut *parts {
+            if let Some(values) = part.bias.take() {
+                let name = format!("{}.bias", part.module);
+                names.push(Part { name, shape: vec![values.len()] });
+                bias.extend(values);
+            }
+        }
+        if !names.is_empty() && names.len() != parts.len() {
+            return Err(EngineError::load(
+                &parts[0].module,
+                "some matrices of this projection have a bias and some have none, which training does not know",
+            ));
+        }
+        Ok((!names.is_empty()).then(|| self.params.add(names, bias, trained, false)))
     }
 }
 
@@ -126,38 +210,19 @@ impl Backend for Tape {
     type Norm = Norm;
     type Rope = usize;
 
-    fn new_linear(&mut self, parts: Vec<Matrix<'_>>) -> Result<usize> {
+    fn new_linear(&mut self, mut parts: Vec<Matrix<'_>>) -> Result<usize> {
         let in_features = parts.first().map_or(0, |part| part.in_features);
-        let out_features = parts.iter().map(|part| part.out_features).sum();
         // With adapters the base is frozen; a new score head is trained all the same.
         let is_score_head = parts.first().is_some_and(|part| part.module == layout::SCORE_HEAD);
-        let trainable = self.lora.is_none() || is_score_head;
-        let (mut names, mut weight) = (Vec::new(), Vec::with_capacity(out_features * in_features));
-        let (mut bias_names, mut bias) = (Vec::new(), Vec::new());
-        let mut lora = Vec::new();
-        let mut column = 0;
-        for part in parts {
-            let shape = vec![part.out_features, in_features];
-            names.push(Part { name: format!("{}.weight", part.module), shape });
-            weight.extend_from_slice(&part.values.into_f32());
-            if let Some(values) = part.bias {
-                let name = format!("{}.bias", part.module);
-                bias_names.push(Part { name, shape: vec![values.len()] });
-                bias.resize(column, 0.0);
-                bias.extend(values);
-            }
-            lora.extend(self.new_lora(&part.module, (column, part.out_features, in_features)));
-            column += part.out_features;
+        let trained = self.lora.is_none() || is_score_head;
+        let (mut lora, mut out_features) = (Vec::new(), 0);
+        for part in &parts {
+            lora.extend(self.new_lora(&part.module, (out_features, part.out_features, in_features)));
+            out_features += part.out_features;
         }
-        if !bias.is_empty() && bias_names.len() != names.len() {
-            return Err(EngineError::load(
-                &names[0].name,
-                "some matrices of this projection have a bias and some have none, which training does not know",
-            ));
-        }
-        let weight = self.params.add(names, weight, trainable, true);
-        let bias = (!bias.is_empty()).then(|| self.params.add(bias_names, bias, trainable, false));
-        self.linears.push(LinearData { weight, bias, in_features, out_features, lora });
+        let weight = self.new_weight(&mut parts, trained)?;
+        let bias = self.new_bias(&mut parts, trained)?;
+        self.linears.push(Rc::new(LinearData { weight, bias, in_features, out_features, lora }));
         Ok(self.linears.len() - 1)
     }
 
@@ -176,92 +241,61 @@ impl Backend for Tape {
         Ok(self.ropes.len() - 1)
     }
 
+    fn start_layer(&mut self) {
+        self.open_segment();
+    }
+
     fn embed(&mut self, table: &usize, ids: &[u32]) -> Result<Tensor> {
-        let (weight, width) = (self.linears[*table].weight, self.linears[*table].in_features);
-        let rows = self.linears[*table].out_features;
+        let (rows, width) = (self.linears[*table].out_features, self.linears[*table].in_features);
         if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
             let message =
                 format!("token {id} is outside the model's vocabulary of {rows}; the tokenizer does not fit");
             return Err(EngineError::load("tokenizer.json", message));
         }
-        let mut out = self.buffers.take(ids.len() * width);
-        train::gather_rows(&self.pool, &self.params.get(weight).data, width, ids, &mut out);
-        let out = self.push(out, width, self.is_trainable(weight));
-        self.record(Op::Embed { table: weight, ids: ids.to_vec(), out });
+        let out = self.declare(ids.len(), width, self.linears[*table].is_trained());
+        self.push(Op::Embed { table: *table, ids: ids.to_vec(), out });
         Ok(out)
     }
 
     fn linear(&mut self, weight: &usize, x: &Tensor) -> Result<Tensor> {
         let (linear, x) = (*weight, *x);
-        let LinearData { weight, bias, in_features, out_features, ref lora } = self.linears[linear];
-        let num_lora = lora.len();
-        let mut out = self.buffers.take(x.rows * out_features);
-        if let Some(bias) = bias {
-            let bias = &self.params.get(bias).data;
-            out.chunks_exact_mut(out_features).for_each(|row| row.copy_from_slice(bias));
-        }
-        let product = Product {
-            m: x.rows,
-            n: out_features,
-            k: in_features,
-            a: View::rows(&self.values[x.id], in_features),
-            b: View::rows(&self.params.get(weight).data, in_features).t(),
-            alpha: 1.0,
-            accumulate: bias.is_some(),
-        };
-        train::gemm(&self.pool, &product, &mut out, out_features);
         // Each adapter of each operation drops its own inputs.
         let dropout_seed = self.dropout_seed.wrapping_add((self.values.len() as u64) << 40);
-        let mut mids = Vec::with_capacity(num_lora);
-        for index in 0..num_lora {
-            mids.push(self.lora_forward(linear, index, x, lora_seed(dropout_seed, index), &mut out));
-        }
-        let needs_grad = self.needs_grad[x.id] || num_lora > 0 || self.is_trainable(weight);
-        let out = self.push(out, out_features, needs_grad);
-        self.record(Op::Linear { x, linear, mids, dropout_seed, out });
+        let data = &self.linears[linear];
+        let adapted = self.adapted && !data.lora.is_empty();
+        let needs_grad = self.needs_grad[x.id] || adapted || data.is_trained();
+        let out = self.declare(x.rows, self.linears[linear].out_features, needs_grad);
+        self.push(Op::Linear { x, linear, adapted, dropout_seed, mids: Vec::new(), out });
         Ok(out)
     }
 
     fn rms_norm(&mut self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
-        let (out, rstd) = self.norm_of(norm, *x);
-        let out = self.push(out, x.width, self.needs_grad[x.id] || self.is_trainable(norm.weight));
-        self.record(Op::RmsNorm { x: *x, norm: norm.weight, rstd, out });
+        let needs_grad = self.needs_grad[x.id] || self.is_trainable(norm);
+        let out = self.declare(x.rows, x.width, needs_grad);
+        self.push(Op::RmsNorm { x: *x, norm: *norm, rstd: Vec::new(), out });
         Ok(out)
     }
 
     fn add_rms_norm(&mut self, norm: &Norm, residual: Tensor, x: Tensor) -> Result<(Tensor, Tensor)> {
-        // The operation that made `x` does not read it again, so the sum takes its place.
-        let mut sum = self.take_value(x);
-        train::add_assign(&self.pool, &mut sum, &self.values[residual.id]);
+        self.note_input();
         let needs_grad = self.needs_grad[x.id] || self.needs_grad[residual.id];
-        let sum = self.push(sum, x.width, needs_grad);
-        let (out, rstd) = self.norm_of(norm, sum);
-        let out = self.push(out, x.width, needs_grad || self.is_trainable(norm.weight));
-        self.record(Op::AddRmsNorm { residual, x, sum, norm: norm.weight, rstd, out });
+        let sum = self.declare(x.rows, x.width, needs_grad);
+        let out = self.declare(x.rows, x.width, needs_grad || self.is_trainable(norm));
+        self.push(Op::AddRmsNorm { residual, x, sum, norm: *norm, rstd: Vec::new(), out });
+        self.close_segment();
         Ok((sum, out))
     }
 
     fn qk_norm(&mut self, q: &Norm, k: &Norm, spec: &AttentionSpec, qkv: Tensor) -> Result<Tensor> {
-        let mut out = self.buffers.take(qkv.rows * qkv.width);
-        out.copy_from_slice(&self.values[qkv.id]);
-        let mut saved = [Vec::new(), Vec::new()];
-        for ((layout, norm), rstd) in head_layouts(spec).into_iter().zip([q, k]).zip(&mut saved) {
-            rstd.resize(qkv.rows * layout.num_heads, 0.0);
-            let weight = (self.params.get(norm.weight).data.as_slice(), norm.eps);
-            train::rms_norm(&self.pool, layout, &self.values[qkv.id], weight, &mut out, rstd);
-        }
-        let needs_grad = self.needs_grad[qkv.id] || self.is_trainable(q.weight);
-        let out = self.push(out, qkv.width, needs_grad);
-        self.record(Op::QkNorm { x: qkv, spec: *spec, norms: [q.weight, k.weight], rstd: saved, out });
+        let needs_grad = self.needs_grad[qkv.id] || self.is_trainable(q);
+        let out = self.declare(qkv.rows, qkv.width, needs_grad);
+        self.push(Op::QkNorm { x: qkv, spec: *spec, norms: [*q, *k], rstd: Default::default(), out });
         Ok(out)
     }
 
     fn rope(&mut self, rope: &usize, spec: &AttentionSpec, qkv: Tensor) -> Result<Tensor> {
-        // Neither this operation nor the one before reads its result again: rotate in place.
-        let mut value = self.take_value(qkv);
-        self.rotate(*rope, spec, &mut value, false);
-        let out = self.push(value, qkv.width, self.needs_grad[qkv.id]);
-        self.record(Op::Rope { x: qkv, rope: *rope, spec: *spec, out });
+        let out = self.declare(qkv.rows, qkv.width, self.needs_grad[qkv.id]);
+        self.push(Op::Rope { x: qkv, rope: *rope, spec: *spec, out });
         Ok(out)
     }
 
@@ -272,49 +306,24 @@ impl Backend for Tape {
                 "attn_logit_softcapping is not known to the trainer",
             ));
         }
-        let width = spec.num_heads * spec.head_dim;
-        let (mut out, mut lse) = (self.buffers.take(qkv.rows * width), vec![0.0; qkv.rows * spec.num_heads]);
-        let attention = attention_of(spec, &self.batch.cu_seqlens);
-        train::attention(&self.pool, &attention, &self.values[qkv.id], &mut out, &mut lse);
-        let out = self.push(out, width, self.needs_grad[qkv.id]);
-        self.record(Op::Attention { qkv, spec: *spec, lse, out });
+        let out = self.declare(qkv.rows, spec.num_heads * spec.head_dim, self.needs_grad[qkv.id]);
+        self.push(Op::Attention { qkv, spec: *spec, lse: Vec::new(), out });
         Ok(out)
     }
 
     fn swiglu(&mut self, gate_up: Tensor) -> Result<Tensor> {
-        let width = gate_up.width / 2;
-        let mut out = self.buffers.take(gate_up.rows * width);
-        train::swiglu(&self.pool, &self.values[gate_up.id], width, &mut out);
-        let out = self.push(out, width, self.needs_grad[gate_up.id]);
-        self.record(Op::SwiGlu { gate_up, out });
+        let out = self.declare(gate_up.rows, gate_up.width / 2, self.needs_grad[gate_up.id]);
+        self.push(Op::SwiGlu { gate_up, out });
         Ok(out)
     }
 
     fn gather_rows(&mut self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        let mut out = self.buffers.take(rows.len() * x.width);
-        train::gather_rows(&self.pool, &self.values[x.id], x.width, rows, &mut out);
-        let out = self.push(out, x.width, self.needs_grad[x.id]);
-        self.record(Op::GatherRows { x: *x, rows: rows.to_vec(), out });
+        let out = self.declare(rows.len(), x.width, self.needs_grad[x.id]);
+        self.push(Op::GatherRows { x: *x, rows: rows.to_vec(), out });
         Ok(out)
     }
 
     fn narrow(&mut self, _: &[u32]) -> Result<()> {
         Ok(()) // Only attention and rotations look at the batch, and both are past.
     }
-}
-
-impl Tape {
-    pub(super) fn rotate(&self, rope: usize, spec: &AttentionSpec, rows: &mut [f32], inverse: bool) {
-        let [queries, _] = head_layouts(spec);
-        // Keys follow queries, and both turn alike.
-        let layout = HeadLayout { num_heads: spec.num_heads + spec.num_kv_heads, ..queries };
-        let (cos, sin) = &self.ropes[rope];
-        let table = (cos.as_slice(), sin.as_slice());
-        train::rope(&self.pool, layout, rows, &self.batch.positions, table, spec.head_dim / 2, inverse);
-    }
-}
-
-/// What adapter `index` of an operation drops.
-pub(super) fn lora_seed(operation: u64, index: usize) -> u64 {
-    operation.wrapping_add((index as u64 + 1).wrapping_mul(0xA076_1D64_78BD_642F))
 }

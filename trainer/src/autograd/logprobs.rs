@@ -2,11 +2,13 @@
 //! held beyond a fixed memory. Leaves arithmetic to the kernels, what tokens count to the losses.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use rectify_kernels::train::{self, LogitColumns, LogprobGrads, RowSums, TokenStats, View};
 
 use super::backward::product;
-use super::tape::{LinearData, Op, Tape, Tensor};
+use super::ops::Op;
+use super::tape::{LinearData, Tape, Tensor, Weight};
 
 /// Rows of a tile of logits. Tests have several.
 const TILE_ROWS: usize = if cfg!(test) { 4 } else { 1024 };
@@ -67,14 +69,20 @@ impl Tile {
     }
 }
 
+impl LogprobsOp {
+    pub(super) fn outputs(&self) -> [Tensor; 2] {
+        [self.logprobs, self.entropies]
+    }
+}
+
 impl Tape {
     /// Log-probabilities of `targets` under the head `linear` of `hidden`, and entropies, with logits divided by
     /// `temperature`. Logits exist a tile at a time beyond a fixed memory.
     pub fn logprobs(&mut self, linear: usize, hidden: Tensor, targets: &[u32], temperature: f32) -> Logprobs {
-        let head = self.linears[linear].clone();
+        let head = Rc::clone(&self.linears[linear]);
         let vocab = head.out_features;
         let scale = temperature.recip();
-        let keep = self.recording && 4 * vocab * targets.len() <= LOGITS_KEPT;
+        let keep = self.recording && !self.checkpointing && 4 * vocab * targets.len() <= LOGITS_KEPT;
         let mut sums = vec![RowSums::default(); targets.len()];
         let mut kept = Vec::new();
         for tile in Tile::all(targets.len(), vocab) {
@@ -88,8 +96,12 @@ impl Tape {
             }
         }
         let stats: Vec<TokenStats> = sums.iter().map(RowSums::finish).collect();
-        let needs_grad = self.needs_grad[hidden.id] || self.params.get(head.weight).is_trainable();
-        let mut push = |of: fn(&TokenStats) -> f32| self.push(stats.iter().map(of).collect(), 1, needs_grad);
+        let needs_grad = self.needs_grad[hidden.id] || head.is_trained();
+        let mut push = |of: fn(&TokenStats) -> f32| {
+            let out = self.declare(targets.len(), 1, needs_grad);
+            self.values[out.id] = stats.iter().map(of).collect();
+            out
+        };
         let (logprobs, entropies) = (push(|stats| stats.logprob), push(|stats| stats.entropy));
         let (targets, saved) = (targets.to_vec(), stats.clone());
         let op =
@@ -102,19 +114,19 @@ impl Tape {
         let (width, columns) = (hidden.width, tile.columns);
         let mut logits = self.buffers.take(tile.num_elements());
         let x = View::rows(&self.values[hidden.id][tile.rows.start * width..], width);
-        let weight = View::rows(&self.params.get(head.weight).data[columns.first * width..], width).t();
+        let weight = head.matrix(&self.params, columns.first).t();
         let product = product((tile.rows.len(), columns.width, width), x, weight, scale, false);
         train::gemm(&self.pool, &product, &mut logits, columns.width);
         logits
     }
 
-    pub(super) fn logprobs_backward(&mut self, op: LogprobsOp) {
-        let LogprobsOp { hidden, linear, targets, scale, stats, mut logits, .. } = op;
+    pub(super) fn logprobs_backward(&mut self, op: &mut LogprobsOp) {
+        let LogprobsOp { hidden, linear, ref targets, scale, ref stats, ref mut logits, .. } = *op;
         let (logprobs, entropies) = (self.take_grad(op.logprobs), self.take_grad(op.entropies));
         if logprobs.is_none() && entropies.is_none() {
             return;
         }
-        let head = self.linears[linear].clone();
+        let head = Rc::clone(&self.linears[linear]);
         logits.reverse();
         let mut grad_hidden = match self.needs_grad[hidden.id] {
             true => self.buffers.take(hidden.rows * hidden.width),
@@ -126,7 +138,7 @@ impl Tape {
                 None => self.logits_tile(&head, hidden, &tile, scale),
             };
             let rows = tile.rows.clone();
-            let of = |grad: &Option<std::rc::Rc<Vec<f32>>>| {
+            let of = |grad: &Option<Rc<Vec<f32>>>| {
                 grad.as_ref().map_or(Vec::new(), |grad| grad[rows.clone()].to_vec())
             };
             let (of_logprobs, of_entropies) = (of(&logprobs), of(&entropies));
@@ -153,19 +165,19 @@ impl Tape {
         grad_hidden: &mut [f32],
     ) {
         let (rows, columns, width) = (tile.rows.len(), tile.columns, hidden.width);
-        let (from, first) = (tile.rows.start * width, columns.first * width);
+        let from = tile.rows.start * width;
         let grad = View::rows(grad, columns.width);
-        let param = self.params.get_mut(head.weight);
         if !grad_hidden.is_empty() {
-            let weight = View::rows(&param.data[first..], width);
+            let weight = head.matrix(&self.params, columns.first);
             let shape = (rows, width, columns.width);
             let down = product(shape, grad, weight, scale, columns.first > 0);
             train::gemm(&self.pool, &down, &mut grad_hidden[from..], width);
         }
-        if param.is_trainable() {
-            let x = View::rows(&self.values[hidden.id][from..], width);
+        if let Weight::Trained(weight) = head.weight {
+            let x = View::rows(&self.values[hidden.id][from..], width).into();
             let outer = product((columns.width, width, rows), grad.t(), x, scale, true);
-            train::gemm(&self.pool, &outer, &mut param.grad[first..], width);
+            let into = &mut self.params.get_mut(weight).grad[columns.first * width..];
+            train::gemm(&self.pool, &outer, into, width);
         }
     }
 }

@@ -6,16 +6,20 @@
 //! traffic is no longer small beside the products. Here gradients go into recycled buffers, weight gradients straight
 //! into the accumulators that outlive the step, and the residual stream's gradient is one buffer from top to bottom.
 
+mod adapters;
 mod backward;
 mod buffers;
 mod forward;
 mod logprobs;
+mod ops;
 mod params;
+mod segments;
 mod tape;
 
+pub use adapters::LoraSettings;
 pub use logprobs::Logprobs;
 pub use params::{Param, ParamId, Params, Part};
-pub use tape::{LoraSettings, PackedBatch, Tape, Tensor};
+pub use tape::{FrozenBase, PackedBatch, Tape, Tensor};
 
 #[cfg(test)]
 mod tests;

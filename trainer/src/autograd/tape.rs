@@ -1,15 +1,18 @@
-//! The tape: values of a forward pass, the operations that made them, and the packed batch they belong to. Leaves what
-//! operations compute to `forward` and `backward`.
+//! The tape: weights, values of a forward pass, the operations that made them, and the packed batch they belong to.
+//! Leaves what operations compute to `forward` and `backward`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rectify_engine::model::backend::AttentionSpec;
-use rectify_kernels::Pool;
+use rectify_engine::model::weights::WeightStore;
+use rectify_kernels::train::{Factor, View};
+use rectify_kernels::{PackedLinear, Pool, WeightDtype};
 
+use super::adapters::{LoraPart, LoraSettings};
 use super::buffers::Buffers;
-use super::logprobs::LogprobsOp;
+use super::ops::Op;
 use super::params::{ParamId, Params};
+use super::segments::Segment;
 
 /// A value on the tape: `[rows, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,67 +48,61 @@ impl PackedBatch {
     }
 }
 
-/// Adapters to put on the projections of a model as it is loaded.
+/// How weights that are not trained are held, and where.
+#[derive(Clone, Debug, Default)]
+pub struct FrozenBase {
+    /// Projections of layers; `None` is as they are stored, half precision as bfloat16 where that loses nothing.
+    pub dtype: Option<WeightDtype>,
+    /// Shared with others who hold the same model: an engine that serves it.
+    pub store: WeightStore,
+}
+
+/// The stacked matrix of a projection.
 #[derive(Clone, Debug)]
-pub struct LoraSettings {
-    /// Rank.
-    pub rank: usize,
-    /// `alpha / rank`.
-    pub scale: f32,
-    /// Share of inputs dropped.
-    pub dropout: f32,
-    /// Last parts of the names of the projections that get one.
-    pub target_modules: Vec<String>,
-    /// Decides the start of `lora_a`; `lora_b` starts at zero.
-    pub seed: u64,
+pub(super) enum Weight {
+    Trained(ParamId),
+    /// Only the gradient to the input goes through it.
+    Frozen(Arc<PackedLinear>),
 }
 
 /// A projection: its stacked matrix, bias and adapters.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct LinearData {
-    pub(super) weight: ParamId,
+    pub(super) weight: Weight,
     pub(super) bias: Option<ParamId>,
     pub(super) in_features: usize,
     pub(super) out_features: usize,
     pub(super) lora: Vec<LoraPart>,
 }
 
-/// The adapter of one matrix of a projection.
-#[derive(Clone, Debug)]
-pub(super) struct LoraPart {
-    /// First output column.
-    pub(super) column: usize,
-    pub(super) out_features: usize,
-    /// `[rank, in_features]`.
-    pub(super) a: ParamId,
-    /// `[out_features, rank]`.
-    pub(super) b: ParamId,
-}
+impl LinearData {
+    pub(super) fn is_trained(&self) -> bool {
+        matches!(self.weight, Weight::Trained(_))
+    }
 
-/// An operation: what it read, what it made, and what its gradient needs besides.
-#[derive(Debug)]
-pub(super) enum Op {
-    Embed { table: ParamId, ids: Vec<u32>, out: Tensor },
-    Linear { x: Tensor, linear: usize, mids: Vec<Vec<f32>>, dropout_seed: u64, out: Tensor },
-    RmsNorm { x: Tensor, norm: ParamId, rstd: Vec<f32>, out: Tensor },
-    AddRmsNorm { residual: Tensor, x: Tensor, sum: Tensor, norm: ParamId, rstd: Vec<f32>, out: Tensor },
-    QkNorm { x: Tensor, spec: AttentionSpec, norms: [ParamId; 2], rstd: [Vec<f32>; 2], out: Tensor },
-    Rope { x: Tensor, rope: usize, spec: AttentionSpec, out: Tensor },
-    Attention { qkv: Tensor, spec: AttentionSpec, lse: Vec<f32>, out: Tensor },
-    SwiGlu { gate_up: Tensor, out: Tensor },
-    GatherRows { x: Tensor, rows: Vec<u32>, out: Tensor },
-    Logprobs(LogprobsOp),
+    /// The matrix `W` from output `first` on, `[out_features - first, in_features]`.
+    pub(super) fn matrix<'a>(&'a self, params: &'a Params, first: usize) -> Factor<'a> {
+        match &self.weight {
+            Weight::Trained(id) => {
+                View::rows(&params.get(*id).data[first * self.in_features..], self.in_features).into()
+            }
+            Weight::Frozen(weights) => Factor::packed(weights, first),
+        }
+    }
 }
 
 /// The decoder's training backend. Its batch is set with [`Tape::begin`].
 #[derive(Debug)]
 pub struct Tape {
     pub(super) pool: Arc<Pool>,
-    /// Weights and their gradients.
+    /// Weights that are trained, and small ones that are not.
     pub params: Params,
-    pub(super) linears: Vec<LinearData>,
+    pub(super) linears: Vec<Rc<LinearData>>,
     pub(super) ropes: Vec<(Vec<f32>, Vec<f32>)>,
     pub(super) lora: Option<LoraSettings>,
+    pub(super) base: FrozenBase,
+    pub(super) checkpointing: bool,
+    pub(super) adapted: bool,
     pub(super) batch: Rc<PackedBatch>,
     /// Whether gradients will be asked for.
     pub(super) recording: bool,
@@ -114,6 +111,12 @@ pub struct Tape {
     pub(super) values: Vec<Vec<f32>>,
     pub(super) needs_grad: Vec<bool>,
     pub(super) grads: Vec<Option<Rc<Vec<f32>>>>,
+    /// Layers of which only the input is kept, from the input up.
+    pub(super) segments: Vec<Segment>,
+    /// The layer in hand.
+    pub(super) open: Option<Segment>,
+    /// The layer before, until the layer in hand has read its result.
+    pub(super) ended: Option<Segment>,
     pub(super) buffers: Buffers,
 }
 
@@ -127,6 +130,9 @@ impl Tape {
             linears: Vec::new(),
             ropes: Vec::new(),
             lora,
+            base: FrozenBase::default(),
+            checkpointing: false,
+            adapted: true,
             batch: Rc::default(),
             recording: false,
             dropout_seed: 0,
@@ -134,8 +140,29 @@ impl Tape {
             values: Vec::new(),
             needs_grad: Vec::new(),
             grads: Vec::new(),
+            segments: Vec::new(),
+            open: None,
+            ended: None,
             buffers: Buffers::default(),
         }
+    }
+
+    /// Sets how projections that are frozen will be held; for those loaded afterwards.
+    #[must_use]
+    pub fn with_base(self, base: FrozenBase) -> Self {
+        Self { base, ..self }
+    }
+
+    /// Keeps only the input of each layer for the backward pass, which then runs the layer again: the same bits for
+    /// less memory and a third more work.
+    pub fn set_gradient_checkpointing(&mut self, on: bool) {
+        self.checkpointing = on;
+    }
+
+    /// Whether adapters take part in the passes that follow. Without them the model is the one they started from: the
+    /// reference policy.
+    pub fn set_adapters(&mut self, on: bool) {
+        self.adapted = on;
     }
 
     /// Forgets the last pass and sets the batch of the next. `train` asks for gradients and dropout; `dropout_seed`
@@ -157,22 +184,18 @@ impl Tape {
         &self.pool
     }
 
-    /// Values of a tensor of this pass.
+    /// Values of a tensor of this pass. Inside of a layer they may be gone once the next has begun.
     pub fn value(&self, tensor: Tensor) -> &[f32] {
         &self.values[tensor.id]
     }
 
-    pub(super) fn push(&mut self, value: Vec<f32>, width: usize, needs_grad: bool) -> Tensor {
-        let tensor = Tensor { id: self.values.len(), rows: value.len() / width.max(1), width };
-        self.values.push(value);
-        self.needs_grad.push(needs_grad);
-        tensor
-    }
-
-    pub(super) fn record(&mut self, op: Op) {
-        if self.recording {
-            self.ops.push(op);
-        }
+    /// Numbers in all weights, frozen or not.
+    pub fn num_parameters(&self) -> usize {
+        let frozen = |linear: &Rc<LinearData>| match linear.is_trained() {
+            true => 0,
+            false => linear.in_features * linear.out_features,
+        };
+        self.params.num_elements() + self.linears.iter().map(frozen).sum::<usize>()
     }
 
     /// Bytes of activations and gradients, in use or spare.
@@ -181,14 +204,26 @@ impl Tape {
         values + self.buffers.num_bytes()
     }
 
+    /// A tensor whose value is still to come.
+    pub(super) fn declare(&mut self, rows: usize, width: usize, needs_grad: bool) -> Tensor {
+        let tensor = Tensor { id: self.values.len(), rows, width };
+        self.values.push(Vec::new());
+        self.needs_grad.push(needs_grad);
+        tensor
+    }
+
+    /// Keeps an operation for the backward pass, if there will be one.
+    pub(super) fn record(&mut self, mut op: Op) {
+        if self.recording {
+            self.ops.push(op);
+        } else {
+            op.forget(&mut self.buffers);
+        }
+    }
+
     pub(super) fn reset(&mut self) {
-        for op in std::mem::take(&mut self.ops) {
-            let extra = match op {
-                Op::Linear { mids, .. } => mids,
-                Op::Logprobs(op) => op.logits,
-                _ => Vec::new(),
-            };
-            extra.into_iter().for_each(|buffer| self.buffers.give(buffer));
+        for mut op in std::mem::take(&mut self.ops) {
+            op.forget(&mut self.buffers);
         }
         for value in std::mem::take(&mut self.values) {
             self.buffers.give(value);
@@ -197,6 +232,8 @@ impl Tape {
             self.release(grad);
         }
         self.needs_grad.clear();
+        self.segments.clear();
+        (self.open, self.ended) = (None, None);
     }
 
     pub(super) fn release(&mut self, grad: Rc<Vec<f32>>) {

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use rectify_engine::model::backend::Values;
 use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::decoder::Decoder;
+use rectify_engine::model::layout;
 use rectify_engine::model::load::load_decoder;
-use rectify_kernels::Pool;
+use rectify_engine::model::weights::WeightStore;
+use rectify_kernels::{Pool, WeightDtype};
 
 use super::*;
 
@@ -20,10 +23,19 @@ fn config(model_type: &str, class: &str, tied: bool, labels: bool) -> ModelConfi
     ModelConfig::from_json("config.json", &text).unwrap()
 }
 
-/// A model whose weights are large enough that every part matters.
+/// A model whose trained weights are large enough that every part matters.
 fn model(config: &ModelConfig, lora: Option<LoraSettings>) -> (Tape, Decoder<Tape>) {
-    let mut tape = Tape::new(Arc::new(Pool::new(2).unwrap()), lora);
-    let decoder = load_decoder(&mut tape, config, &Checkpoint::random(config, 1)).unwrap();
+    load(config, &Checkpoint::random(config, 1), lora, FrozenBase::default())
+}
+
+fn load(
+    config: &ModelConfig,
+    checkpoint: &Checkpoint,
+    lora: Option<LoraSettings>,
+    base: FrozenBase,
+) -> (Tape, Decoder<Tape>) {
+    let mut tape = Tape::new(Arc::new(Pool::new(2).unwrap()), lora).with_base(base);
+    let decoder = load_decoder(&mut tape, config, checkpoint).unwrap();
     let mut state = 7u32;
     for param in tape.params.trainable_mut() {
         for value in &mut param.data {
@@ -141,4 +153,104 @@ fn packing_does_not_change_a_sequence() {
     };
     let (packed, alone) = (hidden(&[&first, &second]), hidden(&[&second]));
     assert_eq!(packed[4 * 12..], alone);
+}
+
+/// Gradients of everything that is trained, and the loss.
+fn gradients(tape: &mut Tape, decoder: &Decoder<Tape>) -> (f64, Vec<Vec<f32>>) {
+    tape.params.zero_grad();
+    let (outputs, loss) = forward(tape, decoder, 5);
+    let seeds: Vec<(Tensor, &[f32])> = outputs.iter().map(|out| (*out, &UPSTREAM[..])).collect();
+    tape.backward(&seeds);
+    (loss, tape.params.trainable().map(|param| param.grad.clone()).collect())
+}
+
+#[test]
+fn checkpointing_gives_the_same_bits() {
+    let cases = [
+        (config("qwen3", "Qwen3", true, false), None),
+        (config("llama", "Llama", false, false), Some(lora(0.3))),
+        (config("qwen2", "Qwen2", true, true), Some(lora(0.0))),
+    ];
+    for (config, lora) in cases {
+        let (mut tape, decoder) = model(&config, lora);
+        let kept = gradients(&mut tape, &decoder);
+        tape.set_gradient_checkpointing(true);
+        assert_eq!(gradients(&mut tape, &decoder), kept);
+        tape.set_gradient_checkpointing(false);
+        assert_eq!(gradients(&mut tape, &decoder), kept);
+    }
+}
+
+#[test]
+fn checkpointing_holds_the_inputs_of_layers_alone() {
+    let (mut tape, decoder) = model(&config("llama", "Llama", true, false), Some(lora(0.1)));
+    let mut held = |checkpointing: bool| {
+        tape.set_gradient_checkpointing(checkpointing);
+        forward(&mut tape, &decoder, 5);
+        tape.values.iter().map(Vec::len).sum::<usize>()
+    };
+    // Of the first of two layers, by token: two norms of 12, fused heads of 24, attention of 12, a sum of 12, 40 of the
+    // MLP and 20 after its activation.
+    assert_eq!(held(false) - held(true), 9 * (12 + 24 + 12 + 12 + 12 + 40 + 20));
+}
+
+/// Matrices as packed weights of `dtype` stand for them.
+fn rounded(config: &ModelConfig, dtype: WeightDtype) -> Checkpoint {
+    let (pool, store) = (Pool::new(1).unwrap(), WeightStore::default());
+    let mut checkpoint = Checkpoint::random(config, 1);
+    for spec in layout::tensors(config).into_iter().filter(|spec| spec.role == layout::TensorRole::Weight) {
+        let module = spec.name.trim_end_matches(".weight");
+        let matrix = checkpoint.matrix(module, spec.shape[0], spec.shape[1], false).unwrap();
+        let values = store.pack(&pool, &[matrix], dtype).unwrap().unpack();
+        checkpoint.insert(spec.name, spec.shape, Values::F32(values.into())).unwrap();
+    }
+    checkpoint
+}
+
+#[test]
+fn a_frozen_base_of_few_bits_is_the_base_it_stands_for() {
+    let on = |config: &ModelConfig, checkpoint: &Checkpoint, dtype| {
+        let base = FrozenBase { dtype, ..FrozenBase::default() };
+        let (mut tape, decoder) = load(config, checkpoint, Some(lora(0.2)), base);
+        (gradients(&mut tape, &decoder), tape.base.store.num_bytes())
+    };
+    for config in [config("qwen2", "Qwen2", true, false), config("llama", "Llama", false, true)] {
+        let whole = on(&config, &Checkpoint::random(&config, 1), None);
+        assert_eq!(on(&config, &Checkpoint::random(&config, 1), Some(WeightDtype::F32)), whole);
+        for dtype in [WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
+            let few = on(&config, &Checkpoint::random(&config, 1), Some(dtype));
+            let same = on(&config, &rounded(&config, dtype), Some(WeightDtype::F32));
+            assert_eq!(few.0, same.0, "{dtype:?}");
+            assert!(few.0 != whole.0 && few.1 < same.1, "{dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn without_adapters_the_model_is_its_base() {
+    let config = config("llama", "Llama", true, false);
+    let (mut tape, decoder) = model(&config, Some(lora(0.2)));
+    let mut base = Tape::new(Arc::new(Pool::new(2).unwrap()), None);
+    let base_decoder = load_decoder(&mut base, &config, &Checkpoint::random(&config, 1)).unwrap();
+    let hidden = |tape: &mut Tape, decoder: &Decoder<Tape>, adapters: bool| {
+        tape.set_adapters(adapters);
+        tape.begin(PackedBatch::new([&[3u32, 7, 7, 22][..]]), false, 0);
+        let ids = tape.ids().ids.clone();
+        let hidden = decoder.hidden(tape, &ids).unwrap();
+        tape.value(hidden).to_vec()
+    };
+    let (off, on) = (hidden(&mut tape, &decoder, false), hidden(&mut tape, &decoder, true));
+    assert_eq!(off, hidden(&mut base, &base_decoder, true));
+    assert_ne!(off, on);
+}
+
+#[test]
+fn two_tapes_share_one_base() {
+    let config = config("llama", "Llama", true, false);
+    let base = FrozenBase { dtype: Some(WeightDtype::Bf16), store: WeightStore::default() };
+    let checkpoint = Checkpoint::random(&config, 1);
+    let tapes = [1, 2].map(|_| load(&config, &checkpoint, Some(lora(0.0)), base.clone()).0);
+    let once = tapes[0].num_parameters() - tapes[0].params.num_elements();
+    // Rows of tiles that are missing are padding.
+    assert!(base.store.num_bytes() < 2 * 2 * once, "{} bytes for {once} weights", base.store.num_bytes());
 }

@@ -97,7 +97,7 @@ impl<M: Method> Trainer<'_, M> {
             num_examples: batches.num_examples(),
             num_eval_examples,
             num_tokens,
-            num_parameters: self.model.tape.params.num_elements(),
+            num_parameters: self.model.tape.num_parameters(),
             num_trainable_parameters: self.model.tape.params.num_trainable(),
         }));
         let schedule = Schedule::new(settings, total_steps);

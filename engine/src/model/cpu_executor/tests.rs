@@ -39,7 +39,8 @@ fn checkpoint(config: &ModelConfig) -> Checkpoint {
 fn options(num_threads: usize, dtype: WeightDtype) -> CpuOptions {
     let kv_dtype = if dtype == WeightDtype::F32 { KvDtype::F32 } else { KvDtype::Bf16 };
     let pool = Arc::new(Pool::new(num_threads).unwrap());
-    CpuOptions { pool, dtype, kv_dtype, kv_memory: 4 << 20, block_size: BLOCK, max_model_len: None }
+    let weights = WeightStore::default();
+    CpuOptions { pool, dtype, weights, kv_dtype, kv_memory: 4 << 20, block_size: BLOCK, max_model_len: None }
 }
 
 fn executor(config: &ModelConfig, num_threads: usize, dtype: WeightDtype) -> CpuExecutor {

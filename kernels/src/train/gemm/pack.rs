@@ -1,28 +1,116 @@
 //! Factors rewritten in the order a micro-kernel reads them. Leaves arithmetic to `micro`.
 
-use super::View;
+use std::ops::Range;
+
+use super::factor::{Factor, PackedFactor, View};
 use super::micro::Micro;
+use crate::Isa;
+use crate::linear::Widen;
+use crate::simd::{LANES, dispatch};
 
 /// Length of `b` packed.
 pub(super) fn packed_len<K: Micro>(n: usize, k: usize) -> usize {
     n.div_ceil(K::NR) * K::NR * k
 }
 
-/// Writes panel `panel` of `b`: `[k][NR]`, columns past `n` zero.
-pub(super) fn pack_b<K: Micro>(b: View<'_>, n: usize, k: usize, panel: usize, out: &mut [f32]) {
-    let first = panel * K::NR;
-    let width = K::NR.min(n - first);
-    if b.column_stride == 1 {
-        for (row, out) in out.chunks_exact_mut(K::NR).take(k).enumerate() {
-            let from = row * b.row_stride + first;
-            copy_padded(&b.data[from..from + width], out, K::NR);
-        }
-    } else {
-        if width < K::NR {
-            out.fill(0.0);
-        }
-        transpose(&b.data[first * b.column_stride..], b.column_stride, (width, k), out, K::NR);
+/// Writes rows `rows` of the columns `first..first + width` of `b`, from column `lead` of a panel on: `[rows][NR]`, other
+/// columns zero.
+pub(super) fn pack_b<K: Micro>(
+    b: Factor<'_>,
+    rows: Range<usize>,
+    (first, width): (usize, usize),
+    lead: usize,
+    out: &mut [f32],
+) {
+    if lead > 0 || width < K::NR {
+        out.fill(0.0);
     }
+    match b {
+        Factor::Dense(b) if b.column_stride == 1 => {
+            for (row, out) in rows.zip(out.chunks_exact_mut(K::NR)) {
+                let from = &b.data[row * b.row_stride + first..];
+                if width == K::NR {
+                    // A length the compiler knows.
+                    out[..K::NR].copy_from_slice(&from[..K::NR]);
+                } else {
+                    out[lead..lead + width].copy_from_slice(&from[..width]);
+                }
+            }
+        }
+        Factor::Dense(b) => {
+            let from = &b.data[first * b.column_stride + rows.start..];
+            transpose(from, b.column_stride, (width, rows.len()), &mut out[lead..], K::NR);
+        }
+        Factor::Packed(b) if b.is_transposed => {
+            pack_outputs(b, rows, (first, width), (&mut out[lead..], K::NR))
+        }
+        Factor::Packed(b) => pack_inputs(b, rows, (first, width), (&mut out[lead..], K::NR)),
+    }
+}
+
+/// Inputs widened at a time: what they take stays in the first-level cache.
+const WIDENED: usize = 64;
+
+/// Inputs `inputs` of the outputs `first..first + width`, `[inputs][stride]`: a part of `Wᵀ`.
+fn pack_outputs(
+    b: PackedFactor<'_>,
+    inputs: Range<usize>,
+    (first, width): (usize, usize),
+    (out, stride): (&mut [f32], usize),
+) {
+    let mut wide = [0.0f32; WIDENED * LANES];
+    let mut column = 0;
+    while column < width {
+        let output = b.first + first + column;
+        let (tile, lane) = (output / LANES, output % LANES);
+        let lanes = (LANES - lane).min(width - column);
+        for from in inputs.clone().step_by(WIDENED) {
+            let to = inputs.end.min(from + WIDENED);
+            // Pairs of bf16 start at an even input.
+            let skip = from % 2;
+            widen(b, tile, from - skip..to, &mut wide);
+            let steps = wide.chunks_exact(LANES).skip(skip).take(to - from);
+            for (k, wide) in steps.enumerate() {
+                let at = (from - inputs.start + k) * stride + column;
+                out[at..at + lanes].copy_from_slice(&wide[lane..lane + lanes]);
+            }
+        }
+        column += lanes;
+    }
+}
+
+/// Inputs `first..first + width` of the outputs `outputs`, `[outputs][stride]`: a part of `W`.
+fn pack_inputs(
+    b: PackedFactor<'_>,
+    outputs: Range<usize>,
+    (first, width): (usize, usize),
+    (out, stride): (&mut [f32], usize),
+) {
+    let mut wide = [0.0f32; WIDENED * LANES];
+    let mut row = outputs.start;
+    while row < outputs.end {
+        let (tile, lane) = ((b.first + row) / LANES, (b.first + row) % LANES);
+        let lanes = (LANES - lane).min(outputs.end - row);
+        for from in (0..width).step_by(WIDENED / 2) {
+            let to = width.min(from + WIDENED / 2);
+            let skip = (first + from) % 2;
+            widen(b, tile, first + from - skip..first + to, &mut wide);
+            let wide = &wide[skip * LANES + lane..];
+            transpose(
+                wide,
+                LANES,
+                (to - from, lanes),
+                &mut out[(row - outputs.start) * stride + from..],
+                stride,
+            );
+        }
+        row += lanes;
+    }
+}
+
+fn widen(b: PackedFactor<'_>, tile: usize, inputs: Range<usize>, wide: &mut [f32]) {
+    let out = &mut wide[..inputs.len().next_multiple_of(2) * LANES];
+    dispatch(Isa::detect(), Widen { w: b.weights, tile, inputs, out });
 }
 
 /// `out[k * width + row] = from[row * stride + k]` for `rows × depth` values, four by four.
@@ -31,7 +119,10 @@ fn transpose(from: &[f32], stride: usize, (rows, depth): (usize, usize), out: &m
         rows == 0 || depth == 0 || (rows - 1) * stride + depth <= from.len(),
         "transpose reads past its input"
     );
-    assert!(rows <= width && depth * width <= out.len(), "transpose writes past its output");
+    assert!(
+        rows == 0 || depth == 0 || rows <= width && (depth - 1) * width + rows <= out.len(),
+        "transpose writes past its output"
+    );
     let (whole_rows, whole_depth) = (rows / 4 * 4, depth / 4 * 4);
     for row in (0..whole_rows).step_by(4) {
         for k in (0..whole_depth).step_by(4) {

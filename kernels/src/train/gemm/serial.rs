@@ -4,7 +4,7 @@
 use super::micro::x86;
 use super::micro::{Micro, Portable};
 use super::pack::{pack_a, pack_b, packed_len};
-use super::{PACKED_A, View};
+use super::{PACKED_A, Tile, View};
 use crate::train::simd;
 
 /// The right factor of several small products, packed once.
@@ -21,7 +21,8 @@ impl PackedRight {
         fn run<K: Micro>(this: &mut PackedRight, b: View<'_>, k: usize, n: usize) {
             this.data.resize(packed_len::<K>(n, k), 0.0);
             for (panel, out) in this.data.chunks_exact_mut((K::NR * k).max(1)).enumerate() {
-                pack_b::<K>(b, n, k, panel, out);
+                let first = panel * K::NR;
+                pack_b::<K>(b.into(), 0..k, (first, K::NR.min(n - first)), 0, out);
             }
         }
         assert!(b.holds(k, n), "the {k}×{n} factor is too short");
@@ -41,7 +42,6 @@ pub(in crate::train) fn gemm_serial(product: &SerialProduct<'_>, c: &mut [f32], 
     fn run<K: Micro>(p: &SerialProduct<'_>, c: &mut [f32], stride: usize) {
         // The packed factor may be deeper than this product: panels are `b.k` steps apart.
         let mut packed_a = PACKED_A.take();
-        let mut edge = vec![0.0f32; K::MR * K::NR];
         pack_a::<K>(p.a, (0, p.m), (0, p.k), &mut packed_a);
         for column in (0..p.n).step_by(K::NR) {
             let width = K::NR.min(p.n - column);
@@ -49,29 +49,11 @@ pub(in crate::train) fn gemm_serial(product: &SerialProduct<'_>, c: &mut [f32], 
             for (index, panel_a) in packed_a.chunks_exact((K::MR * p.k).max(1)).enumerate() {
                 let row = index * K::MR;
                 let height = K::MR.min(p.m - row);
-                // SAFETY: `check_serial` found the result inside the slice; panels hold `k` steps; `level` found the
-                // instructions.
+                let tile =
+                    Tile { depth: p.k, a: panel_a, b: panel, alpha: p.alpha, accumulate: p.accumulate };
+                // SAFETY: `gemm_serial` found the result inside the slice.
                 unsafe {
-                    if height == K::MR && width == K::NR {
-                        let tile = c.as_mut_ptr().add(row * stride + column);
-                        K::tile(p.k, panel_a.as_ptr(), panel.as_ptr(), tile, stride, p.alpha, p.accumulate);
-                    } else {
-                        K::tile(
-                            p.k,
-                            panel_a.as_ptr(),
-                            panel.as_ptr(),
-                            edge.as_mut_ptr(),
-                            K::NR,
-                            p.alpha,
-                            false,
-                        );
-                        for (i, values) in edge.chunks_exact(K::NR).take(height).enumerate() {
-                            let out = &mut c[(row + i) * stride + column..][..width];
-                            for (out, value) in out.iter_mut().zip(values) {
-                                *out = if p.accumulate { *out + value } else { *value };
-                            }
-                        }
-                    }
+                    tile.run::<K>((height, width), c.as_mut_ptr().add(row * stride + column), stride);
                 }
             }
         }

@@ -1,0 +1,96 @@
+//! Packed weights that several users of one model hold together: the engine that serves it, and a tape that trains
+//! adapters on it. Leaves the layout to the kernels.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rectify_kernels::{self as kernels, PackedLinear, Pool, WeightDtype};
+
+use super::backend::{Matrix, Result, Values};
+use super::layout;
+use crate::EngineError;
+
+type ByNameAndFormat = HashMap<(String, WeightDtype), Arc<PackedLinear>>;
+
+/// Packed projections of one checkpoint, by name and format. Whoever asks first packs them; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct WeightStore(Arc<Mutex<ByNameAndFormat>>);
+
+impl WeightStore {
+    /// The matrices of a projection, stacked along the output. `dtype` is for the projections of layers; the embedding
+    /// and heads are never quantised.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if a matrix has another size than it says.
+    pub fn pack(&self, pool: &Pool, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<Arc<PackedLinear>> {
+        let Some(first) = parts.first() else {
+            return Err(EngineError::Execution("a projection has no matrix".into()));
+        };
+        let dtype = held_as(&first.module, dtype);
+        let mut packed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(weights) = packed.get(&(first.module.clone(), dtype)) {
+            return Ok(Arc::clone(weights));
+        }
+        let values: Vec<_> = parts.iter().map(|part| borrow(&part.values)).collect();
+        let weights = PackedLinear::pack(pool, &values, first.in_features, dtype)
+            .map_err(|error| EngineError::load(&first.module, error.to_string()))?;
+        let weights = Arc::new(weights);
+        packed.insert((first.module.clone(), dtype), Arc::clone(&weights));
+        Ok(weights)
+    }
+
+    /// Memory of all weights.
+    pub fn num_bytes(&self) -> usize {
+        let packed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.values().map(|weights| weights.num_bytes()).sum()
+    }
+}
+
+/// A score decides between answers that differ little, and costs next to nothing; logits and embeddings suffer more from
+/// few bits than projections do, and are read row by row.
+fn held_as(module: &str, dtype: WeightDtype) -> WeightDtype {
+    match dtype {
+        _ if module == layout::SCORE_HEAD => WeightDtype::F32,
+        WeightDtype::Int8 | WeightDtype::Nf4 if layout::find_projection(module).is_none() => {
+            WeightDtype::Bf16
+        }
+        dtype => dtype,
+    }
+}
+
+fn borrow<'a>(values: &'a Values<'_>) -> kernels::Values<'a> {
+    match values {
+        Values::F32(values) => kernels::Values::F32(values),
+        Values::Bf16(values) => kernels::Values::Bf16(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    fn matrix(module: &str) -> Vec<Matrix<'static>> {
+        let values = Values::F32(Cow::Owned((0..32 * 16).map(|i| i as f32 * 0.01).collect()));
+        vec![Matrix { module: module.into(), out_features: 16, in_features: 32, values, bias: None }]
+    }
+
+    #[test]
+    fn clones_share_what_was_packed_and_quantise_layers_alone() {
+        let pool = Pool::new(1).unwrap();
+        let store = WeightStore::default();
+        let pack =
+            |store: &WeightStore, module: &str, dtype| store.pack(&pool, &matrix(module), dtype).unwrap();
+        let name = "model.layers.1.mlp.down_proj";
+        let first = pack(&store, name, WeightDtype::Nf4);
+        assert!(Arc::ptr_eq(&first, &pack(&store.clone(), name, WeightDtype::Nf4)));
+        assert_eq!(first.dtype(), WeightDtype::Nf4);
+        assert_eq!(pack(&store, layout::EMBEDDING, WeightDtype::Nf4).dtype(), WeightDtype::Bf16);
+        assert_eq!(pack(&store, layout::SCORE_HEAD, WeightDtype::Bf16).dtype(), WeightDtype::F32);
+        assert_eq!(pack(&store, name, WeightDtype::F32).dtype(), WeightDtype::F32);
+        // Half a byte a weight and a scale for each 64, two and four bytes for the others.
+        let (few, half, whole) = (16 * 32 / 2 + 16 * 4, 2 * 16 * 32, 4 * 16 * 32);
+        assert_eq!(store.num_bytes(), few + half + 2 * whole);
+    }
+}

@@ -1,0 +1,76 @@
+//! Weights in eight or four bits: blocks of inputs that share a scale, the largest magnitude among them. Leaves where
+//! codes lie to `packed`.
+
+/// Consecutive inputs of an output that share a scale.
+pub(crate) const BLOCK: usize = 64;
+
+/// The sixteen values of a 4-bit NormalFloat: quantiles of a normal distribution, scaled to −1..=1 with an exact zero
+/// (Dettmers et al. 2023, arXiv:2305.14314, Appendix E).
+pub(crate) const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_04,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// The scale of a block: what a code of full magnitude stands for is its largest value.
+pub(super) fn int8_scale(block: &[f32]) -> f32 {
+    largest(block) / 127.0
+}
+
+/// The code of `x`: nearest, ties to even.
+pub(super) fn int8_code(x: f32, scale: f32) -> u8 {
+    let code = if scale > 0.0 { (x / scale).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
+    (code as i8).cast_unsigned()
+}
+
+/// As [`int8_scale`].
+pub(super) fn nf4_scale(block: &[f32]) -> f32 {
+    largest(block)
+}
+
+/// The code of the nearest of [`NF4`]'s values.
+pub(super) fn nf4_code(x: f32, scale: f32) -> u8 {
+    let x = if scale > 0.0 { x / scale } else { 0.0 };
+    // Codes ascend with their values, so the nearest is the number of midpoints below.
+    NF4.windows(2).filter(|pair| x > (pair[0] + pair[1]) / 2.0).count() as u8
+}
+
+fn largest(block: &[f32]) -> f32 {
+    block.iter().fold(0.0, |largest, x| x.abs().max(largest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_of_the_table_is_its_own_code() {
+        for (code, value) in NF4.iter().enumerate() {
+            assert_eq!(nf4_code(value * 3.0, 3.0), code as u8);
+        }
+        assert_eq!((nf4_code(0.04, 1.0), nf4_code(-0.04, 1.0), nf4_code(0.03, 1.0)), (8, 7, 7));
+        assert_eq!((nf4_code(5.0, 0.0), NF4[7]), (7, 0.0));
+    }
+
+    #[test]
+    fn eight_bits_reach_from_the_largest_to_its_opposite() {
+        let scale = int8_scale(&[0.5, -2.54, 1.0]);
+        let value = |x| f32::from(int8_code(x, scale).cast_signed()) * scale;
+        assert!((value(-2.54) + 2.54).abs() < 1e-6 && (value(2.54) - 2.54).abs() < 1e-6);
+        assert!((value(0.505) - 0.505).abs() <= scale / 2.0 + 1e-6);
+        assert_eq!((int8_scale(&[0.0; 3]), int8_code(0.0, 0.0)), (0.0, 0));
+    }
+}

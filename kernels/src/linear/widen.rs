@@ -1,0 +1,49 @@
+//! Packed weights as the f32 they stand for, a tile at a time: for products that read them many times. Leaves the
+//! products to `linear` and `train::gemm`.
+
+use std::ops::Range;
+
+use super::packed::{PackedLinear, Storage};
+use crate::simd::{LANES, Op, Simd};
+
+/// Writes inputs `inputs` of the sixteen outputs of tile `tile` to `out`, `[inputs][16]`. Inputs of bf16 start at a pair
+/// and may reach the padding of the last one.
+pub(crate) struct Widen<'a> {
+    pub(crate) w: &'a PackedLinear,
+    pub(crate) tile: usize,
+    pub(crate) inputs: Range<usize>,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Op for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { w, tile, inputs, out } = self;
+        let in_features = w.in_features();
+        match w.storage() {
+            Storage::F32(data) => {
+                let start = (tile * in_features + inputs.start) * LANES;
+                let words = &data[start..start + inputs.len() * LANES];
+                out.iter_mut().zip(words).for_each(|(out, bits)| *out = f32::from_bits(*bits));
+            }
+            Storage::Bf16(data) => {
+                debug_assert!(inputs.start.is_multiple_of(2), "bf16 weights are pairs of inputs");
+                let start = (tile * in_features.div_ceil(2) + inputs.start / 2) * LANES;
+                let words = &data[start..start + inputs.len().div_ceil(2) * LANES];
+                for (words, out) in words.chunks_exact(LANES).zip(out.chunks_mut(2 * LANES)) {
+                    let (even, odd) = out.split_at_mut(LANES);
+                    even.iter_mut().zip(words).for_each(|(out, word)| *out = f32::from_bits(word << 16));
+                    let odd = odd.iter_mut().zip(words);
+                    odd.for_each(|(out, word)| *out = f32::from_bits(word & 0xffff_0000));
+                }
+            }
+            storage @ (Storage::Int8(_) | Storage::Nf4(_)) => {
+                for (k, out) in inputs.zip(out.as_chunks_mut::<LANES>().0) {
+                    storage.dequantise(in_features, tile, k, out);
+                }
+            }
+        }
+    }
+}
