@@ -12,8 +12,8 @@ pub mod optim;
 pub mod run;
 
 pub use config::{
-    LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, SaveDtype, SftConfig, TrainConfig,
-    TruncationMode, Tuning,
+    BaseDtype, LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, SaveDtype, SftConfig,
+    TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};

@@ -153,6 +153,11 @@ impl Tape {
         Self { base, ..self }
     }
 
+    /// How frozen projections are held, and the store an engine that serves the same model may share.
+    pub fn base(&self) -> &FrozenBase {
+        &self.base
+    }
+
     /// Keeps only the input of each layer for the backward pass, which then runs the layer again: the same bits for
     /// less memory and a third more work.
     pub fn set_gradient_checkpointing(&mut self, on: bool) {

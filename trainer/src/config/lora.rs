@@ -1,9 +1,41 @@
 //! Low-rank adapters.
 
+use rectify_kernels::WeightDtype;
 use serde::{Deserialize, Serialize};
 
 use super::check;
 use crate::error::TrainError;
+
+/// How the base under adapters is held. Arithmetic is in f32 whatever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseDtype {
+    /// As stored: bfloat16 weights stay so, which loses nothing, and all others are float32.
+    #[default]
+    Auto,
+    /// Four bytes a weight.
+    Float32,
+    /// Two bytes a weight.
+    Bfloat16,
+    /// One byte a weight of the layers and a scale for each 64; the embedding and head are bfloat16.
+    Int8,
+    /// Half a byte a weight of the layers: QLoRA's 4-bit NormalFloat (Dettmers et al. 2023, arXiv:2305.14314), blocks
+    /// of 64, one f32 scale each; the embedding and head are bfloat16.
+    Nf4,
+}
+
+impl BaseDtype {
+    /// As the kernels call it; `None` is as stored.
+    pub(crate) fn weights(self) -> Option<WeightDtype> {
+        match self {
+            Self::Auto => None,
+            Self::Float32 => Some(WeightDtype::F32),
+            Self::Bfloat16 => Some(WeightDtype::Bf16),
+            Self::Int8 => Some(WeightDtype::Int8),
+            Self::Nf4 => Some(WeightDtype::Nf4),
+        }
+    }
+}
 
 /// Low-rank adapters, as PEFT's `LoraConfig`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +49,8 @@ pub struct LoraConfig {
     pub lora_dropout: f32,
     /// Projections that get an adapter, by the last part of their name.
     pub target_modules: Vec<String>,
+    /// How the base is held, once, frozen.
+    pub base_dtype: BaseDtype,
 }
 
 impl Default for LoraConfig {
@@ -27,6 +61,7 @@ impl Default for LoraConfig {
             lora_alpha: 16.0,
             lora_dropout: 0.05,
             target_modules: all.map(str::to_owned).to_vec(),
+            base_dtype: BaseDtype::Auto,
         }
     }
 }

@@ -7,7 +7,7 @@ mod sft;
 mod train;
 mod truncation;
 
-pub use lora::LoraConfig;
+pub use lora::{BaseDtype, LoraConfig};
 pub use reward::RewardConfig;
 pub use sft::{PackingStrategy, SftConfig};
 pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};

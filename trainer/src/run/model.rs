@@ -13,9 +13,10 @@ use rectify_engine::model::decoder::Decoder;
 use rectify_engine::model::layout::SCORE_HEAD;
 use rectify_engine::model::load::load_decoder;
 use rectify_engine::model::source::ModelSource;
+use rectify_engine::model::weights::WeightStore;
 use rectify_kernels::Pool;
 
-use crate::autograd::{LoraSettings, PackedBatch, Tape, Tensor};
+use crate::autograd::{FrozenBase, LoraSettings, PackedBatch, Tape, Tensor};
 use crate::config::{ModelStart, TrainConfig, Tuning};
 use crate::data::TextEncoder;
 use crate::error::TrainError;
@@ -85,7 +86,13 @@ impl Model {
                 seed: settings.seed,
             }),
         };
-        let mut tape = Tape::new(Arc::new(pool), lora);
+        let dtype = match &settings.tuning {
+            Tuning::Full => None,
+            Tuning::Lora(lora) => lora.base_dtype.weights(),
+        };
+        let base = FrozenBase { dtype, store: WeightStore::default() };
+        let mut tape = Tape::new(Arc::new(pool), lora).with_base(base);
+        tape.set_gradient_checkpointing(settings.gradient_checkpointing);
         let decoder = load_decoder(&mut tape, &config, &checkpoint)?;
         if let Tuning::Lora(lora) = &settings.tuning {
             check_targets(&tape, &lora.target_modules)?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
-    Control, LoraConfig, LrScheduler, ModelStart, Progress, RewardConfig, SftConfig, TrainConfig, TrainError,
-    TrainReport, Tuning, train_reward, train_sft,
+    BaseDtype, Control, LoraConfig, LrScheduler, ModelStart, Progress, RewardConfig, SftConfig, TrainConfig,
+    TrainError, TrainReport, Tuning, train_reward, train_sft,
 };
 use serde_json::Value;
 
@@ -206,6 +206,24 @@ fn adapters_learn_and_are_written_for_peft() {
     let config = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!((&config["task_type"], &config["r"]), (&"CAUSAL_LM".into(), &4.into()));
+}
+
+#[test]
+fn checkpointed_adapters_on_four_bits_resume_to_the_bits_of_plain_ones() {
+    let (plain, checkpointed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = |folder: &Path| {
+        let lora = LoraConfig { base_dtype: BaseDtype::Nf4, lora_dropout: 0.1, ..LoraConfig::default() };
+        random_run(folder, Tuning::Lora(lora))
+    };
+    run(&config(plain.path()));
+    let mut config = config(checkpointed.path());
+    run_until(5, |control| train_sft(&config, control)).unwrap();
+    config.train.gradient_checkpointing = true;
+    config.train.resume = true;
+    run(&config);
+    let adapter = |folder: &Path| std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    assert_eq!(adapter(plain.path()), adapter(checkpointed.path()));
+    assert_eq!(log(plain.path()), log(checkpointed.path()));
 }
 
 #[test]

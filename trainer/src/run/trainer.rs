@@ -18,10 +18,11 @@ use crate::error::TrainError;
 use crate::optim::{AdamW, Hyper, Schedule};
 
 /// Settings that do not change the numbers of a run, and so may differ when it is resumed.
-const FREE_SETTINGS: [&str; 8] = [
+const FREE_SETTINGS: [&str; 9] = [
     "output_dir",
     "resume",
     "num_threads",
+    "gradient_checkpointing",
     "logging_steps",
     "save_steps",
     "save_total_limit",

@@ -65,6 +65,8 @@ keys! {
     max_tokens_per_batch: usize,
     /// Forward passes per optimiser step.
     gradient_accumulation_steps: usize,
+    /// Keep only each layer's input for the backward pass: less memory, a third more work: true or false.
+    gradient_checkpointing: bool,
     /// Longest example in tokens.
     max_length: usize,
     /// Decides weights, order, hold-out and dropout.
@@ -89,4 +91,6 @@ keys! {
     lora_alpha: f64,
     /// Share of an adapter's inputs dropped in training.
     lora_dropout: f64,
+    /// How the base under an adapter is held: auto, float32, bfloat16, int8 or nf4.
+    base_dtype: String,
 }
