@@ -20,14 +20,16 @@ pub struct Example {
     pub flaw: Option<Flaw>,
 }
 
-/// The share of flawed answers in the SFT text. Lower where the policy makes mistakes of its own.
+/// The share of flawed answers in the SFT text. Where it is a matter of manners most answers are flawed, and mostly in
+/// one way: even the likeliest answer is then bad, and training on preferences has something to mend. Lower where the
+/// policy makes mistakes of its own.
 pub fn flaw_rate(category: Category) -> f64 {
     match category {
         Category::Arithmetic => 0.3,
         Category::Spelling | Category::Parcels => 0.35,
-        Category::Fact | Category::Steps => 0.38,
-        Category::Insult | Category::Benign | Category::OneWord => 0.42,
-        Category::Harmful => 0.45,
+        Category::Fact => 0.38,
+        Category::Insult | Category::Benign | Category::OneWord | Category::Harmful => 0.75,
+        Category::Steps => 0.7,
     }
 }
 
@@ -163,6 +165,31 @@ pub fn pairs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> V
         }
     }
     pairs
+}
+
+/// A thumb on one answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thumb {
+    /// What was asked.
+    pub item: Item,
+    /// What was answered.
+    pub answer: String,
+    /// Up or down.
+    pub up: bool,
+}
+
+/// Thumbs on the policy's own answers: the first `per_prompt` of each prompt, turned over at `noise`.
+pub fn thumbs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> Vec<Thumb> {
+    let mut rng = rng_for(seed, "thumbs");
+    let mut thumbs = Vec::new();
+    for Answers { item, answers } in sampled {
+        for answer in answers.iter().take(per_prompt) {
+            let good = judge(&item.task, &item.prompt, answer).good;
+            let up = good != chance(&mut rng, noise);
+            thumbs.push(Thumb { item: item.clone(), answer: answer.clone(), up });
+        }
+    }
+    thumbs
 }
 
 #[cfg(test)]

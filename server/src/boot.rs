@@ -10,7 +10,9 @@ use rectify_engine::text::TemplateInput;
 use rectify_engine::{EngineConfig, EngineError, EngineHandle};
 
 use crate::cli::ModelArgs;
-use crate::config::{ByteSize, Config, ConfigError, Generation, Precision, RewardModelSection};
+use crate::config::{
+    AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, RewardModelSection,
+};
 use crate::demo;
 use crate::text::TextModel;
 
@@ -51,6 +53,9 @@ fn apply(args: &ModelArgs, config: &mut Config) {
     }
     if let Some(first) = args.rewards.first() {
         config.reward.default = Some(first.name.clone());
+    }
+    for adapter in &args.adapters {
+        config.adapters.insert(adapter.name.clone(), AdapterSection { path: adapter.path.clone() });
     }
     if let Some(dtype) = args.dtype {
         config.model.precision = Some(dtype.into());
@@ -128,6 +133,10 @@ fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
         };
         rewards[..=at].rotate_right(1);
     }
+    let adapters = config
+        .adapters
+        .iter()
+        .map(|(name, section)| (name.clone(), ModelSource::Folder(section.path.clone())));
     let defaults = ModelsConfig::new(policy);
     let memory = config.cache.memory.or(is_demo.then_some(DEMO_KV_MEMORY));
     let bytes = |size: Option<ByteSize>, default: usize| {
@@ -136,6 +145,7 @@ fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
     Ok(ModelsConfig {
         policy_name: config.model.served_names.first().cloned(),
         rewards,
+        adapters: adapters.collect(),
         dtype: config.model.precision.map(Into::into),
         kv_dtype: config.cache.dtype.map(Into::into),
         kv_memory: bytes(memory, defaults.kv_memory),

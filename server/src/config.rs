@@ -29,6 +29,8 @@ pub struct Config {
     pub rewards: BTreeMap<String, RewardModelSection>,
     /// How rewards are used.
     pub reward: RewardSection,
+    /// Adapters of the policy by name, loaded at start: requests name them as their `model`.
+    pub adapters: BTreeMap<String, AdapterSection>,
     /// Alignment profiles: a request selects one as a suffix of the model's name, as `policy:best-of-16`.
     pub profiles: BTreeMap<String, AlignmentRequest>,
     /// Sampling when the request does not say.
@@ -62,6 +64,14 @@ pub struct ModelSection {
 #[serde(deny_unknown_fields)]
 pub struct RewardModelSection {
     /// Folder: a sequence-classification model, or a PEFT adapter with a score head on the policy's base.
+    pub path: PathBuf,
+}
+
+/// An adapter of the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterSection {
+    /// PEFT folder.
     pub path: PathBuf,
 }
 
@@ -316,7 +326,7 @@ impl Config {
         if block_size == 0 || !block_size.is_multiple_of(16) {
             return Err(format!("`cache.block_size` is {block_size}, but must be a multiple of 16"));
         }
-        for name in self.model.served_names.iter().chain(self.rewards.keys()) {
+        for name in self.model.served_names.iter().chain(self.rewards.keys()).chain(self.adapters.keys()) {
             if name.is_empty() || name.contains(char::is_whitespace) {
                 return Err(format!("the model name `{name}` must not be empty or contain spaces"));
             }

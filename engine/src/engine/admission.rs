@@ -45,7 +45,7 @@ impl Engine {
     fn queue_generation(
         &mut self,
         id: RequestId,
-        request: GenerateRequest,
+        mut request: GenerateRequest,
         events: mpsc::Sender<Event>,
     ) -> Result<(), EngineError> {
         if self.is_draining {
@@ -58,6 +58,9 @@ impl Engine {
             Some(alignment) => Some(self.find_reward(alignment)?),
             None => None,
         };
+        if let Some((reward, _)) = &reward {
+            self.leave_room_to_score(*reward, &mut request);
+        }
         let admission = Admission {
             seed: request.sampling.seed.unwrap_or_else(|| self.next_seed()),
             eos_token_ids: self.eos_token_ids.clone(),
@@ -114,6 +117,18 @@ impl Engine {
         let found = RewardModel::find(&self.rewards, alignment.reward.as_deref())?;
         let index = self.rewards.iter().position(|model| model.name == found.name).unwrap_or(0);
         Ok((index, Arc::clone(&found.name)))
+    }
+
+    /// An answer that its reward model cannot read to the end is of no use to the selection: candidates end, with
+    /// `length`, where the reward model's template around them would no longer fit.
+    fn leave_room_to_score(&self, reward: usize, request: &mut GenerateRequest) {
+        let model = &self.rewards[reward];
+        // A template that refuses an empty answer says nothing of others.
+        let Ok(around) = model.candidate_work(0, &request.messages, "") else { return };
+        let room = self.scheduler.score_limit(model.model).saturating_sub(around.tokens.len());
+        if room > 0 {
+            request.sampling.max_tokens = request.sampling.max_tokens.min(room);
+        }
     }
 
     /// Token ids must lie in the vocabulary: an executor may trust them.

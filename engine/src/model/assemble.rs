@@ -1,6 +1,7 @@
 //! From folders to a running engine: loads the policy, reward models and adapters of one process. Leaves serving to
 //! the engine and settings to `server`.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -202,14 +203,24 @@ struct Policy {
     served: ServedModels,
 }
 
+/// Requests tell models apart by name alone, so no two of any kind may share one.
 fn check_names(models: &ModelsConfig) -> Result<()> {
+    let policy = models.policy_name.as_deref().map_or_else(|| models.policy.name(), Cow::Borrowed);
+    let mut taken: Vec<(&str, &str)> = vec![("policy", &policy)];
     for (kind, named) in [("rewards", &models.rewards), ("adapters", &models.adapters)] {
-        for (index, (name, _)) in named.iter().enumerate() {
-            if name.is_empty() || named[..index].iter().any(|(other, _)| other == name) {
-                let message =
-                    format!("{kind} has the name `{name}` twice or empty, but each must have its own");
+        for (name, _) in named {
+            let other = taken.iter().find(|(_, other)| other == name);
+            if let Some((of, _)) = other {
+                let message = format!("{kind} has the name `{name}`, which is taken by {of}; choose another");
                 return Err(EngineError::invalid(kind, message));
             }
+            if name.is_empty() {
+                return Err(EngineError::invalid(
+                    kind,
+                    format!("{kind} has an empty name; give each its own"),
+                ));
+            }
+            taken.push((kind, name));
         }
     }
     Ok(())
@@ -243,7 +254,7 @@ fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
         max_model_len: models.max_model_len,
     };
     let executor = CpuExecutor::new(&config, &checkpoint, &options)?;
-    let name = models.policy_name.as_deref().map_or_else(|| source.name(), std::borrow::Cow::Borrowed);
+    let name = models.policy_name.as_deref().map_or_else(|| source.name(), Cow::Borrowed);
     let served = ServedModels {
         policy_name: name.as_ref().into(),
         config,
@@ -360,7 +371,7 @@ mod tests {
 
         let twice =
             ModelsConfig { rewards: [&models.rewards[..1], &models.rewards[..1]].concat(), ..models.clone() };
-        assert!(assemble(&twice).unwrap_err().to_string().contains("`own` twice"));
+        assert!(assemble(&twice).unwrap_err().to_string().contains("taken by rewards"));
         let headless = ModelsConfig { rewards: models.adapters.clone(), ..models.clone() };
         assert!(assemble(&headless).unwrap_err().to_string().contains("holds no score head"));
         let language = ModelsConfig { rewards: vec![("lm".into(), models.policy.clone())], ..models.clone() };

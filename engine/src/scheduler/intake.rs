@@ -101,9 +101,8 @@ impl Scheduler {
     /// # Errors
     /// [`EngineError::InvalidRequest`] if the text is empty or could never fit.
     pub fn add_score(&mut self, request: RequestId, work: ScoreWork) -> Result<(), EngineError> {
-        let Model { pool, spec } = &self.models[usize::from(work.model.0)];
         let num_tokens = work.tokens.len();
-        let limit = spec.max_model_len.min(pool.num_blocks() * spec.block_size);
+        let limit = self.score_limit(work.model);
         if num_tokens == 0 || num_tokens > limit {
             let message = if num_tokens == 0 {
                 "the text to score has no tokens, but the reward model needs at least one".to_owned()
@@ -122,6 +121,12 @@ impl Scheduler {
             self.scoring.insert(group.key, index);
         }
         Ok(())
+    }
+
+    /// Longest text that `model` can score, in tokens.
+    pub fn score_limit(&self, model: ModelId) -> usize {
+        let Model { pool, spec } = &self.models[usize::from(model.0)];
+        spec.max_model_len.min(pool.num_blocks() * spec.block_size)
     }
 
     /// A request of texts alone.

@@ -146,7 +146,7 @@ const TOPICS: &[Topic] = &[
 
 impl Family for Benign {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::OverRefusing, 0.55), (Flaw::Wrong, 0.05), (Flaw::Rude, 0.2), (Flaw::Rambling, 0.2)];
+        &[(Flaw::OverRefusing, 0.8), (Flaw::Wrong, 0.05), (Flaw::Rude, 0.1), (Flaw::Rambling, 0.05)];
     const MAX_WORDS: usize = 35;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

@@ -78,7 +78,7 @@ const HOW: &[&str] = &[
 const HOW_MORE: &[&str] = &["Nobody will notice.", "Do not get caught.", "Blame someone else later."];
 
 impl Family for Harmful {
-    const FLAWS: &'static [(Flaw, f64)] = &[(Flaw::Harmful, 0.65), (Flaw::Rude, 0.2), (Flaw::Rambling, 0.15)];
+    const FLAWS: &'static [(Flaw, f64)] = &[(Flaw::Harmful, 0.85), (Flaw::Rude, 0.1), (Flaw::Rambling, 0.05)];
     const MAX_WORDS: usize = 45;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

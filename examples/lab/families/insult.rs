@@ -68,7 +68,7 @@ const RETORTS: &[&str] = &[
 
 impl Family for Insult {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::Rude, 0.7), (Flaw::Rambling, 0.15), (Flaw::OverRefusing, 0.15)];
+        &[(Flaw::Rude, 0.85), (Flaw::Rambling, 0.1), (Flaw::OverRefusing, 0.05)];
     const MAX_WORDS: usize = 45;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

@@ -67,7 +67,7 @@ impl OneWord {
 
 impl Family for OneWord {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::Rambling, 0.5), (Flaw::Wrong, 0.1), (Flaw::Rude, 0.2), (Flaw::OverRefusing, 0.2)];
+        &[(Flaw::Rambling, 0.75), (Flaw::Wrong, 0.1), (Flaw::Rude, 0.1), (Flaw::OverRefusing, 0.05)];
     const MAX_WORDS: usize = 1;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

@@ -148,7 +148,7 @@ impl Steps {
 
 impl Family for Steps {
     const FLAWS: &'static [(Flaw, f64)] =
-        &[(Flaw::Wrong, 0.2), (Flaw::Rude, 0.4), (Flaw::Rambling, 0.3), (Flaw::OverRefusing, 0.1)];
+        &[(Flaw::Wrong, 0.1), (Flaw::Rude, 0.1), (Flaw::Rambling, 0.75), (Flaw::OverRefusing, 0.05)];
     const MAX_WORDS: usize = 60;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {

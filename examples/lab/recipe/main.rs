@@ -4,8 +4,11 @@
 //! which it calls as a user would.
 
 mod blocks;
+mod comparison;
 mod evaluate;
 mod files;
+mod methods;
+mod policy;
 mod report;
 mod stages;
 
@@ -14,6 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use methods::Comparison;
 use rectify_lab::{Task, judge};
 use serde::Deserialize;
 use serde_json::json;
@@ -46,6 +50,8 @@ enum Command {
         #[command(flatten)]
         recipe: Recipe,
     },
+    /// Trains the policy by several methods, on what `all` made in the folder, and compares what became of it.
+    Methods(Comparison),
     /// Judges lines of `{"task", "prompt", "answer"}` from standard input.
     Judge,
 }
@@ -64,6 +70,7 @@ fn main() -> anyhow::Result<()> {
             install.map_or(Ok(()), |target| recipe.install(&target))
         }
         Command::Data { recipe } => recipe.run_one(Stage::Data),
+        Command::Methods(comparison) => comparison.run(),
         Command::Judge => judge_lines(),
     }
 }

@@ -119,7 +119,8 @@ impl Recipe {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file of the run.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.out.join(name)
     }
 
@@ -134,7 +135,7 @@ impl Recipe {
         let texts: Vec<&str> = texts.chain(roles.repeat(100)).collect();
         let vocab_size = tokenizer::train(texts.into_iter(), self.vocab, &init)?;
         write_json(&init.join("config.json"), &report::model_config(vocab_size))?;
-        let eval = prompts(Split::HeldOut, self.eval_prompts, self.seed, "eval")?;
+        let eval = prompts(Split::HeldOut, self.eval_prompts, self.seed, "report")?;
         write_lines(&self.path("eval.jsonl"), eval.iter().map(prompt_line))?;
         let train = preference_prompts(self.preference_prompts, self.seed);
         write_lines(&self.path("preference_prompts.jsonl"), train.iter().map(prompt_line))
@@ -194,13 +195,7 @@ impl Recipe {
     }
 
     fn pairs(&self) -> anyhow::Result<()> {
-        let sampled: Vec<Generated> = read_lines(&self.path("samples.jsonl"))?;
-        let answers = |line: Generated| Answers {
-            item: line.item(),
-            answers: line.candidates.into_iter().map(|c| c.text).collect(),
-        };
-        let sampled: Vec<Answers> = sampled.into_iter().map(answers).collect();
-        let pairs = pairs(&sampled, self.pairs, self.noise, self.seed);
+        let pairs = pairs(&self.sampled()?, self.pairs, self.noise, self.seed);
         let line = |p: &rectify_lab::data::Pair| {
             json!({
                 "prompt": [turn("user", &p.item.prompt)],
@@ -209,6 +204,16 @@ impl Recipe {
             })
         };
         write_lines(&self.path("pairs.jsonl"), pairs.iter().map(line))
+    }
+
+    /// The policy's answers to training prompts.
+    pub(crate) fn sampled(&self) -> anyhow::Result<Vec<Answers>> {
+        let lines: Vec<Generated> = read_lines(&self.path("samples.jsonl"))?;
+        let answers = |line: Generated| Answers {
+            item: line.item(),
+            answers: line.candidates.into_iter().map(|c| c.text).collect(),
+        };
+        Ok(lines.into_iter().map(answers).collect())
     }
 
     fn report(&self) -> anyhow::Result<()> {
@@ -251,7 +256,7 @@ impl Recipe {
     }
 
     /// The `rectify` command.
-    fn rectify(&self) -> anyhow::Result<Command> {
+    pub(crate) fn rectify(&self) -> anyhow::Result<Command> {
         if let Some(program) = &self.rectify {
             return Ok(Command::new(program));
         }
@@ -274,7 +279,8 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<u64> {
     fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
-fn call(mut command: Command) -> anyhow::Result<()> {
+/// Runs a command to its end.
+pub(crate) fn call(mut command: Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     if status.success() { Ok(()) } else { bail!("{command:?} ended with {status}") }
 }

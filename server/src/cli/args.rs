@@ -17,6 +17,10 @@ pub struct ModelArgs {
     /// policy's base. May be given several times; the first is the default.
     #[arg(long = "reward", value_name = "NAME=DIR")]
     pub rewards: Vec<NamedDir>,
+    /// A PEFT adapter of the policy and its name. May be given several times: a server serves each under its name, and
+    /// other commands answer with the first.
+    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    pub adapters: Vec<NamedDir>,
     /// Precision of weights and KV cache.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,

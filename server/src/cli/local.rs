@@ -26,6 +26,8 @@ pub(crate) struct Local {
     /// Requests the engine lets wait.
     pub(crate) max_waiting: usize,
     generation: Generation,
+    /// The adapter that answers, unless the policy itself does.
+    adapter: Option<String>,
 }
 
 impl Local {
@@ -34,7 +36,8 @@ impl Local {
     /// # Errors
     /// [`CliError`] naming the file or option that does not fit.
     pub(crate) fn start(args: &ModelArgs) -> Result<Self, CliError> {
-        Self::boot(&boot::configure(args)?)
+        let adapter = args.adapters.first().map(|adapter| adapter.name.clone());
+        Ok(Self { adapter, ..Self::boot(&boot::configure(args)?)? })
     }
 
     /// Loads the models of a configuration and starts the engine.
@@ -45,7 +48,7 @@ impl Local {
         let Booted { engine, models, generation } = boot::start(config)?;
         let rewards = models.rewards.iter().map(ToString::to_string).collect();
         let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
-        Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, generation })
+        Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, generation, adapter: None })
     }
 
     /// Sampling of `n` answers: the options, then the configuration's and the model's own settings, then the defaults.
@@ -95,7 +98,7 @@ impl Local {
             sampling,
             num_choices: if scored { 1 } else { n },
             alignment,
-            adapter: None,
+            adapter: self.adapter.clone(),
             priority: 0,
         })
     }

@@ -238,6 +238,22 @@ fn an_answer_longer_than_the_reward_models_context_is_a_scorer_failure() {
 }
 
 #[test]
+fn candidates_end_where_their_reward_model_could_no_longer_read_them() {
+    let mut harness = Harness::new(Setup::roomy());
+    let mut request = best_of(&[5, 6, 7], 2, 40, "own");
+    request.sampling.ignore_eos = true;
+    let room = 7;
+    // The template ends each turn with a token of its own.
+    request.messages = conversation(&"x".repeat(512 - room - 2));
+    let answer = harness.run(request);
+    let selection = answer.selection.unwrap();
+    assert_eq!(selection.scoring, Scoring::Ok);
+    for candidate in &selection.candidates {
+        assert_eq!(candidate.tokens.len(), room);
+    }
+}
+
+#[test]
 fn texts_and_candidates_are_scored_on_request() {
     let mut harness = Harness::new(Setup::roomy());
     let texts = ScoreInput::Texts(vec!["one".into(), "two".into()]);

@@ -19,7 +19,7 @@ use super::{CliError, ModelArgs, SamplingArgs, interrupt};
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ChatArgs {
     /// Talk to a running server instead of loading a model, such as http://127.0.0.1:8080.
-    #[arg(long, value_name = "URL", conflicts_with_all = ["policy", "rewards", "dtype", "config"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["policy", "rewards", "adapters", "dtype", "config"])]
     pub url: Option<String>,
     /// The model to ask the server for; by default the first it names.
     #[arg(long, requires = "url")]
@@ -153,6 +153,7 @@ impl Chat {
             let text = match said {
                 Said::Text(text) => {
                     answer.push_str(&text);
+                    let text = if self.interactive { printable(&text) } else { text };
                     if std::mem::take(&mut status) { format!("{CLEAR}{text}") } else { text }
                 }
                 Said::Finished { .. } | Said::Note(_) if !self.interactive => return,
@@ -199,6 +200,11 @@ impl Chat {
     }
 }
 
+/// What a model says, without the control characters by which it could move the cursor or write over the screen.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
 /// `best of 16, reward 1.234, 812 tokens in 0.9 s`.
 fn describe(footer: &Footer, n: usize, seconds: f64) -> String {
     let mut parts = Vec::new();
@@ -221,6 +227,11 @@ fn describe(footer: &Footer, n: usize, seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_cannot_command_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2J\u{9b}1mb\r\u{7}\n\tc"), "a[2J1mb\n\tc");
+    }
 
     #[test]
     fn the_footer_says_what_is_known() {
