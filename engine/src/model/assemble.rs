@@ -372,11 +372,12 @@ mod tests {
         let twice =
             ModelsConfig { rewards: [&models.rewards[..1], &models.rewards[..1]].concat(), ..models.clone() };
         assert!(assemble(&twice).unwrap_err().to_string().contains("taken by rewards"));
-        let headless = ModelsConfig { rewards: models.adapters.clone(), ..models.clone() };
+        let headless =
+            ModelsConfig { rewards: models.adapters.clone(), adapters: Vec::new(), ..models.clone() };
         assert!(assemble(&headless).unwrap_err().to_string().contains("holds no score head"));
         let language = ModelsConfig { rewards: vec![("lm".into(), models.policy.clone())], ..models.clone() };
         assert!(assemble(&language).unwrap_err().to_string().contains("must be a ForSequenceClassification"));
-        let classifier = ModelsConfig { policy: models.rewards[0].1.clone(), ..models };
+        let classifier = ModelsConfig { policy: models.rewards[0].1.clone(), rewards: Vec::new(), ..models };
         assert!(assemble(&classifier).unwrap_err().to_string().contains("must be a ForCausalLM"));
     }
 
