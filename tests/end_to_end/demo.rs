@@ -51,7 +51,7 @@ async fn best_of_sixteen_makes_a_flawed_policy_good() {
         "good alone {single:.3}, best of 16 {best:.3}, reward model right on {accuracy:.3} of {pairs} pairs"
     );
     // Everything is seeded, so these numbers repeat; the margins are for demos trained anew.
-    assert!((0.4..=0.7).contains(&single), "alone, {single:.3} of the answers are good");
+    assert!((0.3..=0.7).contains(&single), "alone, {single:.3} of the answers are good");
     assert!(best >= 0.88, "the best of sixteen is good for {best:.3} of {total} prompts");
     assert!(accuracy >= 0.85, "the reward model is right on {accuracy:.3} of {pairs} pairs");
 }

@@ -56,7 +56,7 @@ pub(crate) struct Recipe {
     #[arg(long, default_value_t = 16)]
     pub(crate) samples: usize,
     /// Pairs made of each of them.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 12)]
     pub(crate) pairs: usize,
     /// Share of pairs with the wrong label.
     #[arg(long, default_value_t = 0.05)]
