@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::model::adapter::{Adapter, AdapterInfo};
+use crate::request::AdapterRef;
 use crate::{AdapterLoader, EngineError};
 
 /// Adapters that requests can name.
@@ -62,13 +63,19 @@ impl AdapterStore {
         self.adapters.remove(name).map(drop).ok_or_else(|| self.not_found(name))
     }
 
-    /// The version that a new request for `name` runs under; `None` is the bare policy.
+    /// The version that a new request runs under; `None` is the bare policy.
     ///
     /// # Errors
     /// [`EngineError::NotFound`].
-    pub fn resolve(&self, name: Option<&str>) -> Result<Option<Arc<Adapter>>, EngineError> {
-        let Some(name) = name else { return Ok(None) };
-        self.adapters.get(name).map(|adapter| Some(Arc::clone(adapter))).ok_or_else(|| self.not_found(name))
+    pub fn resolve(&self, adapter: Option<&AdapterRef>) -> Result<Option<Arc<Adapter>>, EngineError> {
+        let found = match adapter {
+            None => return Ok(None),
+            Some(AdapterRef::Named(name)) => {
+                self.adapters.get(name.as_str()).ok_or_else(|| self.not_found(name))?
+            }
+            Some(AdapterRef::Private(adapter)) => adapter,
+        };
+        Ok(Some(Arc::clone(found)))
     }
 
     /// What answers say about the weights that made them: `<model>@base` or `<adapter>@<hash>`.
@@ -110,20 +117,33 @@ mod tests {
     }
 
     fn version(store: &AdapterStore, name: &str) -> String {
-        let adapter = store.resolve(Some(name)).unwrap();
+        let adapter = store.resolve(Some(&name.into())).unwrap();
         store.policy_version(adapter.as_deref()).to_string()
     }
 
     #[test]
     fn a_name_moves_to_a_new_version_while_the_old_one_lives_on() {
         let mut store = store();
-        let running = store.resolve(Some("first")).unwrap().unwrap();
+        let running = store.resolve(Some(&"first".into())).unwrap().unwrap();
         store.load("first", Path::new("2"), true).unwrap();
         assert_eq!(version(&store, "first"), "first@2");
         assert_eq!(&*running.info.version, "1");
         store.unload("first").unwrap();
-        assert!(matches!(store.resolve(Some("first")), Err(EngineError::NotFound { .. })));
+        assert!(matches!(store.resolve(Some(&"first".into())), Err(EngineError::NotFound { .. })));
         assert_eq!(&*store.policy_version(None), "demo@base");
+    }
+
+    #[test]
+    fn a_private_adapter_needs_no_name_and_leaves_with_its_last_user() {
+        let store = store();
+        let own = adapter("rollout", "7");
+        let reference = AdapterRef::Private(Arc::clone(&own));
+        let resolved = store.resolve(Some(&reference)).unwrap();
+        assert_eq!(&*store.policy_version(resolved.as_deref()), "rollout@7");
+        assert!(store.resolve(Some(&"rollout".into())).is_err());
+        assert_eq!(store.infos().len(), 1);
+        drop((resolved, reference));
+        assert_eq!(Arc::strong_count(&own), 1);
     }
 
     #[test]

@@ -127,10 +127,17 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::Shutdown`] if the engine has stopped; anything else comes as [`Event::Failed`].
     pub async fn generate(&self, request: GenerateRequest) -> Result<EventStream, EngineError> {
-        // One event per token at most, and a handful per candidate: the engine never waits for a slow reader.
-        let n = request.alignment.as_ref().map_or(request.num_choices, |a| a.n).max(request.num_choices);
-        let capacity = n.saturating_mul(request.sampling.max_tokens.saturating_add(3)).saturating_add(4);
-        self.start(capacity, |id, events| Command::Generate(id, Box::new(request), events)).await
+        let (command, stream) = self.generation(request);
+        self.send(command).await.map(|()| stream)
+    }
+
+    /// [`EngineHandle::generate`] for callers outside an async runtime.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::generate`].
+    pub fn generate_blocking(&self, request: GenerateRequest) -> Result<EventStream, EngineError> {
+        let (command, stream) = self.generation(request);
+        self.commands.blocking_send(command).map_err(|_| EngineError::Shutdown).map(|()| stream)
     }
 
     /// Starts scoring.
@@ -138,22 +145,43 @@ impl EngineHandle {
     /// # Errors
     /// As [`EngineHandle::generate`].
     pub async fn score(&self, request: ScoreRequest) -> Result<EventStream, EngineError> {
+        let (command, stream) = self.scoring(request);
+        self.send(command).await.map(|()| stream)
+    }
+
+    /// [`EngineHandle::score`] for callers outside an async runtime.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::generate`].
+    pub fn score_blocking(&self, request: ScoreRequest) -> Result<EventStream, EngineError> {
+        let (command, stream) = self.scoring(request);
+        self.commands.blocking_send(command).map_err(|_| EngineError::Shutdown).map(|()| stream)
+    }
+
+    fn generation(&self, request: GenerateRequest) -> (Command, EventStream) {
+        // One event per token at most, and a handful per candidate: the engine never waits for a slow reader.
+        let n = request.alignment.as_ref().map_or(request.num_choices, |a| a.n).max(request.num_choices);
+        let capacity = n.saturating_mul(request.sampling.max_tokens.saturating_add(3)).saturating_add(4);
+        self.open(capacity, |id, events| Command::Generate(id, Box::new(request), events))
+    }
+
+    fn scoring(&self, request: ScoreRequest) -> (Command, EventStream) {
         let num_texts = match &request.input {
             crate::request::ScoreInput::Candidates { candidates, .. } => candidates.len(),
             crate::request::ScoreInput::Texts(texts) => texts.len(),
         };
-        self.start(num_texts + 4, |id, events| Command::Score(id, Box::new(request), events)).await
+        self.open(num_texts + 4, |id, events| Command::Score(id, Box::new(request), events))
     }
 
-    async fn start(
+    fn open(
         &self,
         capacity: usize,
         command: impl FnOnce(RequestId, mpsc::Sender<Event>) -> Command,
-    ) -> Result<EventStream, EngineError> {
+    ) -> (Command, EventStream) {
         let id = RequestId(self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let (sender, events) = mpsc::channel(capacity.clamp(16, tokio::sync::Semaphore::MAX_PERMITS));
-        self.send(command(id, sender)).await?;
-        Ok(EventStream { id, events, commands: self.commands.clone(), ended: false })
+        let stream = EventStream { id, events, commands: self.commands.clone(), ended: false };
+        (command(id, sender), stream)
     }
 
     async fn send(&self, command: Command) -> Result<(), EngineError> {

@@ -36,5 +36,5 @@ pub use engine::{Engine, start};
 pub use error::EngineError;
 pub use handle::EngineHandle;
 pub use parts::{AdapterLoader, EngineParts, RewardParts, RewardSpec, RewardWeights, TokenBytes};
-pub use request::{Event, GenerateRequest, ScoreRequest};
+pub use request::{AdapterRef, Event, GenerateRequest, ScoreRequest};
 pub use sampling_params::SamplingParams;

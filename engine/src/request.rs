@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::adapter::Adapter;
 use crate::{EngineError, SamplingParams};
 
 /// Most candidates of one request.
@@ -32,10 +33,32 @@ pub struct GenerateRequest {
     pub num_choices: usize,
     /// Best-of-N; `None` returns every candidate as it is.
     pub alignment: Option<Alignment>,
-    /// A loaded adapter by name; `None` is the policy's active version.
-    pub adapter: Option<String>,
+    /// The adapter to run under; `None` is the bare policy.
+    pub adapter: Option<AdapterRef>,
     /// Lower runs first; 0 is ordinary.
     pub priority: i32,
+}
+
+/// The adapter a request runs under.
+#[derive(Clone, Debug)]
+pub enum AdapterRef {
+    /// A loaded one; the version that the name leads to when the request is admitted.
+    Named(String),
+    /// One that the request brings along and nobody else can name: a trainer's latest weights, packed from memory for
+    /// this engine's policy. It leaves memory with its last sequence. Its version must be its own, like a loaded one's.
+    Private(Arc<Adapter>),
+}
+
+impl From<String> for AdapterRef {
+    fn from(name: String) -> Self {
+        Self::Named(name)
+    }
+}
+
+impl From<&str> for AdapterRef {
+    fn from(name: &str) -> Self {
+        Self::Named(name.to_owned())
+    }
 }
 
 /// How candidates are sampled, scored and chosen.

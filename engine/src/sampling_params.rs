@@ -38,6 +38,9 @@ pub struct SamplingParams {
     pub ignore_eos: bool,
     /// Report the logprob of each generated token and of this many most likely ones (0 = the token's only).
     pub logprobs: Option<usize>,
+    /// Logprobs of the generated tokens are those of the distribution at `temperature` instead of the raw one: what a
+    /// trainer must know of its own samples. Penalties and filters are left out either way; without effect when greedy.
+    pub logprobs_at_temperature: bool,
     /// The same for the prompt's tokens (`echo` with `logprobs`, `prompt_logprobs`).
     pub prompt_logprobs: Option<usize>,
 }
@@ -61,6 +64,7 @@ impl Default for SamplingParams {
             include_stop: false,
             ignore_eos: false,
             logprobs: None,
+            logprobs_at_temperature: false,
             prompt_logprobs: None,
         }
     }

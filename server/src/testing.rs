@@ -11,7 +11,7 @@ use rectify_engine::model::adapter::AdapterInfo;
 use rectify_engine::request::{
     Candidate, FinishReason, Logprobs, Message, ScoreInput, Scoring, Selection, TokenLogprob, Usage,
 };
-use rectify_engine::{EngineError, EngineHandle, Event, GenerateRequest};
+use rectify_engine::{AdapterRef, EngineError, EngineHandle, Event, GenerateRequest};
 use tokio::sync::mpsc;
 
 use crate::app::{App, Shared};
@@ -94,7 +94,11 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Generate(_, request, events) => {
-                let known = match &request.adapter {
+                let name = match &request.adapter {
+                    Some(AdapterRef::Named(name)) => Some(name.clone()),
+                    _ => None,
+                };
+                let known = match &name {
                     Some(name) => adapters.iter().find(|adapter| *adapter.name == **name).cloned().map(Some),
                     None => Some(None),
                 };
@@ -102,7 +106,7 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                 match known {
                     Some(adapter) => drop(tokio::spawn(generate(*request, adapter, events))),
                     None => {
-                        let name = request.adapter.unwrap_or_default();
+                        let name = name.unwrap_or_default();
                         let known = format!("available: {}", crate::names(adapters.iter().map(|a| &*a.name)));
                         let error = EngineError::NotFound { kind: "adapter", name, known };
                         let _ = events.send(Event::Failed(error)).await;

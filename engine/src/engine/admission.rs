@@ -53,7 +53,7 @@ impl Engine {
         }
         self.check_tokens(&request)?;
         let num_candidates = check_candidates(&request)?;
-        let adapter = self.adapters.resolve(request.adapter.as_deref())?;
+        let adapter = self.adapters.resolve(request.adapter.as_ref())?;
         let reward = match &request.alignment {
             Some(alignment) => Some(self.find_reward(alignment)?),
             None => None,

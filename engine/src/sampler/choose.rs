@@ -52,9 +52,9 @@ impl Mass {
         Some(out)
     }
 
-    /// `ln Σ exp(x)`, if the scale is 1.
+    /// `ln Σ exp(scale · x)`.
     pub(super) fn log_sum_exp(&self) -> f32 {
-        (f64::from(self.max) + self.total.ln()) as f32
+        (f64::from(self.scale * self.max) + self.total.ln()) as f32
     }
 
     /// Together.
@@ -67,9 +67,9 @@ impl Mass {
     }
 }
 
-/// `ln Σ exp(row)` in nats; `None` unless the row is a distribution.
-pub(super) fn log_sum_exp(row: &[f32], scratch: &mut Scratch) -> Option<f32> {
-    Some(Mass::new(row, 1.0, &mut scratch.sums)?.log_sum_exp())
+/// `ln Σ exp(scale · row)` in nats; `None` unless the row is a distribution.
+pub(super) fn log_sum_exp(row: &[f32], scale: f32, scratch: &mut Scratch) -> Option<f32> {
+    Some(Mass::new(row, scale, &mut scratch.sums)?.log_sum_exp())
 }
 
 /// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.

@@ -43,7 +43,7 @@ pub struct SampleRow<'a> {
 pub struct Sampled {
     /// The token.
     pub token: u32,
-    /// `ln p(token)` of the raw distribution; 0 unless it was wanted.
+    /// `ln p(token)` of the raw distribution, or of that at `temperature`; 0 unless it was wanted.
     pub logprob: f32,
     /// If `params.logprobs` is set.
     pub logprobs: Option<Logprobs>,
@@ -70,8 +70,8 @@ impl Sampler {
         num_top: usize,
     ) -> Vec<Result<Logprobs, EngineError>> {
         self.map(pool, rows, |&(logits, token), scratch| {
-            let lse = choose::log_sum_exp(logits, scratch).ok_or_else(not_a_distribution)?;
-            Ok(report(logits, token, lse, num_top, scratch))
+            let lse = choose::log_sum_exp(logits, 1.0, scratch).ok_or_else(not_a_distribution)?;
+            Ok(report(logits, token, (1.0, lse), num_top, scratch))
         })
     }
 
@@ -123,22 +123,32 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
         choose::greedy(logits).map(|token| (token, None))
     } else {
         let drawn = choose::draw(logits, row.params, row.draw.uniform(), scratch);
-        drawn.map(|(token, mass)| (token, (temperature == 1.0 && !is_changed).then(|| mass.log_sum_exp())))
+        drawn.map(|(token, mass)| (token, Some(mass)))
     };
     scratch.logits = changed;
-    let (token, lse) = drawn?;
+    let (token, mass) = drawn?;
     if !row.wants_logprob && row.params.logprobs.is_none() {
         return Some(Sampled { token, logprob: 0.0, logprobs: None });
     }
-    let lse = lse.or_else(|| choose::log_sum_exp(row.logits, scratch))?;
-    let logprob = row.logits[token as usize] - lse;
-    let logprobs = row.params.logprobs.map(|num_top| report(row.logits, token, lse, num_top, scratch));
+    let scale = if row.params.logprobs_at_temperature && temperature > 0.0 { 1.0 / temperature } else { 1.0 };
+    let lse = match mass.filter(|mass| !is_changed && mass.scale == scale) {
+        Some(mass) => mass.log_sum_exp(),
+        None => choose::log_sum_exp(row.logits, scale, scratch)?,
+    };
+    let logprob = scale * row.logits[token as usize] - lse;
+    let logprobs = row.params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, scratch));
     Some(Sampled { token, logprob, logprobs })
 }
 
-fn report(logits: &[f32], token: u32, lse: f32, num_top: usize, scratch: &mut Scratch) -> Logprobs {
+fn report(
+    logits: &[f32],
+    token: u32,
+    (scale, lse): (f32, f32),
+    num_top: usize,
+    scratch: &mut Scratch,
+) -> Logprobs {
     top::top(logits, num_top, &mut scratch.ranked);
-    let of = |token: u32, logit: f32| TokenLogprob { token, logprob: logit - lse };
+    let of = |token: u32, logit: f32| TokenLogprob { token, logprob: scale * logit - lse };
     Logprobs {
         own: of(token, logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)),
         top: scratch.ranked.iter().map(|ranked| of(ranked.token, ranked.logit)).collect(),

@@ -152,6 +152,27 @@ fn logprobs_are_natural_logs_of_the_raw_distribution() {
 }
 
 #[test]
+fn logprobs_can_be_those_of_the_distribution_at_the_temperature() {
+    let logits = [1.0f32, 2.0, 3.0, -1.0];
+    for bias in [vec![], vec![(0, 50.0)]] {
+        let params = SamplingParams {
+            temperature: 0.5,
+            logit_bias: bias,
+            logprobs: Some(1),
+            logprobs_at_temperature: true,
+            ..SamplingParams::default()
+        };
+        let sampled = one(row(&logits, &params, 0));
+        let lse = logits.iter().map(|x| (2.0 * f64::from(*x)).exp()).sum::<f64>().ln() as f32;
+        let expected = 2.0 * logits[sampled.token as usize] - lse;
+        assert!((sampled.logprob - expected).abs() < 1e-6);
+        let logprobs = sampled.logprobs.unwrap();
+        assert!((logprobs.top[0].logprob - (6.0 - lse)).abs() < 1e-6);
+        assert_eq!(logprobs.own.logprob, sampled.logprob);
+    }
+}
+
+#[test]
 fn penalties_change_what_they_name() {
     let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let choose = |params: SamplingParams, logits: &[f32], prompt: &[u32], output: &[u32]| {

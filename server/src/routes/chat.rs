@@ -86,7 +86,7 @@ async fn plan(app: &App, mut request: ChatRequest) -> Result<Plan, ApiError> {
         sampling,
         num_choices,
         alignment: validated,
-        adapter: target.adapter.clone(),
+        adapter: target.adapter.clone().map(Into::into),
         priority: request.priority.unwrap_or(0),
     };
     let return_candidates = alignment.and_then(|alignment| alignment.return_candidates).unwrap_or(false);

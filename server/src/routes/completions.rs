@@ -121,7 +121,7 @@ async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<En
             sampling,
             num_choices,
             alignment: validated.clone(),
-            adapter: target.adapter.clone(),
+            adapter: target.adapter.clone().map(Into::into),
             priority: request.priority.unwrap_or(0),
         });
     }
