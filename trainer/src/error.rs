@@ -54,6 +54,24 @@ pub enum TrainError {
         /// Its value.
         value: f64,
     },
+    /// The policy has left its bounds.
+    #[error("step {step}: {reason}")]
+    Diverged {
+        /// Optimiser step, from 1.
+        step: usize,
+        /// What was measured, and what to change.
+        reason: String,
+    },
+    /// A run that diverged and left its last good weights.
+    #[error("{reason}; the weights of step {step} are restored and saved in {dir}", dir = .output_dir.display())]
+    Restored {
+        /// What happened, and what to change.
+        reason: String,
+        /// The step they are of.
+        step: usize,
+        /// Where they are.
+        output_dir: PathBuf,
+    },
     /// A reward model that learned nothing it can repeat on unseen pairs.
     #[error(
         "the reward model is right on {percent:.1} % of {num_pairs} held-out pairs, below {required:.0} %: labels are noisy or the task is subjective",
@@ -82,6 +100,17 @@ impl TrainError {
 
     pub(crate) fn data(file: &Path, line: u64, reason: String) -> Self {
         Self::Data { file: file.to_owned(), line: line as usize, reason }
+    }
+
+    /// The sentence about a run that diverged; `None` for every other error.
+    pub(crate) fn divergence(&self) -> Option<String> {
+        match self {
+            Self::Diverged { .. } => Some(self.to_string()),
+            Self::NotFinite { step, what, value } => Some(format!(
+                "step {step}: the {what} is {value}: lower learning_rate or look for broken lines in the data"
+            )),
+            _ => None,
+        }
     }
 
     pub(crate) fn model(path: &Path, reason: impl Into<String>) -> Self {

@@ -136,7 +136,8 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
         None => choose::log_sum_exp(row.logits, scale, scratch)?,
     };
     let logprob = scale * row.logits[token as usize] - lse;
-    let logprobs = row.params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, scratch));
+    let logprobs =
+        row.params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, scratch));
     Some(Sampled { token, logprob, logprobs })
 }
 

@@ -1,11 +1,27 @@
 //! Losses as pure functions of log-probabilities and rewards: value and gradient, one file each, paper and equation in
 //! the doc. Leaves models and data to `run`.
 
+mod advantages;
 mod bradley_terry;
 mod cross_entropy;
+mod gae;
+mod grpo;
+mod importance;
+#[cfg(test)]
+mod policy_gradient_tests;
+mod ppo;
+mod rloo;
+mod surrogate;
 
+pub use advantages::{ScaleRewards, group_advantages, leave_one_out, mean_std};
 pub use bradley_terry::{PairLoss, bradley_terry};
 pub use cross_entropy::cross_entropy;
+pub use gae::{gae, whiten};
+pub use grpo::{Grpo, GrpoCompletion, GrpoLoss, GrpoLossType, ImportanceLevel, grpo, token_weights};
+pub use importance::{ImportanceMode, importance_ratios};
+pub use ppo::{AdaptiveKl, ValueLoss, token_rewards, value_loss};
+pub use rloo::rloo;
+pub use surrogate::{ClipRange, Clipped, Surrogate, clipped_surrogate, kl_k3};
 
 /// `ln(1 + e^x)` without overflow.
 fn softplus(x: f64) -> f64 {

@@ -26,6 +26,9 @@ pub(crate) struct State {
     pub(crate) num_tokens: usize,
     /// What is to be logged next: sums and counts, as bits, which JSON keeps exactly.
     pub(crate) window: BTreeMap<String, (u64, u64)>,
+    /// What the method keeps.
+    #[serde(default)]
+    pub(crate) method: Value,
     /// Settings of the run that decide its numbers.
     pub(crate) config: Value,
     /// Fingerprint of the examples.

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::model::Model;
+use super::progress::Control;
+use super::steps::{Epochs, Steps};
+use crate::config::TrainConfig;
 use crate::error::TrainError;
 
 /// Which examples.
@@ -49,7 +54,7 @@ impl Stats {
     }
 }
 
-/// A training method.
+/// A training method. Offline ones have their examples from the start; online ones make them in [`Method::prepare`].
 pub(crate) trait Method {
     /// Tokens of each example.
     fn lengths(&self, split: Split) -> Vec<usize>;
@@ -59,6 +64,47 @@ pub(crate) trait Method {
 
     /// Runs a batch; with [`Pass::dropout_seed`], adds its gradients.
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError>;
+
+    /// Which batches each step sees.
+    fn steps(&self, settings: &TrainConfig) -> Box<dyn Steps> {
+        Box::new(Epochs::new(settings, self.lengths(Split::Train)))
+    }
+
+    /// Gets ready for `step`, counted from 0: online methods sample and score here, with the weights as they are.
+    ///
+    /// # Errors
+    /// What sampling or scoring says; [`TrainError::Diverged`] if the policy has left its bounds.
+    fn prepare(
+        &mut self,
+        model: &mut Model,
+        step: usize,
+        control: &mut Control<'_>,
+    ) -> Result<Stats, TrainError> {
+        let _ = (model, step, control);
+        Ok(Stats::default())
+    }
+
+    /// Whether nothing but weights, optimiser and [`Method::state`] is needed to go on after `step` steps: not in the
+    /// middle of what [`Method::prepare`] made.
+    fn is_border(&self, step: usize) -> bool {
+        let _ = step;
+        true
+    }
+
+    /// Whether a run that diverges ends with the weights of the last border where all was well.
+    fn restores(&self) -> bool {
+        false
+    }
+
+    /// What else a checkpoint keeps.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Goes on from what [`Method::state`] gave.
+    fn resume(&mut self, state: &Value) {
+        let _ = state;
+    }
 
     /// Changes when the examples do.
     fn fingerprint(&self) -> String;

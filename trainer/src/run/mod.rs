@@ -9,6 +9,7 @@ mod output;
 pub mod progress;
 mod reward;
 mod sft;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod trainer;

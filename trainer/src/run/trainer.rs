@@ -50,28 +50,10 @@ struct Running {
     train_tokens: usize,
 }
 
-/// Position of a step in the data.
-struct Position {
-    epoch: usize,
-    /// Steps of earlier epochs.
-    before: usize,
-    steps: Vec<Vec<Vec<usize>>>,
-}
-
-impl Position {
-    /// Moves to the epoch that holds `step`.
-    fn seek(&mut self, batches: &Batches, step: usize) {
-        while step >= self.before + self.steps.len() {
-            self.before += self.steps.len();
-            self.epoch += 1;
-            self.steps = batches.epoch(self.epoch);
-        }
-    }
-
-    /// Passes over the data after `step` steps.
-    fn epochs(&self, step: usize) -> f64 {
-        self.epoch as f64 + (step - self.before) as f64 / self.steps.len() as f64
-    }
+/// The weights of a border where all was well.
+struct Good {
+    step: usize,
+    weights: Vec<Vec<f32>>,
 }
 
 impl<M: Method> Trainer<'_, M> {
@@ -82,12 +64,9 @@ impl<M: Method> Trainer<'_, M> {
         if lengths.is_empty() {
             return Err(TrainError::config("data", "no example is left to train on"));
         }
-        let num_tokens = lengths.iter().sum();
-        let batches = Batches::new(settings, lengths);
-        let total_steps = match settings.max_steps {
-            0 => batches.num_steps(settings.num_train_epochs),
-            steps => steps,
-        };
+        let (num_examples, num_tokens) = (lengths.len(), lengths.iter().sum());
+        let mut steps = self.method.steps(settings);
+        let total_steps = steps.total();
         fs::create_dir_all(&settings.output_dir)
             .map_err(|error| TrainError::io(&settings.output_dir, error))?;
         let mut running = self.start(config)?;
@@ -95,46 +74,89 @@ impl<M: Method> Trainer<'_, M> {
         (control.progress)(&Progress::Started(RunInfo {
             total_steps,
             resumed_steps: running.state.step,
-            num_examples: batches.num_examples(),
+            num_examples,
             num_eval_examples,
             num_tokens,
             num_parameters: self.model.tape.num_parameters(),
             num_trainable_parameters: self.model.tape.params.num_trainable(),
         }));
         let schedule = Schedule::new(settings, total_steps);
-        let mut position = Position { epoch: 0, before: 0, steps: batches.epoch(0) };
         let mut evaluated: Option<(usize, Stats)> = None;
+        let mut good = None;
+        let mut save_is_due = false;
         while running.state.step < total_steps {
-            position.seek(&batches, running.state.step);
-            let examples = position.steps[running.state.step - position.before].clone();
-            self.step(&examples, schedule.learning_rate(running.state.step), &mut running, control)?;
+            let step = running.state.step;
+            let outcome = self.prepare(step, &mut running, &mut good, control).and_then(|()| {
+                let learning_rate = schedule.learning_rate(step);
+                self.step(&steps.batches(step), learning_rate, &mut running, control)
+            });
+            if let Err(error) = outcome {
+                return Err(self.fall_back(error, good, &running)?);
+            }
             let step = running.state.step;
             let is_last = step == total_steps;
-            let epoch = position.epochs(step);
+            let epoch = steps.epochs(step);
             if step.is_multiple_of(settings.logging_steps) || is_last {
                 running.write_window(epoch, control)?;
             }
             if settings.eval_steps > 0 && step.is_multiple_of(settings.eval_steps) && num_eval_examples > 0 {
                 evaluated = Some((step, self.evaluate(epoch, &mut running, control)?));
             }
+            save_is_due |= settings.save_steps > 0 && step.is_multiple_of(settings.save_steps);
             let stopped = control.stop.load(Ordering::Relaxed) && !is_last;
-            if stopped || (settings.save_steps > 0 && step.is_multiple_of(settings.save_steps)) {
+            if (save_is_due || stopped) && self.method.is_border(step) {
                 running.save(&self, control)?;
-            }
-            if stopped {
-                return Ok(running.report(self.settings, true));
+                save_is_due = false;
+                if stopped {
+                    return Ok(running.report(self.settings, true));
+                }
             }
         }
         if num_eval_examples > 0 {
             let stats = match evaluated {
                 Some((step, stats)) if step == total_steps => stats,
-                _ => self.evaluate(position.epochs(running.state.step), &mut running, control)?,
+                _ => self.evaluate(steps.epochs(running.state.step), &mut running, control)?,
             };
             self.method.check(&stats)?;
         }
         output::write(settings, &self.model, self.name, &running.last_metrics)?;
         (control.progress)(&Progress::Saved(settings.output_dir.clone()));
         Ok(running.report(settings, false))
+    }
+
+    /// Lets the method get ready for a step, and remembers the weights if it could.
+    fn prepare(
+        &mut self,
+        step: usize,
+        running: &mut Running,
+        good: &mut Option<Good>,
+        control: &mut Control<'_>,
+    ) -> Result<(), TrainError> {
+        let start = Instant::now();
+        let stats = self.method.prepare(&mut self.model, step, control)?;
+        running.window.merge(&stats);
+        running.train_seconds += start.elapsed().as_secs_f64();
+        if self.method.restores() && self.method.is_border(step) {
+            let weights = self.model.tape.params.trainable().map(|param| param.data.clone()).collect();
+            *good = Some(Good { step, weights });
+        }
+        Ok(())
+    }
+
+    /// What to say when a step failed; a run that diverged leaves the last good weights as its output.
+    fn fall_back(
+        &mut self,
+        error: TrainError,
+        good: Option<Good>,
+        running: &Running,
+    ) -> Result<TrainError, TrainError> {
+        let (Some(good), Some(reason)) = (good, error.divergence()) else { return Ok(error) };
+        for (param, weights) in self.model.tape.params.trainable_mut().zip(good.weights) {
+            param.data = weights;
+        }
+        output::write(self.settings, &self.model, self.name, &running.last_metrics)?;
+        let output_dir = self.settings.output_dir.clone();
+        Ok(TrainError::Restored { reason, step: good.step, output_dir })
     }
 
     fn start(&mut self, mut config: Value) -> Result<Running, TrainError> {
@@ -148,6 +170,7 @@ impl<M: Method> Trainer<'_, M> {
             && let Some(saved) = checkpoint::load(&self.settings.output_dir, &state, params, &mut optimizer)?
         {
             state = saved;
+            self.method.resume(&state.method);
         }
         let log = Log::open(&self.settings.output_dir, state.step)?;
         let mut running = Running {
@@ -279,6 +302,7 @@ impl Running {
         let bits =
             |(name, (sum, count)): (&String, &(f64, f64))| (name.clone(), (sum.to_bits(), count.to_bits()));
         self.state.window = self.window.sums.iter().map(bits).collect();
+        self.state.method = trainer.method.state();
         let (settings, params) = (trainer.settings, &trainer.model.tape.params);
         let limit = settings.save_total_limit;
         let path = checkpoint::save(&settings.output_dir, &self.state, params, &self.optimizer, limit)?;
