@@ -42,7 +42,7 @@ impl Plan {
         request.sampling.stop =
             if self.has_stop { vec!["ab".into(), "é".into(), "m".into()] } else { vec![] };
         request.sampling.prompt_logprobs = self.wants_prompt_logprobs.then_some(1);
-        request.adapter = self.uses_adapter.then(|| "lora".to_owned());
+        request.adapter = self.uses_adapter.then(|| "lora".into());
         request.priority = self.priority;
         request
     }
