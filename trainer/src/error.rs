@@ -85,6 +85,14 @@ pub enum TrainError {
         /// Held-out pairs.
         num_pairs: usize,
     },
+    /// A judge of completions that cannot work.
+    #[error("the reward {name} failed: {reason}")]
+    Reward {
+        /// Which.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file of records that cannot be read.
     #[error(transparent)]
     Feedback(#[from] FeedbackError),

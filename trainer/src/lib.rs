@@ -9,12 +9,15 @@ pub mod data;
 pub mod error;
 pub mod losses;
 pub mod optim;
+pub mod rewards;
+pub mod rollout;
 pub mod run;
 
 pub use config::{
-    BaseDtype, LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, SaveDtype, SftConfig,
-    TrainConfig, TruncationMode, Tuning,
+    BaseDtype, GrpoConfig, LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, RolloutConfig,
+    SaveDtype, SftConfig, TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
+pub use rewards::RewardSpec;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
-pub use run::{train_reward, train_sft};
+pub use run::{train_grpo, train_reward, train_sft};

@@ -89,6 +89,7 @@ impl SamplingFields {
             include_stop: self.include_stop.unwrap_or(false),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logprobs: self.logprobs,
+            logprobs_at_temperature: false,
             prompt_logprobs: self.prompt_logprobs,
         };
         params.validate()?;

@@ -113,6 +113,7 @@ mod tests {
             "rectify score -i a.jsonl -o b.jsonl --reward helpful=rm",
             "rectify train sft --data d.jsonl --policy p --output o --resume",
             "rectify train reward --data d.jsonl --policy p --output o --config c.yaml",
+            "rectify train grpo --data d.jsonl --policy p --output o --reward regex:a --reward json --reward-weights 1,0.5",
             "rectify bench generate --policy p --prompt-len 256 --gen-len 128 --n 16 --json",
             "rectify bench serving --url http://127.0.0.1:8080 --requests 64 --json",
             "rectify config print",

@@ -1,14 +1,18 @@
 //! The settings of a training run, under the names people know from Transformers, TRL and PEFT: what every method
 //! shares in `train` and `lora`, one file per method beside them. Leaves flags and files to the command line.
 
+mod grpo;
 mod lora;
 mod reward;
+mod rollout;
 mod sft;
 mod train;
 mod truncation;
 
+pub use grpo::GrpoConfig;
 pub use lora::{BaseDtype, LoraConfig};
 pub use reward::RewardConfig;
+pub use rollout::RolloutConfig;
 pub use sft::{PackingStrategy, SftConfig};
 pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};
 pub use truncation::TruncationMode;

@@ -5,14 +5,17 @@ mod ghost;
 mod order;
 mod pack;
 mod preference;
+mod prompt;
 mod sft;
 mod splits;
 mod text;
 
 pub use ghost::ghost_attention;
+pub(crate) use order::shuffled;
 pub use order::{Batches, split};
 pub use pack::pack;
 pub use preference::{PairExample, read_pairs};
+pub use prompt::{PromptExample, read_prompts};
 pub use sft::{SftExample, SftNotes, SftText, read_sft};
 pub use splits::{Fingerprint, Splits};
 pub use text::{Prompted, TextEncoder};

@@ -11,7 +11,8 @@ use crate::config::TrainConfig;
 const HOLD_OUT: u64 = 1;
 const EPOCHS: u64 = 1000;
 
-fn shuffled(count: usize, seed: u64, stream: u64) -> Vec<usize> {
+/// `0..count` in the order of a stream of the run's seed.
+pub(crate) fn shuffled(count: usize, seed: u64, stream: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(stream);
     let mut order: Vec<usize> = (0..count).collect();

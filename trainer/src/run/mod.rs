@@ -5,6 +5,7 @@ mod files;
 mod log;
 mod method;
 mod model;
+mod online;
 mod output;
 pub mod progress;
 mod reward;
@@ -14,7 +15,7 @@ mod steps;
 mod tests;
 mod trainer;
 
-use crate::config::{RewardConfig, SftConfig};
+use crate::config::{GrpoConfig, RewardConfig, SftConfig};
 use crate::error::TrainError;
 use model::Model;
 use progress::{Control, Progress, TrainReport};
@@ -59,6 +60,26 @@ pub fn train_reward(config: &RewardConfig, control: &mut Control<'_>) -> Result<
         (control.progress)(&Progress::Warning(warning));
     }
     Trainer { name: "reward", settings: &config.train, method, model }.run(json(config)?, control)
+}
+
+/// Group-relative policy optimisation on prompts: completions are sampled by the serving engine and judged as
+/// `config.rollout.reward` says.
+///
+/// # Errors
+/// One sentence that names the setting, file or line; see [`TrainError`].
+pub fn train_grpo(config: &GrpoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    let model = online::load_model(&config.train, &config.rollout)?;
+    let method = online::Grpo::load(config, &model)?;
+    warn_left_out(method.num_left_out(), control);
+    Trainer { name: "grpo", settings: &config.train, method, model }.run(json(config)?, control)
+}
+
+fn warn_left_out(count: usize, control: &mut Control<'_>) {
+    if count > 0 {
+        let warning = format!("{count} prompts are longer than max_length or the context and are left out");
+        (control.progress)(&Progress::Warning(warning));
+    }
 }
 
 fn json(config: &impl serde::Serialize) -> Result<serde_json::Value, TrainError> {

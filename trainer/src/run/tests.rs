@@ -46,7 +46,7 @@ fn sft(train: TrainConfig) -> SftConfig {
     SftConfig { train, ..SftConfig::default() }
 }
 
-fn run_until(
+pub(super) fn run_until(
     stop_at: usize,
     run: impl FnOnce(&mut Control<'_>) -> Result<TrainReport, TrainError>,
 ) -> Result<TrainReport, TrainError> {
@@ -65,7 +65,7 @@ fn run(config: &SftConfig) -> TrainReport {
     run_until(usize::MAX, |control| train_sft(config, control)).unwrap()
 }
 
-fn log(folder: &Path) -> Vec<Value> {
+pub(super) fn log(folder: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(folder.join("train_log.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -201,7 +201,7 @@ impl<M: Method> Trainer<'_, M> {
         self.model.tape.params.zero_grad();
         let mut stats = Stats::default();
         for (index, examples) in batches.iter().enumerate() {
-            let dropout_seed = Some(dropout_seed(self.settings.seed, step, index));
+            let dropout_seed = Some(seed_of(self.settings.seed, step, index));
             let pass = Pass { split: Split::Train, normalizer, dropout_seed };
             stats.merge(&self.method.batch(&mut self.model, examples, pass)?);
         }
@@ -257,8 +257,8 @@ impl<M: Method> Trainer<'_, M> {
     }
 }
 
-/// What is dropped in batch `index` of `step`.
-fn dropout_seed(seed: u64, step: usize, index: usize) -> u64 {
+/// The seed of `index` in `step`: what is dropped in a batch, what is sampled for a prompt.
+pub(crate) fn seed_of(seed: u64, step: usize, index: usize) -> u64 {
     let mixed = seed
         .wrapping_mul(0xD6E8_FEB8_6659_FD93)
         .wrapping_add(step as u64)

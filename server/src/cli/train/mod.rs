@@ -2,8 +2,10 @@
 //! of `run` and a file of its keys. Leaves settings to `settings` and training to `rectify_trainer`.
 
 mod args;
+mod grpo;
 mod keys;
 mod reward;
+mod rollout;
 mod settings;
 mod sft;
 mod view;
@@ -16,8 +18,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use args::{TrainArgs, TrainKeys};
+pub use grpo::GrpoKeys;
 pub use keys::{Keys, MethodArgs};
 pub use reward::RewardKeys;
+pub use rollout::OnlineKeys;
 pub use sft::SftKeys;
 
 use super::{CliError, ProgressMode, interrupt};
@@ -30,6 +34,8 @@ pub enum TrainCommand {
     Sft(Box<MethodArgs<SftKeys>>),
     /// A Bradley–Terry reward model on `prompt`/`chosen`/`rejected` lines.
     Reward(Box<MethodArgs<RewardKeys>>),
+    /// Group-relative policy optimisation on prompts, with rewards for the policy's own completions.
+    Grpo(Box<MethodArgs<OnlineKeys<GrpoKeys>>>),
 }
 
 pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliError> {
@@ -38,6 +44,7 @@ pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliEr
     match command {
         TrainCommand::Sft(args) => run.method(&args, rectify_trainer::train_sft),
         TrainCommand::Reward(args) => run.method(&args, rectify_trainer::train_reward),
+        TrainCommand::Grpo(args) => run.method(&args, rectify_trainer::train_grpo),
     }
 }
 
@@ -97,9 +104,11 @@ fn print_json(report: &TrainReport) -> Result<(), CliError> {
 
 fn train_error(error: TrainError) -> CliError {
     match error {
-        TrainError::NotFinite { .. } | TrainError::RewardAccuracy { .. } => {
-            CliError::Refused(error.to_string())
-        }
+        TrainError::NotFinite { .. }
+        | TrainError::RewardAccuracy { .. }
+        | TrainError::Diverged { .. }
+        | TrainError::Restored { .. }
+        | TrainError::Reward { .. } => CliError::Refused(error.to_string()),
         TrainError::Engine(error) => CliError::Engine(error),
         other => CliError::Usage(other.to_string()),
     }

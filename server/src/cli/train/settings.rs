@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use rectify_trainer::{LoraConfig, TrainConfig};
+use rectify_trainer::{LoraConfig, RolloutConfig, TrainConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -32,6 +32,8 @@ struct Merged<T> {
     train: Map<String, Value>,
     lora: Map<String, Value>,
     method: Map<String, Value>,
+    /// What online methods share; `None` for the others.
+    rollout: Option<Map<String, Value>>,
     model: Option<Value>,
     use_peft: bool,
     target: PhantomData<T>,
@@ -43,9 +45,14 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
         let train = method.shift_remove("train").unwrap_or_default();
         let mut train = object(&train)?;
         train.shift_remove("model");
-        train.shift_remove("tuning");
-        let lora = object(&LoraConfig::default())?;
-        Ok(Self { train, lora, method, model: None, use_peft: false, target: PhantomData })
+        let rollout = method.shift_remove("rollout").map(|rollout| object(&rollout)).transpose()?;
+        let tuned = train.shift_remove("tuning").and_then(|tuning| tuning.get("lora").cloned());
+        let use_peft = tuned.is_some();
+        let lora = match tuned {
+            Some(lora) => object(&lora)?,
+            None => object(&LoraConfig::default())?,
+        };
+        Ok(Self { train, lora, method, rollout, model: None, use_peft, target: PhantomData })
     }
 
     /// The file first, then the options.
@@ -100,6 +107,13 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
             _ if self.lora.contains_key(key) => {
                 check::<LoraConfig>(&mut self.lora, key, value).map_err(refuse)?
             }
+            _ if self.rollout.as_ref().is_some_and(|rollout| rollout.contains_key(key)) => {
+                // One reward is written without a list by most people.
+                let is_one = key == "reward" && !value.is_array();
+                let value = if is_one { json!([value]) } else { value };
+                let rollout = self.rollout.get_or_insert_default();
+                check::<RolloutConfig>(rollout, key, value).map_err(refuse)?;
+            }
             _ if self.method.contains_key(key) => check::<T>(&mut self.method, key, value).map_err(refuse)?,
             _ => return Err(refuse(self.unknown(key))),
         }
@@ -107,7 +121,9 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
     }
 
     fn unknown(&self, key: &str) -> String {
-        let known = self.train.keys().chain(self.lora.keys()).chain(self.method.keys()).map(String::as_str);
+        let rollout = self.rollout.iter().flat_map(Map::keys);
+        let known = self.train.keys().chain(self.lora.keys()).chain(self.method.keys()).chain(rollout);
+        let known = known.map(String::as_str);
         let closest = known
             .chain(PLACED)
             .map(|name| (strsim::jaro_winkler(name, key), name))
@@ -139,6 +155,9 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
         self.train.insert("model".to_owned(), model);
         self.train.insert("tuning".to_owned(), tuning);
         self.method.insert("train".to_owned(), Value::Object(self.train));
+        if let Some(rollout) = self.rollout {
+            self.method.insert("rollout".to_owned(), Value::Object(rollout));
+        }
         serde_json::from_value(Value::Object(self.method)).map_err(|error| CliError::Usage(error.to_string()))
     }
 }

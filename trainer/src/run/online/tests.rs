@@ -1,0 +1,128 @@
+//! Online runs on the demo's policy: they raise the reward they are given, resume, and end well when they diverge.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{LoraConfig, LrScheduler, ModelStart, RolloutConfig, TrainConfig, Tuning};
+use crate::run::tests::{log, run_until};
+use crate::{GrpoConfig, TrainError, train_grpo};
+
+/// Questions as the demo's policy knows them.
+fn prompts(folder: &Path) -> PathBuf {
+    let path = folder.join("prompts.jsonl");
+    let questions =
+        ["How do I reset the lamp?", "What is 3 + 4?", "Where is my parcel?", "Say yes or no: is it on?"];
+    let lines: String = questions
+        .iter()
+        .map(|question| format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}\n"))
+        .collect();
+    std::fs::write(&path, lines).unwrap();
+    path
+}
+
+fn train(folder: &Path) -> TrainConfig {
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/demo/policy");
+    TrainConfig {
+        model: ModelStart::Folder(policy),
+        tuning: Tuning::Lora(LoraConfig { lora_r: 8, lora_alpha: 16.0, ..LoraConfig::default() }),
+        data: vec![prompts(folder)],
+        output_dir: folder.join("out"),
+        num_threads: 2,
+        learning_rate: 5e-3,
+        lr_scheduler_type: LrScheduler::Constant,
+        max_steps: 12,
+        per_device_train_batch_size: 32,
+        logging_steps: 1,
+        save_steps: 0,
+        ..TrainConfig::default()
+    }
+}
+
+fn rollout(reward: &str) -> RolloutConfig {
+    RolloutConfig {
+        reward: vec![reward.parse().unwrap()],
+        max_completion_length: 24,
+        kv_cache_mib: 32,
+        ..RolloutConfig::default()
+    }
+}
+
+fn grpo(folder: &Path) -> GrpoConfig {
+    GrpoConfig { train: train(folder), rollout: rollout("length:4"), ..GrpoConfig::default() }
+}
+
+/// A metric of every line of the log.
+fn metric(folder: &Path, name: &str) -> Vec<f64> {
+    log(&folder.join("out")).iter().filter_map(|line| line[name].as_f64()).collect()
+}
+
+/// The mean of some of the first and of the last values.
+fn ends(values: &[f64]) -> (f64, f64) {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    (mean(&values[..2]), mean(&values[values.len() - 2..]))
+}
+
+#[test]
+fn grpo_raises_its_reward() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = run_until(usize::MAX, |control| train_grpo(&grpo(folder.path()), control)).unwrap();
+    assert_eq!(report.steps, 12);
+    let rewards = metric(folder.path(), "reward");
+    let (before, after) = ends(&rewards);
+    assert!(after > before + 0.3, "{rewards:?}");
+    assert_eq!(metric(folder.path(), "rewards/length/mean"), rewards);
+    // What the engine says of its samples is what the trainer says of them.
+    let differences = metric(folder.path(), "sampling/sampling_logp_difference/mean");
+    assert!(differences.iter().all(|difference| *difference < 1e-3), "{differences:?}");
+    assert!(folder.path().join("out/adapter_model.safetensors").is_file());
+}
+
+#[test]
+fn an_online_run_resumes_at_the_border_of_a_rollout_to_the_bit() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let config = |folder: &Path| {
+        let mut config = grpo(folder);
+        config.train.max_steps = 4;
+        config.train.per_device_train_batch_size = 8;
+        config.steps_per_generation = 2;
+        config.num_generations = 4;
+        config.beta = 0.05;
+        config
+    };
+    run_until(usize::MAX, |control| train_grpo(&config(folders[0].path()), control)).unwrap();
+    let mut parts = config(folders[1].path());
+    let report = run_until(1, |control| train_grpo(&parts, control)).unwrap();
+    assert_eq!((report.stopped, report.steps), (true, 2), "the second step learns from the same rollout");
+    parts.train.resume = true;
+    run_until(usize::MAX, |control| train_grpo(&parts, control)).unwrap();
+    let [whole, parts] = folders.each_ref().map(|folder| log(&folder.path().join("out")));
+    assert_eq!(whole, parts);
+    assert!(whole.iter().all(|line| line["kl"].is_number() && line["entropy"].is_number()));
+}
+
+#[test]
+fn a_run_that_leaves_its_reference_behind_ends_with_its_last_good_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = grpo(folder.path());
+    config.beta = 1e-3;
+    config.max_kl = 0.5;
+    config.train.learning_rate = 0.03;
+    let error = run_until(usize::MAX, |control| train_grpo(&config, control)).unwrap_err();
+    assert!(matches!(error, TrainError::Restored { .. }), "{error}");
+    let sentence = error.to_string();
+    assert!(sentence.contains("above max_kl 0.5: raise beta") && sentence.contains("restored"), "{sentence}");
+    assert!(folder.path().join("out/adapter_model.safetensors").is_file());
+}
+
+#[test]
+fn what_cannot_work_is_said_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |change: fn(&mut GrpoConfig)| {
+        let mut config = grpo(folder.path());
+        change(&mut config);
+        run_until(usize::MAX, |control| train_grpo(&config, control)).unwrap_err().to_string()
+    };
+    assert!(refused(|config| config.train.tuning = Tuning::Full).contains("use_peft: set it to true"));
+    assert!(refused(|config| config.rollout.reward.clear()).contains("reward: name at least one"));
+    assert!(refused(|config| config.num_generations = 5).contains("multiple of the 5 of each prompt"));
+    assert!(refused(|config| config.rollout.reward_weights = vec![1.0, 2.0]).contains("reward_weights"));
+}
