@@ -14,7 +14,7 @@ const TOLERANCE: f64 = 1e-4;
 
 fn request(label: &str, prompt: &[u32], max_tokens: usize) -> GenerateRequest {
     let adapter = (label != "policy").then(|| label.to_owned());
-    GenerateRequest { adapter, ..greedy_request(prompt, max_tokens) }
+    GenerateRequest { adapter: adapter.map(Into::into), ..greedy_request(prompt, max_tokens) }
 }
 
 /// Every greedy case of a fixture: its label, and what PyTorch continues with.
