@@ -14,10 +14,13 @@ pub mod rollout;
 pub mod run;
 
 pub use config::{
-    BaseDtype, GrpoConfig, LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, RolloutConfig,
-    SaveDtype, SftConfig, TrainConfig, TruncationMode, Tuning,
+    BaseDtype, GrpoConfig, LoraConfig, LrScheduler, ModelStart, OnlineDpoConfig, PackingStrategy,
+    PairLossType, PpoConfig, RaftConfig, RewardConfig, RlooConfig, RolloutConfig, SaveDtype, SftConfig,
+    SpinConfig, TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use rewards::RewardSpec;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
-pub use run::{train_grpo, train_reward, train_sft};
+pub use run::{
+    train_grpo, train_online_dpo, train_ppo, train_raft, train_reward, train_rloo, train_sft, train_spin,
+};

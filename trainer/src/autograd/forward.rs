@@ -9,6 +9,7 @@ use rectify_engine::model::{layout, rope};
 use rectify_kernels::WeightDtype;
 use rectify_kernels::train::{self, Attention, HeadLayout, Term, View};
 
+use super::VALUE_HEAD;
 use super::ops::Op;
 use super::params::{ParamId, Part};
 use super::tape::{LinearData, Tape, Tensor, Weight};
@@ -212,9 +213,10 @@ impl Backend for Tape {
 
     fn new_linear(&mut self, mut parts: Vec<Matrix<'_>>) -> Result<usize> {
         let in_features = parts.first().map_or(0, |part| part.in_features);
-        // With adapters the base is frozen; a new score head is trained all the same.
-        let is_score_head = parts.first().is_some_and(|part| part.module == layout::SCORE_HEAD);
-        let trained = self.lora.is_none() || is_score_head;
+        // With adapters the base is frozen; a new head is trained all the same.
+        let is_head = |part: &Matrix<'_>| part.module == layout::SCORE_HEAD || part.module == VALUE_HEAD;
+        let is_new_head = parts.first().is_some_and(is_head);
+        let trained = self.lora.is_none() || is_new_head;
         let (mut lora, mut out_features) = (Vec::new(), 0);
         for part in &parts {
             lora.extend(self.new_lora(&part.module, (out_features, part.out_features, in_features)));

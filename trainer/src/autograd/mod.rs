@@ -6,6 +6,9 @@
 //! traffic is no longer small beside the products. Here gradients go into recycled buffers, weight gradients straight
 //! into the accumulators that outlive the step, and the residual stream's gradient is one buffer from top to bottom.
 
+/// Module of a critic's head, as TRL names it.
+pub const VALUE_HEAD: &str = "v_head.summary";
+
 mod adapters;
 mod backward;
 mod buffers;

@@ -3,17 +3,27 @@
 
 mod grpo;
 mod lora;
+mod online_dpo;
+mod ppo;
+mod raft;
 mod reward;
+mod rloo;
 mod rollout;
 mod sft;
+mod spin;
 mod train;
 mod truncation;
 
 pub use grpo::GrpoConfig;
 pub use lora::{BaseDtype, LoraConfig};
+pub use online_dpo::{OnlineDpoConfig, PairLossType};
+pub use ppo::PpoConfig;
+pub use raft::RaftConfig;
 pub use reward::RewardConfig;
+pub use rloo::RlooConfig;
 pub use rollout::RolloutConfig;
 pub use sft::{PackingStrategy, SftConfig};
+pub use spin::SpinConfig;
 pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};
 pub use truncation::TruncationMode;
 

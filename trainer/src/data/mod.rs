@@ -15,7 +15,7 @@ pub(crate) use order::shuffled;
 pub use order::{Batches, split};
 pub use pack::pack;
 pub use preference::{PairExample, read_pairs};
-pub use prompt::{PromptExample, read_prompts};
+pub use prompt::{PromptExample, read_answered, read_prompts};
 pub use sft::{SftExample, SftNotes, SftText, read_sft};
 pub use splits::{Fingerprint, Splits};
 pub use text::{Prompted, TextEncoder};

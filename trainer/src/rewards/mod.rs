@@ -1,6 +1,7 @@
 //! What judges completions: reward models through the engine, and programs. A reward is a number, or NaN where a judge has
 //! nothing to say. Leaves what is learnt from rewards to `run`.
 
+pub(crate) mod accuracy;
 mod command;
 mod http;
 mod model;
@@ -110,6 +111,12 @@ pub(crate) fn open(
 }
 
 impl Judges {
+    /// A single judge, for tests.
+    #[cfg(test)]
+    pub(crate) fn one(name: &str, judge: Box<dyn Judge>) -> Self {
+        Self { judges: vec![Named { name: name.to_owned(), weight: 1.0, judge }] }
+    }
+
     /// What all judges say of `completions`.
     pub(crate) fn judge(&self, completions: &[Judged<'_>]) -> Result<Verdicts, TrainError> {
         let mut out = Verdicts { rewards: vec![f64::NAN; completions.len()], each: Vec::new() };

@@ -101,6 +101,7 @@ pub(super) mod tests {
             text: Text::Plain("2+2?".to_owned()),
             messages: std::sync::Arc::new([]),
             columns: serde_json::from_str(columns).unwrap(),
+            answer: Vec::new(),
         }
     }
 

@@ -15,9 +15,15 @@ mod steps;
 mod tests;
 mod trainer;
 
-use crate::config::{GrpoConfig, RewardConfig, SftConfig};
+use crate::config::{
+    GrpoConfig, OnlineDpoConfig, PpoConfig, RaftConfig, RewardConfig, RlooConfig, RolloutConfig, SftConfig,
+    SpinConfig, TrainConfig,
+};
+use crate::data::{read_answered, read_prompts};
 use crate::error::TrainError;
+use crate::rewards;
 use model::Model;
+use online::{Learner, Online, OnlineMethod};
 use progress::{Control, Progress, TrainReport};
 use reward::Reward;
 use sft::Sft;
@@ -69,10 +75,96 @@ pub fn train_reward(config: &RewardConfig, control: &mut Control<'_>) -> Result<
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_grpo(config: &GrpoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.validate()?;
-    let model = online::load_model(&config.train, &config.rollout)?;
-    let method = online::Grpo::load(config, &model)?;
-    warn_left_out(method.num_left_out(), control);
-    Trainer { name: "grpo", settings: &config.train, method, model }.run(json(config)?, control)
+    let run = OnlineRun { name: "grpo", train: &config.train, rollout: &config.rollout, read: read_prompts };
+    run.run(config, |_| Ok(online::Grpo::new(config)), control)
+}
+
+/// REINFORCE with a leave-one-out baseline on prompts, sampled and judged as for [`train_grpo`].
+///
+/// # Errors
+/// One sentence that names the setting, file or line; see [`TrainError`].
+pub fn train_rloo(config: &RlooConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    let run = OnlineRun { name: "rloo", train: &config.train, rollout: &config.rollout, read: read_prompts };
+    run.run(config, |_| Ok(online::Rloo::new(config)), control)
+}
+
+/// Proximal policy optimisation on prompts, sampled and judged as for [`train_grpo`]. Reward models that say they were
+/// right on less than `min_reward_accuracy` of their hold-out are refused.
+///
+/// # Errors
+/// One sentence that names the setting, file or line; see [`TrainError`].
+pub fn train_ppo(config: &PpoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    let silent = rewards::accuracy::check(&config.rollout.reward, config.min_reward_accuracy)?;
+    if config.min_reward_accuracy > 0.0 {
+        for folder in silent {
+            let warning = format!("{folder} does not say how well its reward model did on held-out pairs");
+            (control.progress)(&Progress::Warning(warning));
+        }
+    }
+    let run = OnlineRun { name: "ppo", train: &config.train, rollout: &config.rollout, read: read_prompts };
+    run.run(config, |model| online::Ppo::load(config, model), control)
+}
+
+/// Online direct preference optimisation on prompts, sampled and judged as for [`train_grpo`].
+///
+/// # Errors
+/// One sentence that names the setting, file or line; see [`TrainError`].
+pub fn train_online_dpo(
+    config: &OnlineDpoConfig,
+    control: &mut Control<'_>,
+) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    let run =
+        OnlineRun { name: "online-dpo", train: &config.train, rollout: &config.rollout, read: read_prompts };
+    let pairing = online::Pairing::Judged(config.clone());
+    run.run(config, |_| Ok(online::Pairs::new(pairing)), control)
+}
+
+/// Self-play fine-tuning on demonstrations: `prompt`/`completion` lines, or `messages` that end with an answer.
+///
+/// # Errors
+/// One sentence that names the setting, file or line; see [`TrainError`].
+pub fn train_spin(config: &SpinConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    let run = OnlineRun { name: "spin", train: &config.train, rollout: &config.rollout, read: read_answered };
+    let pairing = online::Pairing::SelfPlay(config.clone());
+    run.run(config, |_| Ok(online::Pairs::new(pairing)), control)
+}
+
+/// Rejection-sampling fine-tuning on prompts, sampled and judged as for [`train_grpo`].
+///
+/// # Errors
+/// One sentence that names the setting, file or line; see [`TrainError`].
+pub fn train_raft(config: &RaftConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
+    config.validate()?;
+    let run = OnlineRun { name: "raft", train: &config.train, rollout: &config.rollout, read: read_prompts };
+    run.run(config, |_| Ok(online::Raft::new(config)), control)
+}
+
+/// What the runs of all online methods have in common.
+struct OnlineRun<'a> {
+    name: &'static str,
+    train: &'a TrainConfig,
+    rollout: &'a RolloutConfig,
+    read: online::ReadPrompts,
+}
+
+impl OnlineRun<'_> {
+    fn run<L: Learner>(
+        &self,
+        config: &impl serde::Serialize,
+        learner: impl FnOnce(&mut Model) -> Result<L, TrainError>,
+        control: &mut Control<'_>,
+    ) -> Result<TrainReport, TrainError> {
+        let mut model = online::load_model(self.train, self.rollout)?;
+        let online = Online::load(self.train, self.rollout, &model, self.read)?;
+        warn_left_out(online.num_left_out, control);
+        let learner = learner(&mut model)?;
+        let method = OnlineMethod::new(self.train, online, learner)?;
+        Trainer { name: self.name, settings: self.train, method, model }.run(json(config)?, control)
+    }
 }
 
 fn warn_left_out(count: usize, control: &mut Control<'_>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rectify_engine::model::backend::Values;
+use rectify_engine::model::backend::{Backend, Matrix, Values};
 use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::decoder::Decoder;
@@ -16,7 +16,7 @@ use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
 use rectify_kernels::Pool;
 
-use crate::autograd::{FrozenBase, LoraSettings, PackedBatch, Tape, Tensor};
+use crate::autograd::{FrozenBase, LoraSettings, PackedBatch, Tape, Tensor, VALUE_HEAD};
 use crate::config::{ModelStart, TrainConfig, Tuning};
 use crate::data::TextEncoder;
 use crate::error::TrainError;
@@ -25,6 +25,8 @@ use crate::error::TrainError;
 pub(crate) struct Model {
     pub(crate) tape: Tape,
     pub(crate) decoder: Decoder<Tape>,
+    /// The critic's, on the same trunk.
+    pub(crate) value_head: Option<usize>,
     pub(crate) config: ModelConfig,
     /// Folder of the tokenizer and, unless it starts from nothing, the weights.
     pub(crate) folder: PathBuf,
@@ -97,7 +99,29 @@ impl Model {
         if let Tuning::Lora(lora) = &settings.tuning {
             check_targets(&tape, &lora.target_modules)?;
         }
-        Ok(Self { tape, decoder, config, folder, encoder })
+        Ok(Self { tape, decoder, value_head: None, config, folder, encoder })
+    }
+
+    /// Adds a value head of zeros.
+    pub(crate) fn add_value_head(&mut self) -> Result<(), TrainError> {
+        let width = self.config.hidden_size;
+        let head = Matrix {
+            module: VALUE_HEAD.to_owned(),
+            out_features: 1,
+            in_features: width,
+            values: Values::F32(Cow::Owned(vec![0.0; width])),
+            bias: None,
+        };
+        self.value_head = Some(self.tape.new_linear(vec![head])?);
+        Ok(())
+    }
+
+    /// Values of final hidden states, `[rows, 1]`.
+    pub(crate) fn values(&mut self, hidden: &Tensor) -> Result<Tensor, TrainError> {
+        match &self.value_head {
+            Some(head) => Ok(self.tape.linear(head, hidden)?),
+            None => Err(TrainError::model(&self.folder, "has no value head")),
+        }
     }
 
     /// Longest example.

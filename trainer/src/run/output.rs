@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::files::{self, Named};
 use super::model::Model;
-use crate::autograd::Part;
+use crate::autograd::{Part, VALUE_HEAD};
 use crate::config::{LoraConfig, ModelStart, SaveDtype, TrainConfig, Tuning};
 use crate::error::TrainError;
 
@@ -86,17 +86,24 @@ fn write_adapter(
         ModelStart::Init(config) => config.display().to_string(),
     };
     let has_score_head = model.decoder.score_head.is_some();
-    let path = folder.join("adapter_model.safetensors");
-    let tensors: Vec<Named<'_>> = model
-        .tape
-        .params
-        .tensors()
-        .filter(|(_, _, trainable)| *trainable)
-        .map(|(part, values, _)| {
-            tensor(format!("base_model.model.{}", part.name), part, values, settings.save_dtype)
-        })
-        .collect();
-    files::write_atomic(&path, &files::safetensors(&path, &tensors)?)?;
+    let write = |file: &str, prefix: &str, kept: fn(&Part) -> bool| {
+        let tensors: Vec<Named<'_>> = model
+            .tape
+            .params
+            .tensors()
+            .filter(|(part, _, trainable)| *trainable && kept(part))
+            .map(|(part, values, _)| {
+                tensor(format!("{prefix}{}", part.name), part, values, settings.save_dtype)
+            })
+            .collect();
+        let path = folder.join(file);
+        files::write_atomic(&path, &files::safetensors(&path, &tensors)?)
+    };
+    write("adapter_model.safetensors", "base_model.model.", |part| !is_value_head(part))?;
+    if model.value_head.is_some() {
+        // Beside the adapter, which others load and which knows no critic.
+        write("value_head.safetensors", "", is_value_head)?;
+    }
     let config = json!({
         "peft_type": "LORA",
         "task_type": if has_score_head { "SEQ_CLS" } else { "CAUSAL_LM" },
@@ -115,6 +122,10 @@ fn write_adapter(
     });
     files::write_atomic(&folder.join("adapter_config.json"), pretty(&config).as_bytes())?;
     files::write_atomic(&folder.join("README.md"), card(&base, lora, method, settings, metrics).as_bytes())
+}
+
+fn is_value_head(part: &Part) -> bool {
+    part.name.starts_with(VALUE_HEAD)
 }
 
 fn pretty(value: &Value) -> String {

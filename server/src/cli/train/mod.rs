@@ -4,10 +4,15 @@
 mod args;
 mod grpo;
 mod keys;
+mod online_dpo;
+mod ppo;
+mod raft;
 mod reward;
+mod rloo;
 mod rollout;
 mod settings;
 mod sft;
+mod spin;
 mod view;
 
 use std::io::Write;
@@ -20,9 +25,14 @@ use serde::de::DeserializeOwned;
 pub use args::{TrainArgs, TrainKeys};
 pub use grpo::GrpoKeys;
 pub use keys::{Keys, MethodArgs};
+pub use online_dpo::OnlineDpoKeys;
+pub use ppo::PpoKeys;
+pub use raft::RaftKeys;
 pub use reward::RewardKeys;
+pub use rloo::RlooKeys;
 pub use rollout::OnlineKeys;
 pub use sft::SftKeys;
+pub use spin::SpinKeys;
 
 use super::{CliError, ProgressMode, interrupt};
 use view::{View, short};
@@ -36,6 +46,16 @@ pub enum TrainCommand {
     Reward(Box<MethodArgs<RewardKeys>>),
     /// Group-relative policy optimisation on prompts, with rewards for the policy's own completions.
     Grpo(Box<MethodArgs<OnlineKeys<GrpoKeys>>>),
+    /// Proximal policy optimisation on prompts, with a critic on the policy's trunk and an adaptive divergence.
+    Ppo(Box<MethodArgs<OnlineKeys<PpoKeys>>>),
+    /// REINFORCE with a leave-one-out baseline on prompts.
+    Rloo(Box<MethodArgs<OnlineKeys<RlooKeys>>>),
+    /// Direct preference optimisation on the best and the worst of the policy's own completions.
+    OnlineDpo(Box<MethodArgs<OnlineKeys<OnlineDpoKeys>>>),
+    /// Self-play on demonstrations: their answers over the policy's own.
+    Spin(Box<MethodArgs<OnlineKeys<SpinKeys>>>),
+    /// Rejection-sampling fine-tuning: supervised fine-tuning on the best of the policy's own completions.
+    Raft(Box<MethodArgs<OnlineKeys<RaftKeys>>>),
 }
 
 pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliError> {
@@ -45,6 +65,11 @@ pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliEr
         TrainCommand::Sft(args) => run.method(&args, rectify_trainer::train_sft),
         TrainCommand::Reward(args) => run.method(&args, rectify_trainer::train_reward),
         TrainCommand::Grpo(args) => run.method(&args, rectify_trainer::train_grpo),
+        TrainCommand::Ppo(args) => run.method(&args, rectify_trainer::train_ppo),
+        TrainCommand::Rloo(args) => run.method(&args, rectify_trainer::train_rloo),
+        TrainCommand::OnlineDpo(args) => run.method(&args, rectify_trainer::train_online_dpo),
+        TrainCommand::Spin(args) => run.method(&args, rectify_trainer::train_spin),
+        TrainCommand::Raft(args) => run.method(&args, rectify_trainer::train_raft),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Forward passes over prompts and their completions, for the policy and for the reference. Leaves losses to the methods.
+//! Forward passes over prompts and their completions, and what goes back through them. Leaves losses to the methods.
 
 use std::ops::Range;
 
-use crate::autograd::{Logprobs, PackedBatch};
+use crate::autograd::{Logprobs, PackedBatch, Tensor};
 use crate::error::TrainError;
 use crate::run::model::Model;
 
@@ -11,10 +11,20 @@ pub(super) type Text<'a> = (&'a [u32], &'a [u32]);
 
 /// A forward pass over some texts; all tokens of completions end to end.
 pub(super) struct Forward {
+    /// Hidden states from which the tokens of completions are predicted, `[num_tokens, hidden_size]`.
+    pub(super) hidden: Tensor,
     /// Log-probabilities and entropies of those tokens.
     pub(super) out: Logprobs,
     /// Tokens of each completion.
     pub(super) spans: Vec<Range<usize>>,
+    /// Of whole texts.
+    pub(super) num_tokens: usize,
+}
+
+/// Gradients to a pass's log-probabilities and entropies.
+pub(super) struct Grads {
+    logprobs: Vec<f32>,
+    entropies: Vec<f32>,
 }
 
 impl Forward {
@@ -26,6 +36,39 @@ impl Forward {
     /// Sum of the entropies of a completion's tokens.
     pub(super) fn entropy(&self, index: usize) -> f64 {
         self.out.stats[self.spans[index].clone()].iter().map(|token| f64::from(token.entropy)).sum()
+    }
+
+    /// Gradients of zero.
+    pub(super) fn grads(&self) -> Grads {
+        let zeros = vec![0.0; self.out.stats.len()];
+        Grads { logprobs: zeros.clone(), entropies: zeros }
+    }
+}
+
+impl Grads {
+    /// Sets those of a completion; `entropy` is that of each of its tokens.
+    pub(super) fn set(
+        &mut self,
+        forward: &Forward,
+        index: usize,
+        logprobs: impl Iterator<Item = f64>,
+        entropy: f64,
+    ) {
+        let span = forward.spans[index].clone();
+        for (to, grad) in self.logprobs[span.clone()].iter_mut().zip(logprobs) {
+            *to = grad as f32;
+        }
+        self.entropies[span].fill(entropy as f32);
+    }
+
+    /// Adds the gradients to the weights, with those of another tensor of the same pass.
+    pub(super) fn backward(&self, model: &mut Model, forward: &Forward, other: Option<(Tensor, &[f32])>) {
+        let mut seeds = vec![(forward.out.logprobs, self.logprobs.as_slice())];
+        if self.entropies.iter().any(|grad| *grad != 0.0) {
+            seeds.push((forward.out.entropies, self.entropies.as_slice()));
+        }
+        seeds.extend(other);
+        model.tape.backward(&seeds);
     }
 }
 
@@ -52,7 +95,7 @@ pub(super) fn policy(
     let hidden = model.hidden(batch, &rows, dropout_seed)?;
     let head = *model.decoder.lm_head.as_ref().unwrap_or(&model.decoder.embedding);
     let out = model.tape.logprobs(head, hidden, &targets, temperature);
-    Ok(Forward { out, spans })
+    Ok(Forward { hidden, out, spans, num_tokens: first_row + texts.len() })
 }
 
 /// Log-probabilities of completions without gradients, `batch_size` at a time; of the base alone, if `reference`.

@@ -4,21 +4,34 @@
 
 mod forward;
 mod grpo;
+mod learner;
+mod pairs;
 mod plan;
+mod ppo;
+mod raft;
+mod rloo;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trajectory;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rectify_engine::SamplingParams;
 
 pub(crate) use grpo::Grpo;
+pub(crate) use learner::{Learner, OnlineMethod};
+pub(crate) use pairs::{Pairing, Pairs};
+pub(crate) use ppo::Ppo;
+pub(crate) use raft::Raft;
+pub(crate) use rloo::Rloo;
 
 use super::method::{Split, Stats};
 use super::model::Model;
 use super::trainer::seed_of;
 use crate::config::{LoraConfig, ModelStart, RolloutConfig, TrainConfig, Tuning};
-use crate::data::{Fingerprint, PromptExample, Splits, read_prompts};
+use crate::data::{Fingerprint, PromptExample, Splits, TextEncoder};
 use crate::error::TrainError;
 use crate::losses::mean_std;
 use crate::rewards::{self, Judged, Judges};
@@ -29,12 +42,49 @@ pub(crate) struct Online {
     pub(crate) prompts: Splits<PromptExample>,
     /// Prompts too long.
     pub(crate) num_left_out: usize,
-    engine: Arc<RolloutEngine>,
+    sampler: Box<dyn Sampler>,
     judges: Judges,
     sampling: SamplingParams,
-    lora: LoraConfig,
     seed: u64,
 }
+
+/// Where completions come from.
+pub(crate) trait Sampler {
+    /// `num_completions` for each prompt under the policy as it is.
+    ///
+    /// # Errors
+    /// If the weights cannot be published, or the engine fails.
+    fn sample(
+        &self,
+        model: &Model,
+        prompts: &[PromptSeed<'_>],
+        sampling: &SamplingParams,
+        num_completions: usize,
+    ) -> Result<Vec<Vec<Completion>>, TrainError>;
+}
+
+/// The serving engine, under the adapter that is trained.
+struct Published {
+    engine: Arc<RolloutEngine>,
+    lora: LoraConfig,
+}
+
+impl Sampler for Published {
+    fn sample(
+        &self,
+        model: &Model,
+        prompts: &[PromptSeed<'_>],
+        sampling: &SamplingParams,
+        num_completions: usize,
+    ) -> Result<Vec<Vec<Completion>>, TrainError> {
+        let adapter = pack_adapter(&model.tape.params, &self.lora, self.engine.base(), model.tape.pool())?;
+        Ok(self.engine.sample(Some(&adapter), prompts, sampling, num_completions)?)
+    }
+}
+
+/// Reads prompts of at most so many tokens from a file, and counts those that are longer.
+pub(crate) type ReadPrompts =
+    fn(&Path, &TextEncoder, usize) -> Result<(Vec<PromptExample>, usize), TrainError>;
 
 /// A sampled completion with its reward.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +97,33 @@ pub(crate) struct Sample {
     pub(crate) reward: f64,
 }
 
+impl Sample {
+    /// Log-probabilities of its tokens as the engine had them.
+    fn logprobs(&self) -> Vec<f64> {
+        self.completion.logprobs.iter().map(|logprob| f64::from(*logprob)).collect()
+    }
+}
+
+/// Ends a run whose samples have left the reference behind: by more than `max_kl` nats in the mean, unless it is 0.
+fn check_divergence(
+    samples: &[Sample],
+    ref_logprobs: &[Vec<f64>],
+    max_kl: f64,
+    advice: &str,
+) -> Result<(), TrainError> {
+    let of_sample = |(sample, reference): (&Sample, &Vec<f64>)| {
+        sample.logprobs().iter().zip(reference).map(|(logprob, reference)| logprob - reference).sum::<f64>()
+    };
+    let kl = samples.iter().zip(ref_logprobs).map(of_sample).sum::<f64>() / samples.len() as f64;
+    if max_kl == 0.0 || kl <= max_kl {
+        return Ok(());
+    }
+    let reason = format!(
+        "completions diverge from the reference by {kl:.2} nats in the mean, above max_kl {max_kl}: {advice}"
+    );
+    Err(TrainError::Diverged { step: 0, reason })
+}
+
 /// A model for an online method: with adapters, and dropout only if it is asked for.
 pub(crate) fn load_model(train: &TrainConfig, rollout: &RolloutConfig) -> Result<Model, TrainError> {
     let mut model = Model::load(train, false)?;
@@ -57,11 +134,12 @@ pub(crate) fn load_model(train: &TrainConfig, rollout: &RolloutConfig) -> Result
 }
 
 impl Online {
-    /// Reads the prompts and starts the engine.
+    /// Reads the prompts by `read` and starts the engine.
     pub(crate) fn load(
         train: &TrainConfig,
         rollout: &RolloutConfig,
         model: &Model,
+        read: ReadPrompts,
     ) -> Result<Self, TrainError> {
         let ModelStart::Folder(policy) = &train.model else {
             let reason = "random weights cannot be sampled from usefully: name a model's folder";
@@ -75,7 +153,7 @@ impl Online {
         let longest = model.max_length(train).min(engine.max_model_len()).saturating_sub(1);
         let mut num_left_out = 0;
         let prompts = Splits::load(train, |file| {
-            let (prompts, left_out) = read_prompts(file, &model.encoder, longest)?;
+            let (prompts, left_out) = read(file, &model.encoder, longest)?;
             num_left_out += left_out;
             Ok(prompts)
         })?;
@@ -89,7 +167,8 @@ impl Online {
             ..SamplingParams::default()
         };
         sampling.validate()?;
-        Ok(Self { prompts, num_left_out, engine, judges, sampling, lora: lora.clone(), seed: train.seed })
+        let sampler = Box::new(Published { engine, lora: lora.clone() });
+        Ok(Self { prompts, num_left_out, sampler, judges, sampling, seed: train.seed })
     }
 
     /// Tokens of each prompt.
@@ -105,11 +184,20 @@ impl Online {
         }
     }
 
+    /// Samples of training prompts, in tokens.
+    fn texts<'a>(&'a self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<forward::Text<'a>> {
+        let text = |sample: &'a Sample| {
+            (self.prompts.train[sample.prompt].ids.as_slice(), sample.completion.tokens.as_slice())
+        };
+        samples.into_iter().map(text).collect()
+    }
+
     /// Changes when the prompts do.
     pub(crate) fn fingerprint(&self) -> String {
         let mut fingerprint = Fingerprint::default();
         for prompt in self.prompts.train.iter().chain(&self.prompts.eval) {
             fingerprint.ids(&prompt.ids);
+            fingerprint.ids(&prompt.answer);
         }
         fingerprint.finish()
     }
@@ -125,13 +213,12 @@ impl Online {
         round: usize,
     ) -> Result<(Vec<Sample>, Stats), TrainError> {
         let of_split = self.of(split);
-        let adapter = pack_adapter(&model.tape.params, &self.lora, self.engine.base(), model.tape.pool())?;
         let seed = |(index, prompt): (usize, &usize)| PromptSeed {
             ids: &of_split[*prompt].ids,
             seed: seed_of(self.seed ^ split as u64, round, index),
         };
         let seeds: Vec<PromptSeed<'_>> = prompts.iter().enumerate().map(seed).collect();
-        let completions = self.engine.sample(Some(&adapter), &seeds, &self.sampling, num_completions)?;
+        let completions = self.sampler.sample(model, &seeds, &self.sampling, num_completions)?;
         let samples = prompts.iter().zip(completions).flat_map(|(prompt, completions)| {
             completions.into_iter().map(|completion| Sample { prompt: *prompt, completion, reward: f64::NAN })
         });

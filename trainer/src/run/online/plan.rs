@@ -1,4 +1,4 @@
-//! Which prompts each rollout is for, and which of its samples each step sees: functions of the step alone. Leaves
+//! Which prompts each rollout is for, and which of what it gave each step sees: functions of the step alone. Leaves
 //! sampling to the methods.
 
 use crate::config::TrainConfig;
@@ -14,9 +14,9 @@ const SAMPLES: u64 = 1 << 33;
 pub(crate) struct Plan {
     /// Prompts of the data.
     pub(crate) num_prompts: usize,
-    /// Samples of a prompt that batches are made of.
-    pub(crate) samples_per_prompt: usize,
-    /// Samples of a batch.
+    /// Units of a prompt.
+    pub(crate) units_per_prompt: usize,
+    /// Units of a batch.
     pub(crate) batch_size: usize,
     /// Batches of a step.
     pub(crate) accumulation: usize,
@@ -34,11 +34,23 @@ pub(crate) struct Plan {
 /// What the methods choose.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    pub(crate) samples_per_prompt: usize,
+    pub(crate) units_per_prompt: usize,
     /// 0 for those of a step.
     pub(crate) batches_per_rollout: usize,
     pub(crate) epochs_per_rollout: usize,
     pub(crate) reshuffles: bool,
+}
+
+impl Shape {
+    /// Batches of a round: `batches`, or if that is 0 as many whole steps as the data needs.
+    pub(crate) fn round(train: &TrainConfig, num_prompts: usize, batches: usize) -> usize {
+        match batches {
+            0 => num_prompts
+                .div_ceil(train.per_device_train_batch_size)
+                .next_multiple_of(train.gradient_accumulation_steps),
+            batches => batches,
+        }
+    }
 }
 
 impl Plan {
@@ -57,16 +69,16 @@ impl Plan {
             ));
         }
         let samples = batch_size * batches_per_rollout;
-        if samples % shape.samples_per_prompt != 0 {
+        if samples % shape.units_per_prompt != 0 {
             return Err(format!(
                 "per_device_train_batch_size {batch_size} × {batches_per_rollout} batches are {samples} samples at once, \
                  but must be a multiple of the {} of each prompt",
-                shape.samples_per_prompt
+                shape.units_per_prompt
             ));
         }
         let mut plan = Self {
             num_prompts,
-            samples_per_prompt: shape.samples_per_prompt,
+            units_per_prompt: shape.units_per_prompt,
             batch_size,
             accumulation,
             batches_per_rollout,
@@ -82,13 +94,13 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Samples of a rollout that batches are made of.
-    pub(crate) fn samples_per_rollout(&self) -> usize {
+    /// Units of a rollout.
+    pub(crate) fn units_per_rollout(&self) -> usize {
         self.batch_size * self.batches_per_rollout
     }
 
     pub(crate) fn prompts_per_rollout(&self) -> usize {
-        self.samples_per_rollout() / self.samples_per_prompt
+        self.units_per_rollout() / self.units_per_prompt
     }
 
     pub(crate) fn steps_per_rollout(&self) -> usize {
@@ -130,7 +142,7 @@ impl Steps for Plan {
         let first = step % self.steps_per_rollout() * self.accumulation;
         let epoch = first / self.batches_per_rollout;
         let stream = self.rollout(step) * self.epochs_per_rollout + if self.reshuffles { epoch } else { 0 };
-        let order = shuffled(self.samples_per_rollout(), self.seed, SAMPLES + stream as u64);
+        let order = shuffled(self.units_per_rollout(), self.seed, SAMPLES + stream as u64);
         let first = first % self.batches_per_rollout * self.batch_size;
         order[first..first + self.accumulation * self.batch_size]
             .chunks(self.batch_size)
@@ -155,8 +167,7 @@ mod tests {
             num_train_epochs: 2.0,
             ..TrainConfig::default()
         };
-        let shape =
-            Shape { samples_per_prompt: 2, batches_per_rollout, epochs_per_rollout, reshuffles: true };
+        let shape = Shape { units_per_prompt: 2, batches_per_rollout, epochs_per_rollout, reshuffles: true };
         Plan::new(&train, 10, shape).unwrap()
     }
 
@@ -189,7 +200,7 @@ mod tests {
     fn what_does_not_divide_is_a_sentence() {
         let train = TrainConfig { per_device_train_batch_size: 3, ..TrainConfig::default() };
         let shape =
-            Shape { samples_per_prompt: 2, batches_per_rollout: 0, epochs_per_rollout: 1, reshuffles: false };
+            Shape { units_per_prompt: 2, batches_per_rollout: 0, epochs_per_rollout: 1, reshuffles: false };
         let error = Plan::new(&train, 10, shape).unwrap_err();
         assert!(error.contains("must be a multiple of the 2 of each prompt"), "{error}");
     }

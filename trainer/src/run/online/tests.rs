@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{LoraConfig, LrScheduler, ModelStart, RolloutConfig, TrainConfig, Tuning};
 use crate::run::tests::{log, run_until};
-use crate::{GrpoConfig, TrainError, train_grpo};
+use crate::{
+    GrpoConfig, OnlineDpoConfig, PpoConfig, RaftConfig, RlooConfig, SpinConfig, TrainError, train_grpo,
+    train_online_dpo, train_ppo, train_raft, train_rloo, train_spin,
+};
 
 /// Questions as the demo's policy knows them.
 fn prompts(folder: &Path) -> PathBuf {
@@ -74,6 +77,125 @@ fn grpo_raises_its_reward() {
     let differences = metric(folder.path(), "sampling/sampling_logp_difference/mean");
     assert!(differences.iter().all(|difference| *difference < 1e-3), "{differences:?}");
     assert!(folder.path().join("out/adapter_model.safetensors").is_file());
+}
+
+/// Rewards in the beginning and in the end.
+fn raises(folder: &Path) {
+    let rewards = metric(folder, "reward");
+    let (before, after) = ends(&rewards);
+    assert!(after > before + 0.2, "{rewards:?}");
+}
+
+#[test]
+fn rloo_raises_its_reward() {
+    let folder = tempfile::tempdir().unwrap();
+    let (train, rollout) = (train(folder.path()), rollout("length:4"));
+    let config = RlooConfig { num_generations: 8, train, rollout, ..RlooConfig::default() };
+    run_until(usize::MAX, |control| train_rloo(&config, control)).unwrap();
+    raises(folder.path());
+}
+
+fn ppo(folder: &Path) -> PpoConfig {
+    let (train, rollout) = (train(folder), rollout("length:4"));
+    PpoConfig { num_ppo_epochs: 2, max_kl: 0.0, train, rollout, ..PpoConfig::default() }
+}
+
+#[test]
+fn ppo_raises_its_reward_and_leaves_its_critic_beside_the_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = ppo(folder.path());
+    config.train.max_steps = 24;
+    run_until(usize::MAX, |control| train_ppo(&config, control)).unwrap();
+    raises(folder.path());
+    let values = metric(folder.path(), "loss/value_avg");
+    assert!(values[values.len() - 1] < values[0], "{values:?}");
+    let read = |file: &str| std::fs::read(folder.path().join("out").join(file)).unwrap();
+    let (adapter, critic) = (read("adapter_model.safetensors"), read("value_head.safetensors"));
+    let names = |bytes: &[u8]| {
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        tensors.names().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(names(&adapter).iter().all(|name| name.contains(".lora_")));
+    assert_eq!(names(&critic), ["v_head.summary.weight"]);
+}
+
+#[test]
+fn ppo_mixes_pretraining_in_and_resumes_with_its_coefficient() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let config = |folder: &Path| {
+        let mut config = ppo(folder);
+        config.train.max_steps = 6;
+        config.train.per_device_train_batch_size = 4;
+        config.horizon = 50.0;
+        config.ptx_coef = 0.5;
+        config.ptx_data = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory_sft.jsonl")];
+        config
+    };
+    run_until(usize::MAX, |control| train_ppo(&config(folders[0].path()), control)).unwrap();
+    let mut parts = config(folders[1].path());
+    let report = run_until(3, |control| train_ppo(&parts, control)).unwrap();
+    assert_eq!((report.stopped, report.steps), (true, 4));
+    parts.train.resume = true;
+    run_until(usize::MAX, |control| train_ppo(&parts, control)).unwrap();
+    let [whole, parts] = folders.each_ref().map(|folder| log(&folder.path().join("out")));
+    assert_eq!(whole, parts);
+    assert!(whole.iter().all(|line| line["loss/ptx_avg"].is_number()));
+    let coefficients: Vec<f64> = metric(folders[0].path(), "objective/kl_coef");
+    assert!(coefficients.windows(2).all(|pair| pair[0] != pair[1]), "{coefficients:?}");
+}
+
+#[test]
+fn a_policy_whose_loss_is_no_number_ends_with_its_last_good_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = ppo(folder.path());
+    config.train.learning_rate = 1e30;
+    config.train.max_grad_norm = 0.0;
+    let error = run_until(usize::MAX, |control| train_ppo(&config, control)).unwrap_err().to_string();
+    assert!(error.contains("restored and saved"), "{error}");
+}
+
+#[test]
+fn raft_and_online_preferences_raise_their_reward() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut train = train(folder.path());
+    train.per_device_train_batch_size = 4;
+    let raft = RaftConfig {
+        num_generations: 8,
+        train: train.clone(),
+        rollout: rollout("length:4"),
+        ..RaftConfig::default()
+    };
+    run_until(usize::MAX, |control| train_raft(&raft, control)).unwrap();
+    raises(folder.path());
+    let config = OnlineDpoConfig {
+        num_generations: 8,
+        train,
+        rollout: rollout("length:4"),
+        ..OnlineDpoConfig::default()
+    };
+    run_until(usize::MAX, |control| train_online_dpo(&config, control)).unwrap();
+    raises(folder.path());
+}
+
+#[test]
+fn self_play_moves_the_policy_towards_the_humans_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut train = train(folder.path());
+    let file = folder.path().join("answers.jsonl");
+    let turn = |role: &str, content: &str| format!("{{\"role\": \"{role}\", \"content\": \"{content}\"}}");
+    let (question, answer) = (turn("user", "Where is my parcel?"), turn("assistant", "I will look for it."));
+    let lines = [
+        format!("{{\"prompt\": [{question}], \"completion\": [{answer}]}}\n"),
+        format!("{{\"messages\": [{question}, {answer}]}}\n"),
+    ];
+    std::fs::write(&file, lines.concat()).unwrap();
+    train.data = vec![file];
+    train.per_device_train_batch_size = 2;
+    let rollout = RolloutConfig { reward: Vec::new(), ..rollout("json") };
+    let config = SpinConfig { num_iterations: 3, train, rollout, ..SpinConfig::default() };
+    run_until(usize::MAX, |control| train_spin(&config, control)).unwrap();
+    let logprobs = metric(folder.path(), "logps/chosen");
+    assert!(logprobs[logprobs.len() - 1] > logprobs[0] + 1.0, "{logprobs:?}");
 }
 
 #[test]

@@ -1,0 +1,236 @@
+//! Proximal policy optimisation of sampled completions, with a value head on the policy's own trunk as critic. Leaves its
+//! losses to `losses`.
+
+use rand::SeedableRng;
+use rand::seq::index;
+use rand_chacha::ChaCha8Rng;
+use rectify_engine::model::backend::Backend;
+use serde_json::{Value, json};
+
+use super::learner::Learner;
+use super::plan::Shape;
+use super::{Online, Sample, check_divergence, forward};
+use crate::autograd::PackedBatch;
+use crate::config::PpoConfig;
+use crate::data::{SftExample, SftText, read_sft};
+use crate::error::TrainError;
+use crate::losses::{
+    AdaptiveKl, Clipped, clipped_surrogate, cross_entropy, gae, token_rewards, value_loss, whiten,
+};
+use crate::run::method::{Pass, Stats};
+use crate::run::model::Model;
+
+/// The method.
+pub(crate) struct Ppo {
+    config: PpoConfig,
+    kl: AdaptiveKl,
+    /// Texts of the pretraining mix.
+    pretraining: Vec<SftExample>,
+}
+
+/// A sample and what its loss needs, by token.
+pub(crate) struct Unit {
+    sample: Sample,
+    old_logprobs: Vec<f64>,
+    old_values: Vec<f64>,
+    advantages: Vec<f64>,
+    returns: Vec<f64>,
+}
+
+impl Ppo {
+    pub(crate) fn load(config: &PpoConfig, model: &mut Model) -> Result<Self, TrainError> {
+        model.add_value_head()?;
+        let options = SftText { max_length: model.max_length(&config.train), ..SftText::default() };
+        let mut pretraining = Vec::new();
+        for file in &config.ptx_data {
+            pretraining.extend(read_sft(file, &model.encoder, options)?.0);
+        }
+        if config.ptx_coef > 0.0 && pretraining.is_empty() {
+            return Err(TrainError::config(
+                "ptx_data",
+                "name files with texts to learn, or set ptx_coef to 0",
+            ));
+        }
+        Ok(Self { config: config.clone(), kl: config.kl(), pretraining })
+    }
+
+    /// The language-modelling loss on texts of the mix, as many as `count`, weighted by `weight`; which, `seed` decides.
+    ///
+    /// Ouyang et al. 2022 (arXiv:2203.02155), Eq. 2.
+    fn mix(
+        &self,
+        model: &mut Model,
+        (count, weight): (usize, f64),
+        seed: u64,
+        stats: &mut Stats,
+    ) -> Result<(), TrainError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let chosen = index::sample(&mut rng, self.pretraining.len(), count.min(self.pretraining.len()));
+        let (mut inputs, mut rows, mut targets, mut first_row) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for example in chosen.iter().map(|index| &self.pretraining[index]) {
+            for (token, _) in example.loss.iter().enumerate().filter(|(_, loss)| **loss) {
+                rows.push((first_row + token - 1) as u32);
+                targets.push(example.ids[token]);
+            }
+            let input = &example.ids[..example.ids.len() - 1];
+            first_row += input.len();
+            inputs.push(input);
+        }
+        let hidden = model.hidden(PackedBatch::new(inputs), &rows, Some(seed))?;
+        let head = *model.decoder.lm_head.as_ref().unwrap_or(&model.decoder.embedding);
+        let logprobs = model.tape.logprobs(head, hidden, &targets, 1.0).logprobs;
+        let mut grad = Vec::new();
+        let normalizer = targets.len() as f64 / weight;
+        let loss = cross_entropy(model.tape.value(logprobs), normalizer, &mut grad);
+        model.tape.backward(&[(logprobs, &grad)]);
+        stats.loss += loss;
+        stats.num_tokens += first_row;
+        stats.add("loss/ptx_avg", loss / weight, 1.0);
+        Ok(())
+    }
+}
+
+impl Learner for Ppo {
+    type Unit = Unit;
+
+    fn num_completions(&self) -> usize {
+        1
+    }
+
+    fn shape(&self, _: usize) -> Shape {
+        Shape {
+            units_per_prompt: 1,
+            batches_per_rollout: self.config.train.gradient_accumulation_steps * self.config.num_mini_batches,
+            epochs_per_rollout: self.config.num_ppo_epochs,
+            reshuffles: true,
+        }
+    }
+
+    fn units(
+        &mut self,
+        online: &Online,
+        model: &mut Model,
+        samples: Vec<Sample>,
+        stats: &mut Stats,
+    ) -> Result<Vec<Unit>, TrainError> {
+        let config = &self.config;
+        let (temperature, batch_size) =
+            (config.rollout.temperature, config.train.per_device_train_batch_size);
+        let texts = online.texts(&samples);
+        let (mut old, mut values) = (Vec::new(), Vec::new());
+        for texts in texts.chunks(batch_size) {
+            let forward = forward::policy(model, texts, temperature, None)?;
+            let of_tokens = model.values(&forward.hidden)?;
+            let of_tokens: Vec<f64> =
+                model.tape.value(of_tokens).iter().map(|value| f64::from(*value)).collect();
+            for (index, span) in forward.spans.iter().enumerate() {
+                old.push(forward.logprobs(index));
+                values.push(of_tokens[span.clone()].to_vec());
+            }
+        }
+        let reference = forward::logprobs(model, &texts, temperature, batch_size, true)?;
+        let advice = "raise kl_coef or lower target, learning_rate or num_ppo_epochs";
+        check_divergence(&samples, &reference, config.max_kl, advice)?;
+        let mut units = Vec::with_capacity(samples.len());
+        let mut rewards = Vec::with_capacity(samples.len());
+        let (count, mut mean_kl) = (samples.len() as f64, 0.0);
+        for ((sample, old), reference) in samples.iter().zip(&old).zip(&reference) {
+            // A completion that no judge can rate is neither good nor bad.
+            let mut score = if sample.reward.is_nan() { 0.0 } else { sample.reward };
+            if !sample.completion.is_complete {
+                score -= config.missing_eos_penalty;
+            }
+            let kl: f64 = old.iter().zip(reference).map(|(old, reference)| old - reference).sum();
+            mean_kl += kl / count;
+            let penalty = self.kl.coefficient * kl;
+            stats.add("objective/kl", kl, 1.0);
+            stats.add("objective/entropy", -old.iter().sum::<f64>(), 1.0);
+            stats.add("objective/scores", score, 1.0);
+            stats.add("objective/non_score_reward", -penalty, 1.0);
+            stats.add("objective/rlhf_reward", score - penalty, 1.0);
+            stats.add("val/num_eos_tokens", f64::from(u8::from(sample.completion.is_complete)), 1.0);
+            rewards.push(token_rewards(old, reference, score, self.kl.coefficient));
+        }
+        stats.add("objective/kl_coef", self.kl.coefficient, 1.0);
+        self.kl.update(mean_kl, samples.len());
+        if config.whiten_rewards {
+            whiten(rewards.iter_mut().flatten(), false);
+        }
+        for (((sample, old_logprobs), old_values), rewards) in
+            samples.into_iter().zip(old).zip(values).zip(rewards)
+        {
+            let (advantages, returns) = gae(&rewards, &old_values, config.gamma, config.lam);
+            units.push(Unit { sample, old_logprobs, old_values, advantages, returns });
+        }
+        whiten(units.iter_mut().flat_map(|unit| &mut unit.advantages), true);
+        Ok(units)
+    }
+
+    fn weight(&self, unit: &Unit) -> f64 {
+        unit.old_logprobs.len() as f64
+    }
+
+    fn learn(
+        &self,
+        online: &Online,
+        model: &mut Model,
+        units: &[&Unit],
+        pass: Pass,
+    ) -> Result<Stats, TrainError> {
+        let config = &self.config;
+        let texts = online.texts(units.iter().map(|unit| &unit.sample));
+        let forward = forward::policy(model, &texts, config.rollout.temperature, pass.dropout_seed)?;
+        let value_tensor = model.values(&forward.hidden)?;
+        let values: Vec<f64> = model.tape.value(value_tensor).iter().map(|value| f64::from(*value)).collect();
+        let mut stats = Stats { num_tokens: forward.num_tokens, ..Stats::default() };
+        let mut grads = forward.grads();
+        let mut value_grads = Vec::with_capacity(values.len());
+        let entropy_weight = config.ent_coef / pass.normalizer;
+        for (index, unit) in units.iter().enumerate() {
+            let logprobs = forward.logprobs(index);
+            let count = logprobs.len() as f64;
+            let mut slopes = Vec::with_capacity(logprobs.len());
+            for (token, logprob) in logprobs.iter().enumerate() {
+                let log_ratio = logprob - unit.old_logprobs[token];
+                let policy = clipped_surrogate(log_ratio, unit.advantages[token], config.clip());
+                slopes.push(policy.slope / pass.normalizer);
+                let value = values[forward.spans[index].start + token];
+                let (old_value, target) = (unit.old_values[token], unit.returns[token]);
+                let critic = value_loss(value, old_value, target, config.cliprange_value);
+                value_grads.push((config.vf_coef * critic.slope / pass.normalizer) as f32);
+                stats.loss += (policy.loss + config.vf_coef * critic.loss) / pass.normalizer;
+                let is = |clipped: bool| f64::from(u8::from(clipped));
+                stats.add("policy/approxkl_avg", 0.5 * log_ratio * log_ratio, 1.0);
+                stats.add("policy/clipfrac_avg", is(policy.clipped != Clipped::No), 1.0);
+                stats.add("loss/policy_avg", policy.loss, 1.0);
+                stats.add("loss/value_avg", critic.loss, 1.0);
+                stats.add("val/clipfrac_avg", is(critic.is_clipped), 1.0);
+                stats.add("val/ratio", policy.ratio, 1.0);
+            }
+            let entropy = forward.entropy(index);
+            stats.loss -= entropy_weight * entropy;
+            stats.add("policy/entropy_avg", entropy, count);
+            grads.set(&forward, index, slopes.into_iter(), -entropy_weight);
+        }
+        if let Some(seed) = pass.dropout_seed {
+            grads.backward(model, &forward, Some((value_tensor, &value_grads)));
+            if config.ptx_coef > 0.0 {
+                let tokens: f64 = units.iter().map(|unit| self.weight(unit)).sum();
+                let weight = config.ptx_coef * tokens / pass.normalizer;
+                self.mix(model, (units.len(), weight), seed, &mut stats)?;
+            }
+        }
+        Ok(stats)
+    }
+
+    fn state(&self) -> Value {
+        // As bits, which JSON keeps exactly.
+        json!({ "kl_coefficient": self.kl.coefficient.to_bits() })
+    }
+
+    fn resume(&mut self, state: &Value) {
+        if let Some(bits) = state.get("kl_coefficient").and_then(Value::as_u64) {
+            self.kl.coefficient = f64::from_bits(bits);
+        }
+    }
+}
