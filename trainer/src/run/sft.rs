@@ -58,32 +58,7 @@ impl Method for Sft {
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError> {
         let examples: Vec<&SftExample> =
             examples.iter().flat_map(|index| &self.bins(pass.split)[*index]).collect();
-        let (mut inputs, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-        let mut first_row = 0;
-        for example in &examples {
-            // Nothing after the last learnt token is needed, nor that token as an input.
-            let last = example.loss.iter().rposition(|loss| *loss).unwrap_or(0);
-            for (token, _) in example.loss.iter().enumerate().filter(|(_, loss)| **loss) {
-                rows.push((first_row + token - 1) as u32);
-                targets.push(example.ids[token]);
-            }
-            inputs.push(&example.ids[..last]);
-            first_row += last;
-        }
-        let hidden = model.hidden(PackedBatch::new(inputs), &rows, pass.dropout_seed)?;
-        let Model { tape, decoder, .. } = model;
-        let head = *decoder.lm_head.as_ref().unwrap_or(&decoder.embedding);
-        let Logprobs { logprobs, stats: token_stats, .. } = tape.logprobs(head, hidden, &targets, 1.0);
-        let mut grad = Vec::new();
-        let loss = cross_entropy(tape.value(logprobs), pass.normalizer, &mut grad);
-        if pass.dropout_seed.is_some() {
-            tape.backward(&[(logprobs, &grad)]);
-        }
-        let correct = token_stats.iter().filter(|stats| stats.is_argmax).count();
-        let num_tokens = examples.iter().map(|example| example.ids.len()).sum();
-        let mut stats = Stats { loss, num_tokens, ..Stats::default() };
-        stats.add("mean_token_accuracy", correct as f64, targets.len() as f64);
-        Ok(stats)
+        likelihood(model, &examples, pass.normalizer, pass.dropout_seed)
     }
 
     fn fingerprint(&self) -> String {
@@ -94,4 +69,39 @@ impl Method for Sft {
         }
         hash.finish()
     }
+}
+
+/// Minus the log-likelihood of what is learnt of `examples`, over `normalizer`; with `dropout_seed`, adds its gradients.
+pub(super) fn likelihood(
+    model: &mut Model,
+    examples: &[&SftExample],
+    normalizer: f64,
+    dropout_seed: Option<u64>,
+) -> Result<Stats, TrainError> {
+    let (mut inputs, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first_row = 0;
+    for example in examples {
+        // Nothing after the last learnt token is needed, nor that token as an input.
+        let last = example.loss.iter().rposition(|loss| *loss).unwrap_or(0);
+        for (token, _) in example.loss.iter().enumerate().filter(|(_, loss)| **loss) {
+            rows.push((first_row + token - 1) as u32);
+            targets.push(example.ids[token]);
+        }
+        inputs.push(&example.ids[..last]);
+        first_row += last;
+    }
+    let hidden = model.hidden(PackedBatch::new(inputs), &rows, dropout_seed)?;
+    let Model { tape, decoder, .. } = model;
+    let head = *decoder.lm_head.as_ref().unwrap_or(&decoder.embedding);
+    let Logprobs { logprobs, stats: token_stats, .. } = tape.logprobs(head, hidden, &targets, 1.0);
+    let mut grad = Vec::new();
+    let loss = cross_entropy(tape.value(logprobs), normalizer, &mut grad);
+    if dropout_seed.is_some() {
+        tape.backward(&[(logprobs, &grad)]);
+    }
+    let correct = token_stats.iter().filter(|stats| stats.is_argmax).count();
+    let num_tokens = examples.iter().map(|example| example.ids.len()).sum();
+    let mut stats = Stats { loss, num_tokens, ..Stats::default() };
+    stats.add("mean_token_accuracy", correct as f64, targets.len() as f64);
+    Ok(stats)
 }

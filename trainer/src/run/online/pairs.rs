@@ -80,7 +80,7 @@ fn texts<'a>(online: &'a Online, units: impl Iterator<Item = &'a Unit>) -> Vec<f
     let prompts = &online.prompts.train;
     units
         .flat_map(|unit| {
-            unit.answers.iter().map(|answer| (prompts[unit.prompt].ids.as_slice(), answer.as_slice()))
+            unit.answers.iter().map(move |answer| (prompts[unit.prompt].ids.as_slice(), answer.as_slice()))
         })
         .collect()
 }

@@ -4,21 +4,18 @@
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
-use rectify_engine::model::backend::Backend;
 use serde_json::{Value, json};
 
 use super::learner::Learner;
 use super::plan::Shape;
 use super::{Online, Sample, check_divergence, forward};
-use crate::autograd::PackedBatch;
-use crate::config::PpoConfig;
-use crate::data::{SftExample, SftText, read_sft};
+use crate::config::{PpoConfig, TruncationMode};
+use crate::data::{SftExample, SftNotes, SftText, read_sft};
 use crate::error::TrainError;
-use crate::losses::{
-    AdaptiveKl, Clipped, clipped_surrogate, cross_entropy, gae, token_rewards, value_loss, whiten,
-};
+use crate::losses::{AdaptiveKl, Clipped, clipped_surrogate, gae, token_rewards, value_loss, whiten};
 use crate::run::method::{Pass, Stats};
 use crate::run::model::Model;
+use crate::run::sft::likelihood;
 
 /// The method.
 pub(crate) struct Ppo {
@@ -40,10 +37,16 @@ pub(crate) struct Unit {
 impl Ppo {
     pub(crate) fn load(config: &PpoConfig, model: &mut Model) -> Result<Self, TrainError> {
         model.add_value_head()?;
-        let options = SftText { max_length: model.max_length(&config.train), ..SftText::default() };
+        let options = SftText {
+            completion_only: None,
+            assistant_only: false,
+            ghost_attention: false,
+            max_length: model.max_length(&config.train),
+            truncation_mode: TruncationMode::default(),
+        };
         let mut pretraining = Vec::new();
         for file in &config.ptx_data {
-            pretraining.extend(read_sft(file, &model.encoder, options)?.0);
+            pretraining.extend(read_sft(file, &model.encoder, options, &mut SftNotes::default())?);
         }
         if config.ptx_coef > 0.0 && pretraining.is_empty() {
             return Err(TrainError::config(
@@ -66,26 +69,12 @@ impl Ppo {
     ) -> Result<(), TrainError> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let chosen = index::sample(&mut rng, self.pretraining.len(), count.min(self.pretraining.len()));
-        let (mut inputs, mut rows, mut targets, mut first_row) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for example in chosen.iter().map(|index| &self.pretraining[index]) {
-            for (token, _) in example.loss.iter().enumerate().filter(|(_, loss)| **loss) {
-                rows.push((first_row + token - 1) as u32);
-                targets.push(example.ids[token]);
-            }
-            let input = &example.ids[..example.ids.len() - 1];
-            first_row += input.len();
-            inputs.push(input);
-        }
-        let hidden = model.hidden(PackedBatch::new(inputs), &rows, Some(seed))?;
-        let head = *model.decoder.lm_head.as_ref().unwrap_or(&model.decoder.embedding);
-        let logprobs = model.tape.logprobs(head, hidden, &targets, 1.0).logprobs;
-        let mut grad = Vec::new();
-        let normalizer = targets.len() as f64 / weight;
-        let loss = cross_entropy(model.tape.value(logprobs), normalizer, &mut grad);
-        model.tape.backward(&[(logprobs, &grad)]);
-        stats.loss += loss;
-        stats.num_tokens += first_row;
-        stats.add("loss/ptx_avg", loss / weight, 1.0);
+        let examples: Vec<&SftExample> = chosen.iter().map(|index| &self.pretraining[index]).collect();
+        let tokens: usize = examples.iter().map(|example| example.num_loss_tokens()).sum();
+        let mixed = likelihood(model, &examples, tokens as f64 / weight, Some(seed))?;
+        stats.loss += mixed.loss;
+        stats.num_tokens += mixed.num_tokens;
+        stats.add("loss/ptx_avg", mixed.loss / weight, 1.0);
         Ok(())
     }
 }
