@@ -8,6 +8,7 @@ use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::cpu_executor::{CpuExecutor, CpuOptions};
 use rectify_engine::model::source::ModelSource;
+use rectify_engine::model::weights::WeightStore;
 use rectify_engine::{EngineConfig, EngineError, EngineHandle};
 use rectify_kernels::{KvCache, KvDtype, Pool, WeightDtype};
 
@@ -59,6 +60,7 @@ impl Setup {
         let options = CpuOptions {
             pool,
             dtype: self.dtype,
+            weights: WeightStore::default(),
             kv_dtype: self.kv_dtype,
             kv_memory: self.kv_memory(&config),
             block_size: self.block_size,
