@@ -98,7 +98,7 @@ impl Local {
             sampling,
             num_choices: if scored { 1 } else { n },
             alignment,
-            adapter: self.adapter.clone(),
+            adapter: self.adapter.clone().map(Into::into),
             priority: 0,
         })
     }
