@@ -162,7 +162,7 @@ fn request(
         sampling,
         num_choices,
         alignment: None,
-        adapter,
+        adapter: adapter.map(Into::into),
         priority: 0,
     }
 }
