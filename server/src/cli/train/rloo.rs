@@ -20,7 +20,7 @@ keys! {
     /// Bring advantages to mean 0 and variance 1: true or false.
     normalize_advantages: bool,
     /// Bounds of a reward: LOW,HIGH.
-    #[arg(value_delimiter = ',')]
+    #[arg(value_delimiter = ',', allow_hyphen_values = true)]
     reward_clip_range: Vec<f64>,
     /// Completions that reached max_completion_length teach nothing: true or false.
     mask_truncated_completions: bool,

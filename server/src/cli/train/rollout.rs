@@ -11,7 +11,7 @@ keys! {
     /// length:TOKENS, http://HOST/PATH, or command:PROGRAM ARGUMENTS.
     reward: Vec<String>,
     /// A weight for each reward, separated by commas.
-    #[arg(value_delimiter = ',')]
+    #[arg(value_delimiter = ',', allow_hyphen_values = true)]
     reward_weights: Vec<f64>,
     /// Most tokens of a completion.
     max_completion_length: usize,

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command, TrainCommand};
     use clap::Parser;
-    use rectify_trainer::{LrScheduler, ModelStart, RewardConfig, SftConfig, Tuning};
+    use rectify_trainer::{GrpoConfig, LrScheduler, ModelStart, RewardConfig, SftConfig, Tuning};
 
     fn command(line: &str) -> TrainCommand {
         match Cli::try_parse_from(line.split(' ')).expect(line).command {
@@ -219,6 +219,11 @@ mod tests {
 
     fn reward(line: &str) -> Result<RewardConfig, CliError> {
         let TrainCommand::Reward(args) = command(line) else { panic!("{line}") };
+        read(&args)
+    }
+
+    fn grpo(line: &str) -> Result<GrpoConfig, CliError> {
+        let TrainCommand::Grpo(args) = command(line) else { panic!("{line}") };
         read(&args)
     }
 
@@ -248,6 +253,28 @@ mod tests {
         let Tuning::Lora(lora) = config.train.tuning else { panic!("{:?}", config.train.tuning) };
         assert_eq!((lora.lora_r, lora.lora_alpha), (8, 32.0));
         assert_eq!(config.train.weight_decay, TrainConfig::default().weight_decay);
+    }
+
+    #[test]
+    fn online_methods_train_an_adapter_and_take_rewards_in_both_forms() {
+        let base = "rectify train grpo --data a --policy p --output o";
+        let file = file(
+            "reward:\n- regex:^Yes\n- kind: http\n  url: http://judge:1/score\n  timeout_seconds: 2.0\nreward_weights: [1, 0.5]\n\
+             temperature: 0.7\nlora_r: 4\n",
+        );
+        let config = grpo(&format!("{base} --config {}", file.path().display())).expect("valid");
+        assert_eq!(Ok(config.rollout.reward[0].clone()), "regex:^Yes".parse());
+        assert_eq!(config.rollout.reward[1].name(), "http");
+        assert_eq!((config.rollout.reward_weights, config.rollout.temperature), (vec![1.0, 0.5], 0.7));
+        let Tuning::Lora(lora) = config.train.tuning else { panic!("{:?}", config.train.tuning) };
+        assert_eq!(lora.lora_r, 4);
+        let config = grpo(&format!("{base} --reward json --beta 0.1")).expect("valid");
+        assert_eq!((config.rollout.reward.len(), config.beta), (1, 0.1));
+        assert_eq!(config.num_generations, GrpoConfig::default().num_generations);
+        let error = grpo(&format!("{base} --reward rgx:a")).expect_err("no such kind").to_string();
+        assert!(error.starts_with("--reward: the reward `rgx:a` is of no known kind"), "{error}");
+        let error = grpo(&format!("{base} --loss-type sum")).expect_err("no such loss").to_string();
+        assert!(error.starts_with("--loss-type: unknown variant `sum`"), "{error}");
     }
 
     #[test]
