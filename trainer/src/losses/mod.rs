@@ -2,10 +2,25 @@
 //! the doc. Leaves models and data to `run`.
 
 mod bradley_terry;
+mod completions;
+mod cpo;
 mod cross_entropy;
+mod dpo;
+mod dual;
+mod kto;
+mod orpo;
+mod rrhf;
+#[cfg(test)]
+mod fixture;
 
 pub use bradley_terry::{PairLoss, bradley_terry};
+pub use completions::{Completions, Normalizer, Reduction, TokenLoss};
+pub use cpo::{CpoLoss, CpoLossType, CpoOutput};
 pub use cross_entropy::cross_entropy;
+pub use dpo::{DpoBatch, DpoLoss, DpoLossType, DpoOutput, FDivergence};
+pub use kto::{KtoBatch, KtoLoss, KtoLossType, KtoOutput};
+pub use orpo::{OrpoBatch, OrpoLoss, OrpoOutput};
+pub use rrhf::{RrhfBatch, RrhfLoss, RrhfOutput};
 
 /// `ln(1 + e^x)` without overflow.
 fn softplus(x: f64) -> f64 {
