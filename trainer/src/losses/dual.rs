@@ -27,6 +27,12 @@ impl<const N: usize> Dual<N> {
         Self { value, grad: self.grad.map(scale) }
     }
 
+    /// By Leibniz' rule.
+    fn product(self, other: Self) -> Self {
+        let slope = |input: usize| self.grad[input] * other.value + self.value * other.grad[input];
+        Self { value: self.value * other.value, grad: std::array::from_fn(slope) }
+    }
+
     pub(super) fn exp(self) -> Self {
         let value = self.value.exp();
         self.chain(value, value)
@@ -76,9 +82,7 @@ impl<const N: usize> Add for Dual<N> {
 impl<const N: usize> Mul for Dual<N> {
     type Output = Self;
     fn mul(self, other: Self) -> Self {
-        let mut grad = self.grad.map(|slope| slope * other.value);
-        grad.iter_mut().zip(other.grad).for_each(|(a, b)| *a += self.value * b);
-        Self { value: self.value * other.value, grad }
+        self.product(other)
     }
 }
 
