@@ -12,9 +12,11 @@ pub mod optim;
 pub mod run;
 
 pub use config::{
-    BaseDtype, LoraConfig, LrScheduler, ModelStart, PackingStrategy, RewardConfig, SaveDtype, SftConfig,
-    TrainConfig, TruncationMode, Tuning,
+    BaseDtype,
+    CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, KtoConfig, LoraConfig, LrScheduler, ModelStart,
+    OrpoConfig, PackingStrategy, RewardConfig, RrhfConfig, SaveDtype, SftConfig, TrainConfig, TruncationMode,
+    Tuning,
 };
 pub use error::TrainError;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
-pub use run::{train_reward, train_sft};
+pub use run::{train_cpo, train_dpo, train_kto, train_orpo, train_reward, train_rrhf, train_sft};

@@ -114,9 +114,10 @@ impl DpoConfig {
         let ld_alpha = self.ld_alpha.unwrap_or(1.0);
         check((0.0..=1.0).contains(&ld_alpha), "ld_alpha", "give a number from 0 to 1")?;
         check(
-            !self.use_weighting || !has(DpoLossType::Sft),
+            !self.use_weighting
+                || !(has(DpoLossType::Sft) || has(DpoLossType::Aot) || has(DpoLossType::AotUnpaired)),
             "use_weighting",
-            "sft has no pairs to weigh: leave one of both",
+            "sft, aot and aot_unpaired compare no pairs that could be weighed: leave one of both",
         )
     }
 

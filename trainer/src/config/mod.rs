@@ -1,14 +1,24 @@
 //! The settings of a training run, under the names people know from Transformers, TRL and PEFT: what every method
 //! shares in `train` and `lora`, one file per method beside them. Leaves flags and files to the command line.
 
+mod cpo;
+mod dpo;
+mod kto;
 mod lora;
+mod orpo;
 mod reward;
+mod rrhf;
 mod sft;
 mod train;
 mod truncation;
 
+pub use cpo::{CpoConfig, CpoConfigLossType};
+pub use dpo::{DpoConfig, FDivergenceType};
+pub use kto::KtoConfig;
 pub use lora::{BaseDtype, LoraConfig};
+pub use orpo::OrpoConfig;
 pub use reward::RewardConfig;
+pub use rrhf::RrhfConfig;
 pub use sft::{PackingStrategy, SftConfig};
 pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};
 pub use truncation::TruncationMode;

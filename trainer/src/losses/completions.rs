@@ -44,7 +44,13 @@ impl Reduction {
         match self {
             Self::Sum => 1.0,
             Self::Length(power) => (len as f64).powf(-power),
-            Self::Tail { shared, alpha } => if token < shared { 1.0 } else { alpha },
+            Self::Tail { shared, alpha } => {
+                if token < shared {
+                    1.0
+                } else {
+                    alpha
+                }
+            }
         }
     }
 }

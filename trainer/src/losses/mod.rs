@@ -7,11 +7,11 @@ mod cpo;
 mod cross_entropy;
 mod dpo;
 mod dual;
+#[cfg(test)]
+mod fixture;
 mod kto;
 mod orpo;
 mod rrhf;
-#[cfg(test)]
-mod fixture;
 
 pub use bradley_terry::{PairLoss, bradley_terry};
 pub use completions::{Completions, Normalizer, Reduction, TokenLoss};
@@ -23,7 +23,7 @@ pub use orpo::{OrpoBatch, OrpoLoss, OrpoOutput};
 pub use rrhf::{RrhfBatch, RrhfLoss, RrhfOutput};
 
 /// `ln(1 + e^x)` without overflow.
-fn softplus(x: f64) -> f64 {
+pub(crate) fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 

@@ -63,7 +63,11 @@ impl TokenLogprobs {
 
 impl Model {
     /// Log-probabilities of the tokens of `texts`.
-    pub(crate) fn token_logprobs(&mut self, texts: &[Asked], role: Role) -> Result<TokenLogprobs, TrainError> {
+    pub(crate) fn token_logprobs(
+        &mut self,
+        texts: &[Asked],
+        role: Role,
+    ) -> Result<TokenLogprobs, TrainError> {
         let (mut inputs, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut spans = Vec::with_capacity(texts.len());
         let mut first_row = 0;

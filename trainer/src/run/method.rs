@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::Model;
 use super::progress::Control;
+use crate::data::Splits;
 use crate::error::TrainError;
 use crate::losses::Normalizer;
 
@@ -12,6 +13,16 @@ use crate::losses::Normalizer;
 pub(crate) enum Split {
     Train,
     Eval,
+}
+
+impl Split {
+    /// Its examples.
+    pub(crate) fn of<T>(self, examples: &Splits<T>) -> &[T] {
+        match self {
+            Self::Train => &examples.train,
+            Self::Eval => &examples.eval,
+        }
+    }
 }
 
 /// How a batch is run.

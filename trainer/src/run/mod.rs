@@ -1,13 +1,24 @@
 //! Training runs: the loop, its log, checkpoints and output. Leaves losses to `losses`, examples to `data`.
 
 mod checkpoint;
+mod cpo;
+mod dpo;
 mod files;
+mod kto;
 mod log;
+mod logprobs;
 mod method;
 mod model;
+mod offline;
+#[cfg(test)]
+mod offline_tests;
+mod orpo;
 mod output;
+mod pairs;
 pub mod progress;
+mod reference;
 mod reward;
+mod rrhf;
 mod sft;
 #[cfg(test)]
 mod tests;
@@ -15,9 +26,14 @@ mod trainer;
 
 use crate::config::{RewardConfig, SftConfig};
 use crate::error::TrainError;
+pub use cpo::train_cpo;
+pub use dpo::train_dpo;
+pub use kto::train_kto;
 use model::Model;
+pub use orpo::train_orpo;
 use progress::{Control, Progress, TrainReport};
 use reward::Reward;
+pub use rrhf::train_rrhf;
 use sft::Sft;
 use trainer::Trainer;
 

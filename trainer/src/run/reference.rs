@@ -14,22 +14,26 @@ use crate::error::TrainError;
 #[derive(Debug)]
 pub(crate) struct Reference<T> {
     known: RefCell<[Vec<Option<T>>; 2]>,
-    /// Ask everything before the first step.
-    at_start: bool,
+    /// Batches to ask before the first step.
+    at_start: [Vec<Vec<usize>>; 2],
     /// There is none: every answer is this.
     absent: Option<T>,
 }
 
 impl<T: Copy> Reference<T> {
-    /// A reference for so many examples of each split; `absent` stands for its answers if there is none.
+    /// A reference for examples of these lengths in each split; `absent` stands for its answers if there is none.
     pub(crate) fn new(
         settings: &TrainConfig,
         precompute: bool,
-        num_examples: [usize; 2],
+        lengths: [Vec<usize>; 2],
         absent: Option<T>,
     ) -> Self {
-        let at_start = precompute || settings.tuning == Tuning::Full;
-        Self { known: RefCell::new(num_examples.map(|count| vec![None; count])), at_start, absent }
+        let known = RefCell::new([0, 1].map(|split: usize| vec![None; lengths[split].len()]));
+        let at_start = (precompute || settings.tuning == Tuning::Full) && absent.is_none();
+        let batches = |lengths| {
+            if at_start { Batches::new(settings, lengths).in_order() } else { Vec::new() }
+        };
+        Self { known, at_start: lengths.map(batches), absent }
     }
 
     /// Answers for `examples`; `ask` is asked for those that are not known.
@@ -55,26 +59,18 @@ impl<T: Copy> Reference<T> {
         Ok(examples.iter().filter_map(|example| known[*example]).collect())
     }
 
-    /// Asks everything, if that is to be done before the first step.
+    /// Asks what is to be asked before the first step.
     pub(crate) fn start(
         &self,
-        (settings, lengths): (&TrainConfig, [Vec<usize>; 2]),
         model: &mut Model,
         control: &mut Control<'_>,
         ask: impl Fn(&mut Model, Split, &[usize]) -> Result<Vec<T>, TrainError>,
     ) -> Result<(), TrainError> {
-        if !self.at_start || self.absent.is_some() {
-            return Ok(());
-        }
-        let batches = lengths.map(|lengths| Batches::new(settings, lengths).in_order());
-        let total = batches.iter().map(Vec::len).sum();
-        let mut done = 0;
-        for (split, batches) in [Split::Train, Split::Eval].into_iter().zip(&batches) {
-            for batch in batches {
-                self.get(model, split, batch, |model, unknown| ask(model, split, unknown))?;
-                done += 1;
-                (control.progress)(&Progress::Reference { done, total });
-            }
+        let total = self.at_start.iter().map(Vec::len).sum();
+        let batches = |split: Split| self.at_start[split as usize].iter().map(move |batch| (split, batch));
+        for (done, (split, batch)) in batches(Split::Train).chain(batches(Split::Eval)).enumerate() {
+            self.get(model, split, batch, |model, unknown| ask(model, split, unknown))?;
+            (control.progress)(&Progress::Reference { done: done + 1, total });
         }
         Ok(())
     }

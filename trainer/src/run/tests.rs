@@ -9,7 +9,7 @@ use crate::{
 };
 use serde_json::Value;
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
@@ -17,12 +17,12 @@ fn model(name: &str) -> ModelStart {
     ModelStart::Folder(root().join("../tests/fixtures/models").join(name))
 }
 
-fn data(name: &str) -> Vec<PathBuf> {
+pub(super) fn data(name: &str) -> Vec<PathBuf> {
     vec![root().join("fixtures").join(name)]
 }
 
 /// The settings of `fixtures/trajectory.py`.
-fn settings(model_name: &str, data_name: &str, output_dir: &Path) -> TrainConfig {
+pub(super) fn settings(model_name: &str, data_name: &str, output_dir: &Path) -> TrainConfig {
     TrainConfig {
         model: model(model_name),
         data: data(data_name),
@@ -46,7 +46,7 @@ fn sft(train: TrainConfig) -> SftConfig {
     SftConfig { train, ..SftConfig::default() }
 }
 
-fn run_until(
+pub(super) fn run_until(
     stop_at: usize,
     run: impl FnOnce(&mut Control<'_>) -> Result<TrainReport, TrainError>,
 ) -> Result<TrainReport, TrainError> {
@@ -65,12 +65,12 @@ fn run(config: &SftConfig) -> TrainReport {
     run_until(usize::MAX, |control| train_sft(config, control)).unwrap()
 }
 
-fn log(folder: &Path) -> Vec<Value> {
+pub(super) fn log(folder: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(folder.join("train_log.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn weights(folder: &Path) -> Vec<u8> {
+pub(super) fn weights(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("model.safetensors")).unwrap()
 }
 

@@ -92,8 +92,7 @@ impl DpoLossType {
             Self::Aot => {
                 // The pair of the k-th smallest margin of the policy meets the k-th smallest of the reference.
                 let margins: Vec<f64> = logprobs.iter().map(|[w, l]| w - l).collect();
-                let mut reference: Vec<f64> =
-                    each.map(|(pair, [w, l])| margins[pair] - (w - l)).collect();
+                let mut reference: Vec<f64> = each.map(|(pair, [w, l])| margins[pair] - (w - l)).collect();
                 reference.sort_by(f64::total_cmp);
                 let order = ascending(&margins);
                 let meet = |(pair, reference): (usize, f64)| Meeting {

@@ -5,8 +5,8 @@ mod divergence;
 mod loss_type;
 
 pub use divergence::FDivergence;
-pub(super) use loss_type::smoothed;
 pub use loss_type::DpoLossType;
+pub(super) use loss_type::smoothed;
 
 use super::completions::{Completions, Normalizer, Reduction, TokenLoss};
 use super::dual::Dual;
@@ -86,8 +86,7 @@ impl DpoLoss {
     }
 
     fn add_term(&self, loss_type: DpoLossType, batch: &DpoBatch<'_>, scale: f64, out: &mut DpoOutput) {
-        let knobs =
-            Knobs { beta: self.beta, epsilon: self.label_smoothing, discopop_tau: self.discopop_tau };
+        let knobs = Knobs { beta: self.beta, epsilon: self.label_smoothing, discopop_tau: self.discopop_tau };
         for (index, meeting) in loss_type.meetings(&out.logprobs, &out.log_ratios).iter().enumerate() {
             let chosen = Dual::<2>::input(meeting.log_ratios[0], 0);
             let rejected = Dual::input(meeting.log_ratios[1], 1);

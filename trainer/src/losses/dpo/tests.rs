@@ -42,11 +42,8 @@ fn value_and_gradients_are_trls() {
             })
             .collect();
         let weights: Option<Vec<f64>> = serde_json::from_value(case["weights"].clone()).unwrap();
-        let batch = DpoBatch {
-            policy: policy.completions(),
-            reference: &reduced,
-            weights: weights.as_deref(),
-        };
+        let batch =
+            DpoBatch { policy: policy.completions(), reference: &reduced, weights: weights.as_deref() };
         let out = loss.evaluate(&batch, policy.pair_normalizer());
         close(&case, "loss", &[out.total.loss], &[case["loss"].as_f64().unwrap()]);
         close(&case, "grad", &out.total.grad, &Tokens::new(&case["grad"]).logprobs);
@@ -59,8 +56,22 @@ fn value_and_gradients_are_trls() {
     }
     use DpoLossType::*;
     for loss_type in [
-        Sigmoid, Cdpo, Hinge, Ipo, ExoPair, NcaPair, Robust, BcoPair, SppoHard, Aot, AotUnpaired, ApoZero,
-        ApoDown, Discopop, Sft, SigmoidNorm,
+        Sigmoid,
+        Cdpo,
+        Hinge,
+        Ipo,
+        ExoPair,
+        NcaPair,
+        Robust,
+        BcoPair,
+        SppoHard,
+        Aot,
+        AotUnpaired,
+        ApoZero,
+        ApoDown,
+        Discopop,
+        Sft,
+        SigmoidNorm,
     ] {
         assert!(seen.contains(&loss_type), "{loss_type:?} has no case");
     }
