@@ -185,7 +185,9 @@ fn an_untrained_policy_is_its_reference() {
         &KtoConfig { train: TrainConfig { data: data(THUMBS), ..train }, ..KtoConfig::default() },
         train_kto,
     );
-    assert_eq!((&log(folder.path())[0]["kl"], &log(folder.path())[0]["loss"]), (&0.0.into(), &0.5.into()));
+    let first = &log(folder.path())[0];
+    assert_eq!(first["kl"], 0.0);
+    assert!((first["loss"].as_f64().unwrap() - 0.5).abs() < 1e-15, "{first}");
 }
 
 #[test]
@@ -298,7 +300,7 @@ fn pairs_with_flaws_are_left_out_and_counted_or_named() {
         (&silent, "1 lines have an empty answer"),
     ] {
         let warnings = outcome(&format!("{GOOD}\n{line}\n"), |_| {}, train).unwrap();
-        assert!(warnings.len() == 1 && warnings[0].contains(part), "{warnings:?}");
+        assert!(warnings.iter().any(|warning| warning.contains(part)), "{warnings:?}");
     }
     for (line, part) in [
         (r#"{"prompt": "a", "chosen": "", "rejected": "b"}"#, "lines.jsonl:2: `chosen`"),
