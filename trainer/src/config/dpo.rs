@@ -1,6 +1,8 @@
 //! Settings of direct preference optimisation, under TRL's names.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::{TrainConfig, check};
 use crate::error::TrainError;
@@ -13,6 +15,7 @@ pub struct DpoConfig {
     /// What every method shares.
     pub train: TrainConfig,
     /// Losses, added up.
+    #[serde(deserialize_with = "one_or_many")]
     pub loss_type: Vec<DpoLossType>,
     /// Weight of each of `loss_type`; `None` is 1 for all.
     pub loss_weights: Option<Vec<f64>>,
@@ -51,6 +54,13 @@ pub enum FDivergenceType {
     JsDivergence,
     /// By `f_alpha_divergence_coef`.
     AlphaDivergence,
+}
+
+/// A single name is a list of one.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DpoLossType>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let values = if value.is_string() { Value::Array(vec![value]) } else { value };
+    serde_json::from_value(values).map_err(D::Error::custom)
 }
 
 impl Default for DpoConfig {

@@ -2,8 +2,13 @@
 //! of `run` and a file of its keys. Leaves settings to `settings` and training to `rectify_trainer`.
 
 mod args;
+mod cpo;
+mod dpo;
 mod keys;
+mod kto;
+mod orpo;
 mod reward;
+mod rrhf;
 mod settings;
 mod sft;
 mod view;
@@ -16,8 +21,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use args::{TrainArgs, TrainKeys};
+pub use cpo::CpoKeys;
+pub use dpo::DpoKeys;
 pub use keys::{Keys, MethodArgs};
+pub use kto::KtoKeys;
+pub use orpo::OrpoKeys;
 pub use reward::RewardKeys;
+pub use rrhf::RrhfKeys;
 pub use sft::SftKeys;
 
 use super::{CliError, ProgressMode, interrupt};
@@ -30,6 +40,16 @@ pub enum TrainCommand {
     Sft(Box<MethodArgs<SftKeys>>),
     /// A Bradley–Terry reward model on `prompt`/`chosen`/`rejected` lines.
     Reward(Box<MethodArgs<RewardKeys>>),
+    /// Direct preference optimisation and its family (IPO, cDPO, APO, …) on `prompt`/`chosen`/`rejected` lines.
+    Dpo(Box<MethodArgs<DpoKeys>>),
+    /// Kahneman–Tversky optimisation on thumbs: `prompt`/`completion`/`label` lines, or pairs taken apart.
+    Kto(Box<MethodArgs<KtoKeys>>),
+    /// Odds-ratio preference optimisation, without a reference, on `prompt`/`chosen`/`rejected` lines.
+    Orpo(Box<MethodArgs<OrpoKeys>>),
+    /// Contrastive preference optimisation or SimPO, without a reference, on `prompt`/`chosen`/`rejected` lines.
+    Cpo(Box<MethodArgs<CpoKeys>>),
+    /// RRHF: ranks the answers of `generate --keep all`, of `responses` with `scores`, or of pairs.
+    Rrhf(Box<MethodArgs<RrhfKeys>>),
 }
 
 pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliError> {
@@ -38,6 +58,11 @@ pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliEr
     match command {
         TrainCommand::Sft(args) => run.method(&args, rectify_trainer::train_sft),
         TrainCommand::Reward(args) => run.method(&args, rectify_trainer::train_reward),
+        TrainCommand::Dpo(args) => run.method(&args, rectify_trainer::train_dpo),
+        TrainCommand::Kto(args) => run.method(&args, rectify_trainer::train_kto),
+        TrainCommand::Orpo(args) => run.method(&args, rectify_trainer::train_orpo),
+        TrainCommand::Cpo(args) => run.method(&args, rectify_trainer::train_cpo),
+        TrainCommand::Rrhf(args) => run.method(&args, rectify_trainer::train_rrhf),
     }
 }
 
