@@ -12,10 +12,9 @@ pub mod optim;
 pub mod run;
 
 pub use config::{
-    BaseDtype,
-    CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, KtoConfig, LoraConfig, LrScheduler, ModelStart,
-    OrpoConfig, PackingStrategy, RewardConfig, RrhfConfig, SaveDtype, SftConfig, TrainConfig, TruncationMode,
-    Tuning,
+    BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, KtoConfig, LoraConfig, LrScheduler,
+    ModelStart, OrpoConfig, PackingStrategy, RewardConfig, RrhfConfig, SaveDtype, SftConfig, TrainConfig,
+    TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
