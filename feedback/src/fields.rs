@@ -45,6 +45,13 @@ impl Fields {
         }
     }
 
+    pub(crate) fn list(&mut self, name: &str) -> Result<Vec<Value>, RecordError> {
+        match self.required(name)? {
+            Value::Array(values) => Ok(values),
+            other => Err(wrong_type(name, "a list", &other)),
+        }
+    }
+
     pub(crate) fn number(&mut self, name: &str) -> Result<Option<f64>, RecordError> {
         match self.take(name) {
             None => Ok(None),

@@ -1,8 +1,8 @@
 //! Preference data: record formats and their files. Knows neither models nor HTTP.
 //!
 //! The formats are the ones people have, named as TRL names them: prompts, SFT data (`messages`,
-//! `prompt`/`completion`, `text`), preferences (`prompt`/`chosen`/`rejected`) and unpaired preferences
-//! (`prompt`/`completion`/`label`), each as plain text or as turns of a conversation. They are read from JSON lines, JSON
+//! `prompt`/`completion`, `text`), preferences (`prompt`/`chosen`/`rejected`), unpaired preferences
+//! (`prompt`/`completion`/`label`) and ranked answers (`prompt`/`responses`/`scores`), each as plain text or as turns of a conversation. They are read from JSON lines, JSON
 //! lists, Parquet and Argilla's exports alike, and written as JSON lines.
 
 mod argilla;
@@ -12,6 +12,7 @@ pub mod jsonl;
 mod parquet;
 pub mod preference;
 pub mod prompt;
+pub mod ranked;
 pub mod records;
 pub mod sft;
 pub mod text;
@@ -21,6 +22,7 @@ pub use error::{FeedbackError, RecordError};
 pub use jsonl::{JsonlReader, JsonlWriter, Line, Record, Recovered, read_all};
 pub use preference::PreferenceRecord;
 pub use prompt::PromptRecord;
+pub use ranked::RankedRecord;
 pub use records::{Records, read_records};
 pub use sft::{SftData, SftRecord};
 pub use text::{Message, Text};

@@ -14,13 +14,15 @@ pub mod rollout;
 pub mod run;
 
 pub use config::{
-    BaseDtype, GrpoConfig, LoraConfig, LrScheduler, ModelStart, OnlineDpoConfig, PackingStrategy,
-    PairLossType, PpoConfig, RaftConfig, RewardConfig, RlooConfig, RolloutConfig, SaveDtype, SftConfig,
-    SpinConfig, TrainConfig, TruncationMode, Tuning,
+    BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, GrpoConfig, KtoConfig, LoraConfig,
+    LrScheduler, ModelStart, OnlineDpoConfig, OrpoConfig, PackingStrategy, PairLossType, PpoConfig,
+    RaftConfig, RewardConfig, RlooConfig, RolloutConfig, RrhfConfig, SaveDtype, SftConfig, SpinConfig,
+    TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use rewards::RewardSpec;
 pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
 pub use run::{
-    train_grpo, train_online_dpo, train_ppo, train_raft, train_reward, train_rloo, train_sft, train_spin,
+    train_cpo, train_dpo, train_grpo, train_kto, train_online_dpo, train_orpo, train_ppo, train_raft,
+    train_reward, train_rloo, train_rrhf, train_sft, train_spin,
 };

@@ -14,6 +14,10 @@ pub struct TokenStats {
     pub log_sum_exp: f32,
     /// `−Σ p ln p` of the whole distribution, in nats.
     pub entropy: f32,
+    /// `ln Σ p²` of the whole distribution.
+    pub log_sum_sq_probs: f32,
+    /// Mean of the logits.
+    pub mean_logit: f32,
     /// The target has the largest logit.
     pub is_argmax: bool,
 }
@@ -27,13 +31,26 @@ pub struct RowSums {
     sum: f32,
     /// `Σ e^(logit − max) (logit − max)`.
     weighted: f32,
+    /// `Σ e^2(logit − max)`.
+    squares: f32,
+    /// `Σ logit`, and how many.
+    total: f32,
+    count: usize,
     /// The target's logit.
     target: f32,
 }
 
 impl Default for RowSums {
     fn default() -> Self {
-        Self { max: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0, target: f32::NEG_INFINITY }
+        Self {
+            max: f32::NEG_INFINITY,
+            sum: 0.0,
+            weighted: 0.0,
+            squares: 0.0,
+            total: 0.0,
+            count: 0,
+            target: f32::NEG_INFINITY,
+        }
     }
 }
 
@@ -46,14 +63,16 @@ impl RowSums {
             return;
         }
         let max = self.max.max(other.max);
-        let (mut sum, mut weighted) = (0.0, 0.0);
+        let (mut sum, mut weighted, mut squares) = (0.0, 0.0, 0.0);
         for part in [&*self, &other] {
             let shift = part.max - max;
             let scale = shift.exp();
             sum += scale * part.sum;
             weighted += scale * (part.weighted + part.sum * shift);
+            squares += scale * scale * part.squares;
         }
-        *self = Self { max, sum, weighted, target: self.target.max(other.target) };
+        let (total, count) = (self.total + other.total, self.count + other.count);
+        *self = Self { max, sum, weighted, squares, total, count, target: self.target.max(other.target) };
     }
 
     /// The statistics, once all columns were seen.
@@ -64,6 +83,8 @@ impl RowSums {
             logprob: self.target - log_sum_exp,
             log_sum_exp,
             entropy: log_sum - self.weighted / self.sum,
+            log_sum_sq_probs: self.squares.ln() - 2.0 * log_sum,
+            mean_logit: self.total / self.count as f32,
             is_argmax: self.target >= self.max,
         }
     }
@@ -98,24 +119,23 @@ pub fn logprobs(pool: &Pool, logits: &[f32], columns: LogitColumns, targets: &[u
             // SAFETY: rows are disjoint.
             let sums = unsafe { shared.part(row, row + 1) };
             let logits = &logits[row * width..(row + 1) * width];
-            let (max, sum, weighted) = row_sums(logits);
             let target = columns.find(targets[row]).map_or(f32::NEG_INFINITY, |column| logits[column]);
-            sums[0].merge(RowSums { max, sum, weighted, target });
+            sums[0].merge(RowSums { target, ..row_sums(logits) });
         }
     });
 }
 
-multiversion! { fn row_sums(logits: &[f32]) -> (f32, f32, f32) = row_sums_body }
+multiversion! { fn row_sums(logits: &[f32]) -> RowSums = row_sums_body }
 
 #[inline(always)]
-fn row_sums_body<const FMA: bool>(logits: &[f32]) -> (f32, f32, f32) {
+fn row_sums_body<const FMA: bool>(logits: &[f32]) -> RowSums {
     let max = max_of(logits);
-    let [sum, weighted] = sums_of(logits.len(), |i| {
+    let [sum, weighted, squares, total] = sums_of(logits.len(), |i| {
         let shifted = logits[i] - max;
         let weight = exp::<FMA>(shifted);
-        [weight, weight * shifted]
+        [weight, weight * shifted, weight * weight, logits[i]]
     });
-    (max, sum, weighted)
+    RowSums { max, sum, weighted, squares, total, count: logits.len(), target: f32::NEG_INFINITY }
 }
 
 /// Gradients to each row's log-probability and entropy, `[rows]` each; empty for none.
@@ -188,6 +208,14 @@ mod tests {
     use super::super::tests_support::{gradient_error, numbers};
     use super::*;
 
+    /// `ln Σ p²` and the mean logit by the definition, in f64.
+    fn moments(logits: &[f32]) -> (f64, f64) {
+        let logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum_of = |power: f64| logits.iter().map(|logit| (power * (logit - max)).exp()).sum::<f64>().ln();
+        (sum_of(2.0) - 2.0 * sum_of(1.0), logits.iter().sum::<f64>() / logits.len() as f64)
+    }
+
     /// Log-probability and entropy by the definition, in f64.
     fn oracle(logits: &[f32], target: u32) -> (f64, f64) {
         let logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit)).collect();
@@ -226,6 +254,9 @@ mod tests {
                 let (logprob, entropy) = oracle(row_logits, targets[row]);
                 prop_assert!((f64::from(stats.logprob) - logprob).abs() < 2e-5 * logprob.abs().max(1.0));
                 prop_assert!((f64::from(stats.entropy) - entropy).abs() < 2e-5);
+                let (squares, mean) = moments(row_logits);
+                prop_assert!((f64::from(stats.log_sum_sq_probs) - squares).abs() < 2e-5);
+                prop_assert!((f64::from(stats.mean_logit) - mean).abs() < 2e-5);
                 let target = row_logits[targets[row] as usize];
                 prop_assert_eq!(stats.is_argmax, row_logits.iter().all(|logit| *logit <= target));
             }

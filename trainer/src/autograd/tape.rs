@@ -164,6 +164,13 @@ impl Tape {
         self.checkpointing = on;
     }
 
+    /// Keeps adapters from dropping inputs.
+    pub fn disable_dropout(&mut self) {
+        if let Some(lora) = &mut self.lora {
+            lora.dropout = 0.0;
+        }
+    }
+
     /// Whether adapters take part in the passes that follow. Without them the model is the one they started from: the
     /// reference policy.
     pub fn set_adapters(&mut self, on: bool) {

@@ -1,27 +1,37 @@
 //! The settings of a training run, under the names people know from Transformers, TRL and PEFT: what every method
 //! shares in `train` and `lora`, one file per method beside them. Leaves flags and files to the command line.
 
+mod cpo;
+mod dpo;
 mod grpo;
+mod kto;
 mod lora;
 mod online_dpo;
+mod orpo;
 mod ppo;
 mod raft;
 mod reward;
 mod rloo;
 mod rollout;
+mod rrhf;
 mod sft;
 mod spin;
 mod train;
 mod truncation;
 
+pub use cpo::{CpoConfig, CpoConfigLossType};
+pub use dpo::{DpoConfig, FDivergenceType};
 pub use grpo::GrpoConfig;
+pub use kto::KtoConfig;
 pub use lora::{BaseDtype, LoraConfig};
 pub use online_dpo::{OnlineDpoConfig, PairLossType};
+pub use orpo::OrpoConfig;
 pub use ppo::PpoConfig;
 pub use raft::RaftConfig;
 pub use reward::RewardConfig;
 pub use rloo::RlooConfig;
 pub use rollout::RolloutConfig;
+pub use rrhf::RrhfConfig;
 pub use sft::{PackingStrategy, SftConfig};
 pub use spin::SpinConfig;
 pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};

@@ -1,6 +1,7 @@
 //! Training data: records rendered to tokens with their loss masks, split, ordered and packed. Leaves the shapes of
 //! records and their files to `rectify_feedback`, losses to `losses`.
 
+mod answers;
 mod ghost;
 mod order;
 mod pack;
@@ -10,6 +11,7 @@ mod sft;
 mod splits;
 mod text;
 
+pub use answers::{Answers, AnswersLine, AnswersNotes, AnswersText, read_answers};
 pub use ghost::ghost_attention;
 pub(crate) use order::shuffled;
 pub use order::{Batches, split};

@@ -8,7 +8,9 @@ use super::model::Model;
 use super::progress::Control;
 use super::steps::{Epochs, Steps};
 use crate::config::TrainConfig;
+use crate::data::Splits;
 use crate::error::TrainError;
+use crate::losses::Normalizer;
 
 /// Which examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +19,33 @@ pub(crate) enum Split {
     Eval,
 }
 
+impl Split {
+    /// Its examples.
+    pub(crate) fn of<T>(self, examples: &Splits<T>) -> &[T] {
+        match self {
+            Self::Train => &examples.train,
+            Self::Eval => &examples.eval,
+        }
+    }
+}
+
 /// How a batch is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pass {
     pub(crate) split: Split,
     /// The loss is a sum over this: the weight of the whole step.
     pub(crate) normalizer: f64,
+    /// [`Method::loss_tokens`] of the whole step.
+    pub(crate) loss_tokens: f64,
     /// Asks for gradients.
     pub(crate) dropout_seed: Option<u64>,
+}
+
+impl Pass {
+    /// What a loss is a mean over.
+    pub(crate) fn means(&self) -> Normalizer {
+        Normalizer { examples: self.normalizer, tokens: self.loss_tokens }
+    }
 }
 
 /// What batches gave.
@@ -61,6 +82,19 @@ pub(crate) trait Method {
 
     /// How much an example counts in the mean that is the loss: its loss tokens, or 1.
     fn weight(&self, split: Split, example: usize) -> f64;
+
+    /// Tokens of the example's likelihood, for losses that add the mean over tokens to one over examples.
+    fn loss_tokens(&self, split: Split, example: usize) -> f64 {
+        let _ = (split, example);
+        0.0
+    }
+
+    /// Called once, with the weights that a run starts from, also if it goes on from a checkpoint: asks the reference
+    /// policy, if it will be gone.
+    fn start(&mut self, model: &mut Model, control: &mut Control<'_>) -> Result<(), TrainError> {
+        let _ = (model, control);
+        Ok(())
+    }
 
     /// Runs a batch; with [`Pass::dropout_seed`], adds its gradients.
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError>;

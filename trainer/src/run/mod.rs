@@ -1,14 +1,25 @@
 //! Training runs: the loop, its log, checkpoints and output. Leaves losses to `losses`, examples to `data`.
 
 mod checkpoint;
+mod cpo;
+mod dpo;
 mod files;
+mod kto;
 mod log;
+mod logprobs;
 mod method;
 mod model;
+mod offline;
+#[cfg(test)]
+mod offline_tests;
 mod online;
+mod orpo;
 mod output;
+mod pairs;
 pub mod progress;
+mod reference;
 mod reward;
+mod rrhf;
 mod sft;
 mod steps;
 #[cfg(test)]
@@ -22,10 +33,15 @@ use crate::config::{
 use crate::data::{read_answered, read_prompts};
 use crate::error::TrainError;
 use crate::rewards;
+pub use cpo::train_cpo;
+pub use dpo::train_dpo;
+pub use kto::train_kto;
 use model::Model;
 use online::{Learner, Online, OnlineMethod};
+pub use orpo::train_orpo;
 use progress::{Control, Progress, TrainReport};
 use reward::Reward;
+pub use rrhf::train_rrhf;
 use sft::Sft;
 use trainer::Trainer;
 

@@ -53,7 +53,7 @@ impl Model {
             (Some(_), false) => {
                 return Err(TrainError::model(
                     &folder,
-                    "is a classifier; supervised fine-tuning needs a language model",
+                    "is a classifier, but this method needs a language model",
                 ));
             }
             (Some(labels), true) if labels != 1 => {

@@ -30,6 +30,13 @@ pub enum Progress {
         /// Forward passes in all.
         total: usize,
     },
+    /// The reference policy is asked before the first step.
+    Reference {
+        /// Forward passes done.
+        done: usize,
+        /// Forward passes in all.
+        total: usize,
+    },
     /// A checkpoint or the output was written.
     Saved(PathBuf),
     /// Something the user should know that is not an error.

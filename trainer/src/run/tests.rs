@@ -9,7 +9,7 @@ use crate::{
 };
 use serde_json::Value;
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
@@ -17,12 +17,12 @@ fn model(name: &str) -> ModelStart {
     ModelStart::Folder(root().join("../tests/fixtures/models").join(name))
 }
 
-fn data(name: &str) -> Vec<PathBuf> {
+pub(super) fn data(name: &str) -> Vec<PathBuf> {
     vec![root().join("fixtures").join(name)]
 }
 
 /// The settings of `fixtures/trajectory.py`.
-fn settings(model_name: &str, data_name: &str, output_dir: &Path) -> TrainConfig {
+pub(super) fn settings(model_name: &str, data_name: &str, output_dir: &Path) -> TrainConfig {
     TrainConfig {
         model: model(model_name),
         data: data(data_name),
@@ -70,7 +70,7 @@ pub(super) fn log(folder: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn weights(folder: &Path) -> Vec<u8> {
+pub(super) fn weights(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("model.safetensors")).unwrap()
 }
 

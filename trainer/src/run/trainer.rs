@@ -69,6 +69,7 @@ impl<M: Method> Trainer<'_, M> {
         let total_steps = steps.total();
         fs::create_dir_all(&settings.output_dir)
             .map_err(|error| TrainError::io(&settings.output_dir, error))?;
+        self.method.start(&mut self.model, control)?;
         let mut running = self.start(config)?;
         let num_eval_examples = self.method.lengths(Split::Eval).len();
         (control.progress)(&Progress::Started(RunInfo {
@@ -198,11 +199,13 @@ impl<M: Method> Trainer<'_, M> {
         let step = running.state.step;
         let weight = |example: &usize| self.method.weight(Split::Train, *example);
         let normalizer: f64 = batches.iter().flatten().map(weight).sum();
+        let loss_tokens = |example: &usize| self.method.loss_tokens(Split::Train, *example);
+        let loss_tokens: f64 = batches.iter().flatten().map(loss_tokens).sum();
         self.model.tape.params.zero_grad();
         let mut stats = Stats::default();
         for (index, examples) in batches.iter().enumerate() {
             let dropout_seed = Some(seed_of(self.settings.seed, step, index));
-            let pass = Pass { split: Split::Train, normalizer, dropout_seed };
+            let pass = Pass { split: Split::Train, normalizer, loss_tokens, dropout_seed };
             stats.merge(&self.method.batch(&mut self.model, examples, pass)?);
         }
         let finite = |what, value: f64| {
@@ -242,10 +245,12 @@ impl<M: Method> Trainer<'_, M> {
     ) -> Result<Stats, TrainError> {
         let lengths = self.method.lengths(Split::Eval);
         let weights: f64 = (0..lengths.len()).map(|example| self.method.weight(Split::Eval, example)).sum();
+        let loss_tokens =
+            (0..lengths.len()).map(|example| self.method.loss_tokens(Split::Eval, example)).sum();
         let batches = Batches::new(self.settings, lengths).in_order();
         let mut stats = Stats::default();
         for (done, examples) in batches.iter().enumerate() {
-            let pass = Pass { split: Split::Eval, normalizer: weights, dropout_seed: None };
+            let pass = Pass { split: Split::Eval, normalizer: weights, loss_tokens, dropout_seed: None };
             stats.merge(&self.method.batch(&mut self.model, examples, pass)?);
             (control.progress)(&Progress::Evaluating { done: done + 1, total: batches.len() });
         }

@@ -2,14 +2,19 @@
 //! of `run` and a file of its keys. Leaves settings to `settings` and training to `rectify_trainer`.
 
 mod args;
+mod cpo;
+mod dpo;
 mod grpo;
 mod keys;
+mod kto;
 mod online_dpo;
+mod orpo;
 mod ppo;
 mod raft;
 mod reward;
 mod rloo;
 mod rollout;
+mod rrhf;
 mod settings;
 mod sft;
 mod spin;
@@ -23,14 +28,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use args::{TrainArgs, TrainKeys};
+pub use cpo::CpoKeys;
+pub use dpo::DpoKeys;
 pub use grpo::GrpoKeys;
 pub use keys::{Keys, MethodArgs};
+pub use kto::KtoKeys;
 pub use online_dpo::OnlineDpoKeys;
+pub use orpo::OrpoKeys;
 pub use ppo::PpoKeys;
 pub use raft::RaftKeys;
 pub use reward::RewardKeys;
 pub use rloo::RlooKeys;
 pub use rollout::OnlineKeys;
+pub use rrhf::RrhfKeys;
 pub use sft::SftKeys;
 pub use spin::SpinKeys;
 
@@ -56,6 +66,16 @@ pub enum TrainCommand {
     Spin(Box<MethodArgs<OnlineKeys<SpinKeys>>>),
     /// Rejection-sampling fine-tuning: supervised fine-tuning on the best of the policy's own completions.
     Raft(Box<MethodArgs<OnlineKeys<RaftKeys>>>),
+    /// Direct preference optimisation and its family (IPO, cDPO, APO, …) on `prompt`/`chosen`/`rejected` lines.
+    Dpo(Box<MethodArgs<DpoKeys>>),
+    /// Kahneman–Tversky optimisation on thumbs: `prompt`/`completion`/`label` lines, or pairs taken apart.
+    Kto(Box<MethodArgs<KtoKeys>>),
+    /// Odds-ratio preference optimisation, without a reference, on `prompt`/`chosen`/`rejected` lines.
+    Orpo(Box<MethodArgs<OrpoKeys>>),
+    /// Contrastive preference optimisation or SimPO, without a reference, on `prompt`/`chosen`/`rejected` lines.
+    Cpo(Box<MethodArgs<CpoKeys>>),
+    /// RRHF: ranks the answers of `generate --keep all`, of `responses` with `scores`, or of pairs.
+    Rrhf(Box<MethodArgs<RrhfKeys>>),
 }
 
 pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliError> {
@@ -70,6 +90,11 @@ pub(crate) fn run(command: TrainCommand, mode: ProgressMode) -> Result<(), CliEr
         TrainCommand::OnlineDpo(args) => run.method(&args, rectify_trainer::train_online_dpo),
         TrainCommand::Spin(args) => run.method(&args, rectify_trainer::train_spin),
         TrainCommand::Raft(args) => run.method(&args, rectify_trainer::train_raft),
+        TrainCommand::Dpo(args) => run.method(&args, rectify_trainer::train_dpo),
+        TrainCommand::Kto(args) => run.method(&args, rectify_trainer::train_kto),
+        TrainCommand::Orpo(args) => run.method(&args, rectify_trainer::train_orpo),
+        TrainCommand::Cpo(args) => run.method(&args, rectify_trainer::train_cpo),
+        TrainCommand::Rrhf(args) => run.method(&args, rectify_trainer::train_rrhf),
     }
 }
 

@@ -203,7 +203,8 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command, TrainCommand};
     use clap::Parser;
-    use rectify_trainer::{GrpoConfig, LrScheduler, ModelStart, RewardConfig, SftConfig, Tuning};
+    use rectify_trainer::losses::DpoLossType;
+    use rectify_trainer::{DpoConfig, GrpoConfig, LrScheduler, ModelStart, RewardConfig, SftConfig, Tuning};
 
     fn command(line: &str) -> TrainCommand {
         match Cli::try_parse_from(line.split(' ')).expect(line).command {
@@ -275,6 +276,26 @@ mod tests {
         assert!(error.starts_with("--reward: the reward `rgx:a` is of no known kind"), "{error}");
         let error = grpo(&format!("{base} --loss-type sum")).expect_err("no such loss").to_string();
         assert!(error.starts_with("--loss-type: unknown variant `sum`"), "{error}");
+    }
+
+    #[test]
+    fn losses_are_a_list_on_the_command_line_and_a_name_or_a_list_in_a_file() {
+        let dpo = |options: &str| -> Result<DpoConfig, CliError> {
+            let line = format!("rectify train dpo --data a --policy p --output o {options}");
+            let TrainCommand::Dpo(args) = command(line.trim()) else { panic!("{line}") };
+            read(&args)
+        };
+        use DpoLossType::{Ipo, Sft, Sigmoid};
+        let config = dpo("--loss-type sigmoid,sft --loss-weights 1,0.5 --ld-alpha 0.3").expect("valid");
+        assert_eq!((config.loss_type, config.loss_weights), (vec![Sigmoid, Sft], Some(vec![1.0, 0.5])));
+        assert_eq!((config.ld_alpha, config.train.learning_rate), (Some(0.3), 1e-6));
+        for (text, want) in [("loss_type: ipo", vec![Ipo]), ("loss_type: [ipo, sft]", vec![Ipo, Sft])] {
+            let file = file(text);
+            let config = dpo(&format!("--config {}", file.path().display())).expect("valid");
+            assert_eq!(config.loss_type, want);
+        }
+        let error = dpo("--loss-type sigmund").expect_err("unknown").to_string();
+        assert!(error.starts_with("--loss-type: unknown variant `sigmund`"), "{error}");
     }
 
     #[test]

@@ -58,6 +58,14 @@ impl View {
                     bar.note(&format!("evaluating {done}/{total}"));
                 }
             }
+            TrainProgress::Reference { done, total } => {
+                let (total, done) = (*total as u64, *done as u64);
+                let bar = self.bar.get_or_insert_with(|| Progress::new(self.mode, "reference", total, 0));
+                bar.update(done, |_| "asking the reference".to_owned());
+                if done == total {
+                    self.close();
+                }
+            }
             TrainProgress::Saved(path) => self.say(&format!("saved {}", path.display())),
             TrainProgress::Warning(sentence) => self.say(&format!("warning: {sentence}")),
         }

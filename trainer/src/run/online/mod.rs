@@ -173,33 +173,7 @@ impl Online {
 
     /// Tokens of each prompt.
     pub(crate) fn lengths(&self, split: Split) -> Vec<usize> {
-        self.of(split).iter().map(|prompt| prompt.ids.len()).collect()
-    }
-
-    /// The prompts of a split.
-    pub(crate) fn of(&self, split: Split) -> &[PromptExample] {
-        match split {
-            Split::Train => &self.prompts.train,
-            Split::Eval => &self.prompts.eval,
-        }
-    }
-
-    /// Samples of training prompts, in tokens.
-    fn texts<'a>(&'a self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<forward::Text<'a>> {
-        let text = |sample: &'a Sample| {
-            (self.prompts.train[sample.prompt].ids.as_slice(), sample.completion.tokens.as_slice())
-        };
-        samples.into_iter().map(text).collect()
-    }
-
-    /// Changes when the prompts do.
-    pub(crate) fn fingerprint(&self) -> String {
-        let mut fingerprint = Fingerprint::default();
-        for prompt in self.prompts.train.iter().chain(&self.prompts.eval) {
-            fingerprint.ids(&prompt.ids);
-            fingerprint.ids(&prompt.answer);
-        }
-        fingerprint.finish()
+        split.of(&self.prompts).iter().map(|prompt| prompt.ids.len()).collect()
     }
 
     /// Samples `num_completions` for each of `prompts` under the policy as it is, and scores them; those of a prompt
@@ -212,7 +186,7 @@ impl Online {
         num_completions: usize,
         round: usize,
     ) -> Result<(Vec<Sample>, Stats), TrainError> {
-        let of_split = self.of(split);
+        let of_split = split.of(&self.prompts);
         let seed = |(index, prompt): (usize, &usize)| PromptSeed {
             ids: &of_split[*prompt].ids,
             seed: seed_of(self.seed ^ split as u64, round, index),

@@ -1,0 +1,12 @@
+//! Options of `rectify train orpo` alone.
+
+use super::keys::keys;
+
+keys! {
+    /// Keys of [`rectify_trainer::OrpoConfig`].
+    "Odds-ratio preference optimisation" OrpoKeys:
+    /// Weight of the odds ratio beside the likelihood.
+    beta: f64,
+    /// Adapters drop nothing: true or false.
+    disable_dropout: bool,
+}

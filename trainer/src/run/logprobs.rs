@@ -1,0 +1,104 @@
+//! Token log-probabilities of whole texts under the policy and the reference. Leaves what is done with them to the
+//! losses.
+
+use std::ops::Range;
+
+use rectify_kernels::train::TokenStats;
+
+use super::model::Model;
+use crate::autograd::{PackedBatch, Tensor};
+use crate::error::TrainError;
+use crate::losses::Completions;
+
+/// A text whose tokens from `from` on are asked for, each given those before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) from: usize,
+}
+
+impl Asked {
+    /// A completion after its prompt. Nothing is before the first token of all, so it is never asked for.
+    pub(crate) fn completion(prompt: &[u32], completion: &[u32]) -> Self {
+        Self { ids: [prompt, completion].concat(), from: prompt.len().max(1) }
+    }
+
+    /// The same text from its second token on.
+    pub(crate) fn whole(self) -> Self {
+        Self { from: 1, ..self }
+    }
+}
+
+/// Whose log-probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The model as it is; with a seed for dropout, for [`Model::backward`] to follow.
+    Policy(Option<u64>),
+    /// The model with its adapters off.
+    Reference,
+}
+
+/// Log-probabilities of some texts, end to end.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenLogprobs {
+    tensor: Tensor,
+    /// In nats.
+    pub(crate) values: Vec<f64>,
+    pub(crate) stats: Vec<TokenStats>,
+    /// Tokens of each text.
+    pub(crate) spans: Vec<Range<usize>>,
+}
+
+impl TokenLogprobs {
+    /// As losses see them.
+    pub(crate) fn completions(&self) -> Completions<'_> {
+        Completions { logprobs: &self.values, spans: &self.spans }
+    }
+
+    /// Sum of a statistic over the tokens of text `index`.
+    pub(crate) fn sum(&self, index: usize, of: impl Fn(&TokenStats) -> f64) -> f64 {
+        self.stats[self.spans[index].clone()].iter().map(of).sum()
+    }
+}
+
+impl Model {
+    /// Log-probabilities of the tokens of `texts`.
+    pub(crate) fn token_logprobs(
+        &mut self,
+        texts: &[Asked],
+        role: Role,
+    ) -> Result<TokenLogprobs, TrainError> {
+        let (mut inputs, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        let mut spans = Vec::with_capacity(texts.len());
+        let mut first_row = 0;
+        for text in texts {
+            let start = targets.len();
+            if text.from < text.ids.len() {
+                // The last token is only a target.
+                let input = &text.ids[..text.ids.len() - 1];
+                rows.extend((text.from - 1..input.len()).map(|row| (first_row + row) as u32));
+                targets.extend_from_slice(&text.ids[text.from..]);
+                first_row += input.len();
+                inputs.push(input);
+            }
+            spans.push(start..targets.len());
+        }
+        let dropout_seed = match role {
+            Role::Policy(dropout_seed) => dropout_seed,
+            Role::Reference => None,
+        };
+        self.tape.set_adapters(role != Role::Reference);
+        let hidden = self.hidden(PackedBatch::new(inputs), &rows, dropout_seed);
+        self.tape.set_adapters(true);
+        let head = *self.decoder.lm_head.as_ref().unwrap_or(&self.decoder.embedding);
+        let out = self.tape.logprobs(head, hidden?, &targets, 1.0);
+        let values = out.stats.iter().map(|stats| f64::from(stats.logprob)).collect();
+        Ok(TokenLogprobs { tensor: out.logprobs, values, stats: out.stats, spans })
+    }
+
+    /// Adds the gradients of `Σ grad · logprob`, `[num_tokens]`, of the policy's last pass to the weights.
+    pub(crate) fn backward(&mut self, logprobs: &TokenLogprobs, grad: &[f64]) {
+        let grad: Vec<f32> = grad.iter().map(|grad| *grad as f32).collect();
+        self.tape.backward(&[(logprobs.tensor, &grad)]);
+    }
+}
