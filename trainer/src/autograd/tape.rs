@@ -186,13 +186,6 @@ impl Tape {
         self.dropout_seed = dropout_seed;
     }
 
-    /// Keeps adapters from dropping inputs.
-    pub fn disable_dropout(&mut self) {
-        if let Some(lora) = &mut self.lora {
-            lora.dropout = 0.0;
-        }
-    }
-
     /// Token ids of the batch.
     pub fn ids(&self) -> Rc<PackedBatch> {
         Rc::clone(&self.batch)
