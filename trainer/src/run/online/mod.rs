@@ -176,6 +176,24 @@ impl Online {
         split.of(&self.prompts).iter().map(|prompt| prompt.ids.len()).collect()
     }
 
+    /// Samples of training prompts, in tokens.
+    fn texts<'a>(&'a self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<forward::Text<'a>> {
+        let text = |sample: &'a Sample| {
+            (self.prompts.train[sample.prompt].ids.as_slice(), sample.completion.tokens.as_slice())
+        };
+        samples.into_iter().map(text).collect()
+    }
+
+    /// Changes when the prompts do.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut fingerprint = Fingerprint::default();
+        for prompt in self.prompts.train.iter().chain(&self.prompts.eval) {
+            fingerprint.ids(&prompt.ids);
+            fingerprint.ids(&prompt.answer);
+        }
+        fingerprint.finish()
+    }
+
     /// Samples `num_completions` for each of `prompts` under the policy as it is, and scores them; those of a prompt
     /// stand together. `round` decides the seeds.
     pub(crate) fn rollout(
