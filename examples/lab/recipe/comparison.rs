@@ -109,9 +109,12 @@ pub(crate) fn install(folder: &Path, target: &Path, results: &[(Method, Vec<Run>
     Ok(())
 }
 
+/// Values by step.
+type Curve = Vec<(f64, f64)>;
+
 /// One panel for each series that the method logs, one line for each seed.
 fn plot(path: &Path, name: &str, runs: &[Run]) -> anyhow::Result<()> {
-    let series: Vec<(&str, Vec<Vec<(f64, f64)>>)> = SERIES
+    let series: Vec<(&str, Vec<Curve>)> = SERIES
         .iter()
         .map(|(title, keys)| (*title, runs.iter().map(|run| points(run, keys)).collect::<Vec<_>>()))
         .filter(|(_, lines)| lines.iter().any(|line| line.len() > 1))
