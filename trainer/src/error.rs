@@ -34,6 +34,16 @@ pub enum TrainError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// A checkpoint that could not be written.
+    #[error("the checkpoint of step {step} could not be written: {source}; {kept}")]
+    Checkpoint {
+        /// Optimiser step, from 1.
+        step: usize,
+        /// Why.
+        source: Box<TrainError>,
+        /// What there is to go on from.
+        kept: String,
+    },
     /// A model folder, checkpoint or adapter that does not fit.
     #[error("{path}: {reason}", path = .path.display())]
     Model {

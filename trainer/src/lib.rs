@@ -16,12 +16,12 @@ pub mod run;
 pub use config::{
     BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, GrpoConfig, KtoConfig, LoraConfig,
     LrScheduler, ModelStart, OnlineDpoConfig, OrpoConfig, PackingStrategy, PairLossType, PpoConfig,
-    RaftConfig, RewardConfig, RlooConfig, RolloutConfig, RrhfConfig, SaveDtype, SftConfig, SpinConfig,
-    TrainConfig, TruncationMode, Tuning,
+    RaftConfig, ReportTo, RewardConfig, RlooConfig, RolloutConfig, RrhfConfig, SaveDtype, SftConfig,
+    SpinConfig, TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use rewards::RewardSpec;
-pub use run::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
+pub use run::progress::{Control, Example, ExampleText, Progress, RunInfo, StepInfo, TrainReport};
 pub use run::{
     train_cpo, train_dpo, train_grpo, train_kto, train_online_dpo, train_orpo, train_ppo, train_raft,
     train_reward, train_rloo, train_rrhf, train_sft, train_spin,

@@ -34,7 +34,7 @@ pub use rollout::RolloutConfig;
 pub use rrhf::RrhfConfig;
 pub use sft::{PackingStrategy, SftConfig};
 pub use spin::SpinConfig;
-pub use train::{LrScheduler, ModelStart, SaveDtype, TrainConfig, Tuning};
+pub use train::{LrScheduler, ModelStart, ReportTo, SaveDtype, TrainConfig, Tuning};
 pub use truncation::TruncationMode;
 
 use crate::error::TrainError;

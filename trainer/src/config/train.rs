@@ -52,6 +52,17 @@ pub enum SaveDtype {
     Float32,
 }
 
+/// Who else is told the metrics of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportTo {
+    /// Nobody.
+    None,
+    /// TensorBoard, by event files in the output's `runs`.
+    #[default]
+    Tensorboard,
+}
+
 /// What every method shares.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,9 +71,9 @@ pub struct TrainConfig {
     pub model: ModelStart,
     /// What is trained.
     pub tuning: Tuning,
-    /// JSONL files, read in order.
+    /// Files of records (JSON lines, JSON lists, Parquet, Argilla's exports), read in order.
     pub data: Vec<PathBuf>,
-    /// JSONL files to evaluate on.
+    /// Files to evaluate on.
     pub eval_data: Vec<PathBuf>,
     /// Without `eval_data`: the share of `data` held out, chosen by `seed`.
     pub eval_split: f64,
@@ -105,6 +116,8 @@ pub struct TrainConfig {
     /// Keep only each layer's input for the backward pass and run the layer again there: less memory, a third more work,
     /// the same numbers.
     pub gradient_checkpointing: bool,
+    /// Examples of similar length in a batch, in an order that is otherwise random.
+    pub group_by_length: bool,
     /// Longest example, in tokens; 0 for the model's context.
     pub max_length: usize,
     /// Decides weights, order, hold-out and dropout.
@@ -120,6 +133,20 @@ pub struct TrainConfig {
     pub eval_steps: usize,
     /// Number format of the weights in the output.
     pub save_dtype: SaveDtype,
+    /// Stop after this many evaluations in a row without a better one; 0 never does. The best weights are the output.
+    pub early_stopping_patience: usize,
+    /// By how much an evaluation must be better to count as such.
+    pub early_stopping_threshold: f64,
+    /// The weights of the best evaluation are the output, without stopping early too.
+    pub load_best_model_at_end: bool,
+    /// Metric of the evaluation that says what is better, with or without `eval_`.
+    pub metric_for_best_model: String,
+    /// Whether more of it is better; `None`: unless its name ends with `loss`.
+    pub greater_is_better: Option<bool>,
+    /// Where metrics go besides `train_log.jsonl`.
+    pub report_to: ReportTo,
+    /// Read and render the data, show three examples, and train nothing.
+    pub dry_run: bool,
 }
 
 impl Default for TrainConfig {
@@ -148,6 +175,7 @@ impl Default for TrainConfig {
             max_tokens_per_batch: 0,
             gradient_accumulation_steps: 1,
             gradient_checkpointing: false,
+            group_by_length: false,
             max_length: 1024,
             seed: 42,
             logging_steps: 10,
@@ -155,6 +183,13 @@ impl Default for TrainConfig {
             save_total_limit: 2,
             eval_steps: 0,
             save_dtype: SaveDtype::Float32,
+            early_stopping_patience: 0,
+            early_stopping_threshold: 0.0,
+            load_best_model_at_end: false,
+            metric_for_best_model: "loss".to_owned(),
+            greater_is_better: None,
+            report_to: ReportTo::Tensorboard,
+            dry_run: false,
         }
     }
 }
@@ -165,8 +200,8 @@ impl TrainConfig {
     /// # Errors
     /// [`TrainError::Config`] naming the first field that cannot work.
     pub fn validate(&self) -> Result<(), TrainError> {
-        check(!self.data.is_empty(), "data", "name at least one JSONL file")?;
-        check(!self.output_dir.as_os_str().is_empty(), "output_dir", "name a folder")?;
+        check(!self.data.is_empty(), "data", "name at least one file of records")?;
+        check(self.dry_run || !self.output_dir.as_os_str().is_empty(), "output_dir", "name a folder")?;
         check((0.0..1.0).contains(&self.eval_split), "eval_split", "give a share from 0 to below 1")?;
         check(
             self.learning_rate > 0.0 && self.learning_rate.is_finite(),
@@ -192,9 +227,20 @@ impl TrainConfig {
         check(self.gradient_accumulation_steps > 0, "gradient_accumulation_steps", "give 1 or more")?;
         check(self.logging_steps > 0, "logging_steps", "give 1 or more")?;
         check(self.save_total_limit > 0, "save_total_limit", "give 1 or more")?;
+        check(self.early_stopping_threshold >= 0.0, "early_stopping_threshold", "give 0 or more")?;
+        check(
+            !self.keeps_best() || self.eval_steps > 0,
+            "eval_steps",
+            "give how often to evaluate; early_stopping_patience and load_best_model_at_end compare evaluations",
+        )?;
         match &self.tuning {
             Tuning::Full => Ok(()),
             Tuning::Lora(lora) => lora.validate(),
         }
+    }
+
+    /// Whether the weights of the best evaluation are the output.
+    pub fn keeps_best(&self) -> bool {
+        self.early_stopping_patience > 0 || self.load_best_model_at_end
     }
 }

@@ -9,6 +9,8 @@ mod preference;
 mod prompt;
 mod sft;
 mod splits;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use answers::{Answers, AnswersLine, AnswersNotes, AnswersText, read_answers};
@@ -19,5 +21,6 @@ pub use pack::pack;
 pub use preference::{PairExample, read_pairs};
 pub use prompt::{PromptExample, read_answered, read_prompts};
 pub use sft::{SftExample, SftNotes, SftText, read_sft};
+pub(crate) use splits::hex;
 pub use splits::{Fingerprint, Splits};
 pub use text::{Prompted, TextEncoder};

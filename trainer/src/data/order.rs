@@ -10,6 +10,8 @@ use crate::config::TrainConfig;
 /// Streams of the run's seed.
 const HOLD_OUT: u64 = 1;
 const EPOCHS: u64 = 1000;
+/// Batches of a stretch that is sorted by length.
+const STRETCH: usize = 50;
 
 /// `0..count` in the order of a stream of the run's seed.
 pub(crate) fn shuffled(count: usize, seed: u64, stream: u64) -> Vec<usize> {
@@ -40,6 +42,7 @@ pub struct Batches {
     batch_size: usize,
     max_tokens: usize,
     accumulation: usize,
+    group_by_length: bool,
     seed: u64,
 }
 
@@ -51,6 +54,7 @@ impl Batches {
             batch_size: config.per_device_train_batch_size.max(1),
             max_tokens: config.max_tokens_per_batch,
             accumulation: config.gradient_accumulation_steps,
+            group_by_length: config.group_by_length,
             seed: config.seed,
         }
     }
@@ -62,13 +66,34 @@ impl Batches {
 
     /// Steps of an epoch, each a list of batches, each a list of examples.
     pub fn epoch(&self, epoch: usize) -> Vec<Vec<Vec<usize>>> {
-        let order = shuffled(self.lengths.len(), self.seed, EPOCHS + epoch as u64);
+        let mut order = shuffled(self.lengths.len(), self.seed, EPOCHS + epoch as u64);
+        if self.group_by_length {
+            self.group(&mut order);
+        }
         self.pack(&order).chunks(self.accumulation).map(<[_]>::to_vec).collect()
     }
 
     /// All examples in their own order, for evaluation.
     pub fn in_order(&self) -> Vec<Vec<usize>> {
         self.pack(&(0..self.lengths.len()).collect::<Vec<_>>())
+    }
+
+    /// Sorts stretches of a random order by length, longest first, and puts the longest example of all first, so that
+    /// a run that is too large for memory says so at once: as Transformers' `group_by_length`.
+    fn group(&self, order: &mut [usize]) {
+        let batch = match self.max_tokens {
+            0 => self.batch_size * self.accumulation,
+            tokens => (tokens * order.len() / self.lengths.iter().sum::<usize>().max(1)).max(1),
+        };
+        let num_batches = (order.len() / (4 * batch)).clamp(1, STRETCH);
+        for stretch in order.chunks_mut(batch * num_batches) {
+            stretch.sort_by_key(|&example| std::cmp::Reverse(self.lengths[example]));
+        }
+        // Each stretch begins with its longest example.
+        let starts = (0..order.len()).step_by(batch * num_batches);
+        if let Some(longest) = starts.rev().max_by_key(|&start| self.lengths[order[start]]) {
+            order.swap(0, longest);
+        }
     }
 
     fn pack(&self, order: &[usize]) -> Vec<Vec<usize>> {
@@ -108,7 +133,14 @@ mod tests {
     use super::*;
 
     fn batches(batch_size: usize, max_tokens: usize, accumulation: usize) -> Batches {
-        Batches { lengths: vec![3, 5, 2, 9, 4, 1, 1], batch_size, max_tokens, accumulation, seed: 1 }
+        Batches {
+            lengths: vec![3, 5, 2, 9, 4, 1, 1],
+            batch_size,
+            max_tokens,
+            accumulation,
+            group_by_length: false,
+            seed: 1,
+        }
     }
 
     #[test]
@@ -136,6 +168,32 @@ mod tests {
         assert_eq!(batches(1, 0, 4).epoch(0).concat().concat(), batches(4, 0, 1).epoch(0).concat().concat());
         assert_eq!(batches(1, 0, 4).epoch(0).len(), 2);
         assert_eq!(batches(1, 0, 4).num_steps(2.5), 5);
+    }
+
+    #[test]
+    fn lengths_are_grouped_and_the_longest_comes_first() {
+        let lengths: Vec<usize> = (0..400).map(|index| 1 + (index * 7919) % 97).collect();
+        let plain = Batches {
+            lengths,
+            batch_size: 4,
+            max_tokens: 0,
+            accumulation: 1,
+            group_by_length: false,
+            seed: 1,
+        };
+        let grouped = Batches { group_by_length: true, ..plain.clone() };
+        let spread = |batches: &Batches| {
+            let range = |batch: &Vec<usize>| {
+                let lengths = batch.iter().map(|example| batches.lengths[*example]);
+                lengths.clone().max().unwrap() - lengths.min().unwrap()
+            };
+            batches.epoch(2).concat().iter().map(range).sum::<usize>()
+        };
+        assert!(4 * spread(&grouped) < spread(&plain), "{} and {}", spread(&grouped), spread(&plain));
+        assert_eq!(grouped.lengths[grouped.epoch(2)[0][0][0]], 97);
+        let mut sorted = grouped.epoch(2).concat().concat();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..400).collect::<Vec<_>>());
     }
 
     #[test]

@@ -196,9 +196,10 @@ impl TextEncoder {
         Ok(Marked { ids, is_assistant })
     }
 
-    /// The text of tokens, special ones spelt out.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        self.tokenizer.decode(ids, false).unwrap_or_default()
+    /// The text of a part of a sequence, special tokens spelt out, halves of characters as `�`.
+    pub fn spell(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.tokenizer.bytes(*id)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The token that ends a plain text, if there is one.

@@ -23,7 +23,11 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> 
     let mut aside = path.as_os_str().to_owned();
     aside.push(".tmp");
     let aside = PathBuf::from(aside);
-    write(&aside, bytes)?;
+    if let Err(error) = write(&aside, bytes) {
+        // Half a file takes room that a full disk has not.
+        let _ = fs::remove_file(&aside);
+        return Err(error);
+    }
     fs::rename(&aside, path).map_err(|error| TrainError::io(path, error))
 }
 
@@ -72,8 +76,11 @@ pub(crate) fn write_folder(
         fs::remove_dir_all(&aside).map_err(io)?;
     }
     fs::create_dir_all(&aside).map_err(io)?;
-    fill(&aside)?;
-    sync_folder(&aside)?;
+    if let Err(error) = fill(&aside).and_then(|()| sync_folder(&aside)) {
+        // Half a folder takes room that a full disk has not.
+        let _ = fs::remove_dir_all(&aside);
+        return Err(error);
+    }
     if path.exists() {
         fs::remove_dir_all(path).map_err(io)?;
     }

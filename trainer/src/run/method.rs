@@ -1,5 +1,6 @@
 //! What a method is to the loop: its examples and what one batch of them gives. Leaves the loop to `trainer`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -75,6 +76,26 @@ impl Stats {
     }
 }
 
+/// A text of an example, for people to look at.
+pub(crate) struct Preview<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) ids: Cow<'a, [u32]>,
+    /// Which tokens bear loss.
+    pub(crate) loss: Cow<'a, [bool]>,
+}
+
+impl<'a> Preview<'a> {
+    pub(crate) fn masked(name: &'static str, ids: &'a [u32], loss: &'a [bool]) -> Self {
+        Self { name, ids: Cow::Borrowed(ids), loss: Cow::Borrowed(loss) }
+    }
+
+    /// A prompt, which bears none, and what follows it, which does.
+    pub(crate) fn prompted(name: &'static str, prompt: &[u32], answer: &[u32]) -> Self {
+        let loss = (0..prompt.len() + answer.len()).map(|token| token >= prompt.len()).collect();
+        Self { name, ids: Cow::Owned([prompt, answer].concat()), loss: Cow::Owned(loss) }
+    }
+}
+
 /// A training method. Offline ones have their examples from the start; online ones make them in [`Method::prepare`].
 pub(crate) trait Method {
     /// Tokens of each example.
@@ -138,6 +159,12 @@ pub(crate) trait Method {
     /// Goes on from what [`Method::state`] gave.
     fn resume(&mut self, state: &Value) {
         let _ = state;
+    }
+
+    /// The texts of a training example.
+    fn preview(&self, example: usize) -> Vec<Preview<'_>> {
+        let _ = example;
+        Vec::new()
     }
 
     /// Changes when the examples do.

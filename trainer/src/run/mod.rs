@@ -1,8 +1,11 @@
 //! Training runs: the loop, its log, checkpoints and output. Leaves losses to `losses`, examples to `data`.
 
+mod best;
+mod card;
 mod checkpoint;
 mod cpo;
 mod dpo;
+mod events;
 mod files;
 mod kto;
 mod log;

@@ -1,5 +1,5 @@
 //! What a run leaves: a Hugging Face folder of all weights, or a PEFT folder of adapters. Leaves checkpoints to
-//! `checkpoint`.
+//! `checkpoint`, the card to `card`.
 
 use std::borrow::Cow;
 use std::fs;
@@ -9,6 +9,7 @@ use rectify_engine::model::layout::SCORE_HEAD;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::card;
 use super::files::{self, Named};
 use super::model::Model;
 use crate::autograd::{Part, VALUE_HEAD};
@@ -24,16 +25,32 @@ const TEXT_FILES: [&str; 5] = [
     "generation_config.json",
 ];
 
+/// What the card says of a run.
+pub(crate) struct About<'a> {
+    pub(crate) method: &'a str,
+    /// Last value of each.
+    pub(crate) metrics: &'a Map<String, Value>,
+    /// Settings that decided the run's numbers.
+    pub(crate) config: &'a Value,
+    /// Fingerprint of the examples.
+    pub(crate) data: &'a str,
+}
+
 /// Writes the output of a run beside its log and checkpoints.
-pub(crate) fn write(
-    settings: &TrainConfig,
-    model: &Model,
-    method: &str,
-    metrics: &Map<String, Value>,
-) -> Result<(), TrainError> {
+pub(crate) fn write(settings: &TrainConfig, model: &Model, about: &About<'_>) -> Result<(), TrainError> {
     match &settings.tuning {
-        Tuning::Full => write_model(settings, model),
-        Tuning::Lora(lora) => write_adapter(settings, lora, model, method, metrics),
+        Tuning::Full => write_model(settings, model)?,
+        Tuning::Lora(lora) => write_adapter(settings, lora, model)?,
+    }
+    let has_score_head = model.decoder.score_head.is_some();
+    let text = card::text(settings, &base(settings), has_score_head, about);
+    files::write_atomic(&settings.output_dir.join("README.md"), text.as_bytes())
+}
+
+/// What the weights started from, as a loader finds it.
+fn base(settings: &TrainConfig) -> String {
+    match &settings.model {
+        ModelStart::Folder(path) | ModelStart::Init(path) => path.display().to_string(),
     }
 }
 
@@ -73,18 +90,8 @@ fn write_model(settings: &TrainConfig, model: &Model) -> Result<(), TrainError> 
     files::write_atomic(&path, &files::safetensors(&path, &tensors)?)
 }
 
-fn write_adapter(
-    settings: &TrainConfig,
-    lora: &LoraConfig,
-    model: &Model,
-    method: &str,
-    metrics: &Map<String, Value>,
-) -> Result<(), TrainError> {
+fn write_adapter(settings: &TrainConfig, lora: &LoraConfig, model: &Model) -> Result<(), TrainError> {
     let folder = &settings.output_dir;
-    let base = match &settings.model {
-        ModelStart::Folder(folder) => folder.display().to_string(),
-        ModelStart::Init(config) => config.display().to_string(),
-    };
     let has_score_head = model.decoder.score_head.is_some();
     let write = |file: &str, prefix: &str, kept: fn(&Part) -> bool| {
         let tensors: Vec<Named<'_>> = model
@@ -107,21 +114,24 @@ fn write_adapter(
     let config = json!({
         "peft_type": "LORA",
         "task_type": if has_score_head { "SEQ_CLS" } else { "CAUSAL_LM" },
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base(settings),
         "r": lora.lora_r,
         "lora_alpha": lora.lora_alpha,
         "lora_dropout": lora.lora_dropout,
         "target_modules": lora.target_modules,
         "modules_to_save": if has_score_head { json!([SCORE_HEAD]) } else { Value::Null },
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "layers_to_transform": null,
         "bias": "none",
+        "lora_bias": false,
         "fan_in_fan_out": false,
         "inference_mode": true,
         "init_lora_weights": true,
         "use_rslora": false,
         "use_dora": false,
     });
-    files::write_atomic(&folder.join("adapter_config.json"), pretty(&config).as_bytes())?;
-    files::write_atomic(&folder.join("README.md"), card(&base, lora, method, settings, metrics).as_bytes())
+    files::write_atomic(&folder.join("adapter_config.json"), pretty(&config).as_bytes())
 }
 
 fn is_value_head(part: &Part) -> bool {
@@ -131,34 +141,5 @@ fn is_value_head(part: &Part) -> bool {
 fn pretty(value: &Value) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
-    text
-}
-
-/// The model card PEFT and the hub expect.
-fn card(
-    base: &str,
-    lora: &LoraConfig,
-    method: &str,
-    settings: &TrainConfig,
-    metrics: &Map<String, Value>,
-) -> String {
-    let name =
-        settings.output_dir.file_name().map_or_else(|| "adapter".into(), |name| name.to_string_lossy());
-    let mut text = format!(
-        "---\nbase_model: {base}\nlibrary_name: peft\ntags:\n- lora\n- {method}\n---\n\n# {name}\n\n\
-         A LoRA adapter for `{base}`, trained by `rectify train {method}`.\n\n\
-         | setting | value |\n|---|---|\n| rank | {} |\n| alpha | {} |\n| dropout | {} |\n| modules | {} |\n\
-         | learning rate | {} |\n| seed | {} |\n",
-        lora.lora_r,
-        lora.lora_alpha,
-        lora.lora_dropout,
-        lora.target_modules.join(", "),
-        settings.learning_rate,
-        settings.seed,
-    );
-    if !metrics.is_empty() {
-        text.push_str("\n| metric | value |\n|---|---|\n");
-        text.extend(metrics.iter().map(|(name, value)| format!("| {name} | {value} |\n")));
-    }
     text
 }

@@ -41,11 +41,39 @@ pub enum Progress {
     Saved(PathBuf),
     /// Something the user should know that is not an error.
     Warning(String),
+    /// What the run decided by itself.
+    Note(String),
+    /// An example of a dry run.
+    Example(Example),
+}
+
+/// An example as the model will meet it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Example {
+    /// Counted from 1.
+    pub number: usize,
+    /// What is read of it: one text, or several.
+    pub texts: Vec<ExampleText>,
+}
+
+/// A text of an example.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExampleText {
+    /// `chosen`, `rejected`, `prompt`…
+    pub name: &'static str,
+    /// Tokens.
+    pub num_tokens: usize,
+    /// Tokens that bear loss.
+    pub num_loss_tokens: usize,
+    /// The text in pieces, and whether each bears loss.
+    pub pieces: Vec<(String, bool)>,
 }
 
 /// What is about to run.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunInfo {
+    /// As it is typed: `sft`, `online-dpo`…
+    pub method: &'static str,
     /// Optimiser steps in all.
     pub total_steps: usize,
     /// Steps already done by the run this one resumes.
@@ -82,6 +110,8 @@ pub struct TrainReport {
     pub steps: usize,
     /// The stop flag ended it before its last step.
     pub stopped: bool,
+    /// The step whose weights the output has, if it is not the last.
+    pub best_step: Option<usize>,
     /// Last logged metrics.
     pub metrics: Map<String, Value>,
     /// Training tokens per second of this run, evaluation and saving left out.

@@ -2,7 +2,7 @@
 
 use rectify_engine::model::backend::Backend;
 
-use super::method::{Method, Pass, Split, Stats};
+use super::method::{Method, Pass, Preview, Split, Stats};
 use super::model::Model;
 use crate::autograd::PackedBatch;
 use crate::config::RewardConfig;
@@ -81,6 +81,18 @@ impl Method for Reward {
             tape.backward(&[(rewards, &grad)]);
         }
         Ok(stats)
+    }
+
+    /// Only the last token of each is scored.
+    fn preview(&self, example: usize) -> Vec<Preview<'_>> {
+        let pair = &self.pairs.train[example];
+        let scored = |name, ids: &[u32]| {
+            let (last, before) = ids
+                .split_last()
+                .map_or((&[][..], ids), |(last, before)| (std::slice::from_ref(last), before));
+            Preview::prompted(name, before, last)
+        };
+        vec![scored("chosen", &pair.chosen), scored("rejected", &pair.rejected)]
     }
 
     fn fingerprint(&self) -> String {

@@ -1,6 +1,6 @@
 //! Supervised fine-tuning for the loop. Leaves its loss to `losses`.
 
-use super::method::{Method, Pass, Split, Stats};
+use super::method::{Method, Pass, Preview, Split, Stats};
 use super::model::Model;
 use crate::autograd::{Logprobs, PackedBatch};
 use crate::config::SftConfig;
@@ -59,6 +59,10 @@ impl Method for Sft {
         let examples: Vec<&SftExample> =
             examples.iter().flat_map(|index| &self.bins(pass.split)[*index]).collect();
         likelihood(model, &examples, pass.normalizer, pass.dropout_seed)
+    }
+
+    fn preview(&self, example: usize) -> Vec<Preview<'_>> {
+        self.bins.train[example].iter().map(|text| Preview::masked("text", &text.ids, &text.loss)).collect()
     }
 
     fn fingerprint(&self) -> String {

@@ -6,19 +6,20 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use super::best;
 use super::checkpoint::{self, State};
 use super::log::{self, Log};
 use super::method::{Method, Pass, Split, Stats};
 use super::model::Model;
-use super::output;
-use super::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
+use super::output::{self, About};
+use super::progress::{Control, Example, ExampleText, Progress, RunInfo, StepInfo, TrainReport};
 use crate::config::TrainConfig;
 use crate::data::Batches;
 use crate::error::TrainError;
 use crate::optim::{AdamW, Hyper, Schedule};
 
 /// Settings that do not change the numbers of a run, and so may differ when it is resumed.
-const FREE_SETTINGS: [&str; 9] = [
+const FREE_SETTINGS: &[&str] = &[
     "output_dir",
     "resume",
     "num_threads",
@@ -28,7 +29,15 @@ const FREE_SETTINGS: [&str; 9] = [
     "save_total_limit",
     "eval_steps",
     "save_dtype",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "load_best_model_at_end",
+    "report_to",
+    "dry_run",
 ];
+
+/// Examples that a dry run shows.
+const PREVIEWED: usize = 3;
 
 /// A run.
 pub(crate) struct Trainer<'a, M> {
@@ -64,15 +73,24 @@ impl<M: Method> Trainer<'_, M> {
         if lengths.is_empty() {
             return Err(TrainError::config("data", "no example is left to train on"));
         }
+        if settings.dry_run {
+            return Ok(self.preview(control));
+        }
         let (num_examples, num_tokens) = (lengths.len(), lengths.iter().sum());
         let mut steps = self.method.steps(settings);
         let total_steps = steps.total();
         fs::create_dir_all(&settings.output_dir)
             .map_err(|error| TrainError::io(&settings.output_dir, error))?;
-        self.method.start(&mut self.model, control)?;
-        let mut running = self.start(config)?;
+        self.refuse_mixture()?;
         let num_eval_examples = self.method.lengths(Split::Eval).len();
+        if settings.keeps_best() && num_eval_examples == 0 {
+            let message = "give eval_data or eval_split; the best weights are those of the best evaluation";
+            return Err(TrainError::config("load_best_model_at_end", message));
+        }
+        self.method.start(&mut self.model, control)?;
+        let mut running = self.start(config, control)?;
         (control.progress)(&Progress::Started(RunInfo {
+            method: self.name,
             total_steps,
             resumed_steps: running.state.step,
             num_examples,
@@ -102,6 +120,15 @@ impl<M: Method> Trainer<'_, M> {
             }
             if settings.eval_steps > 0 && step.is_multiple_of(settings.eval_steps) && num_eval_examples > 0 {
                 evaluated = Some((step, self.evaluate(epoch, &mut running, control)?));
+                if running.state.evaluations.is_over(settings) {
+                    if !is_last && running.window != Stats::default() {
+                        running.write_window(epoch, control)?;
+                    }
+                    let patience = settings.early_stopping_patience;
+                    let note = format!("stopped at step {step}: no better evaluation in the last {patience}");
+                    (control.progress)(&Progress::Note(note));
+                    break;
+                }
             }
             save_is_due |= settings.save_steps > 0 && step.is_multiple_of(settings.save_steps);
             let stopped = control.stop.load(Ordering::Relaxed) && !is_last;
@@ -113,16 +140,67 @@ impl<M: Method> Trainer<'_, M> {
                 }
             }
         }
+        let mut best_step = None;
         if num_eval_examples > 0 {
-            let stats = match evaluated {
-                Some((step, stats)) if step == total_steps => stats,
-                _ => self.evaluate(steps.epochs(running.state.step), &mut running, control)?,
+            let step = running.state.step;
+            let mut stats = match evaluated {
+                Some((evaluated, stats)) if evaluated == step => stats,
+                _ => self.evaluate(steps.epochs(step), &mut running, control)?,
             };
+            if let Some((best, best_stats)) =
+                running.state.evaluations.best().filter(|(best, _)| *best != step)
+            {
+                best::load(&settings.output_dir, &mut self.model.tape.params)?;
+                running.last_metrics.extend(eval_metrics(&best_stats));
+                (control.progress)(&Progress::Note(format!(
+                    "the output has the weights of step {best}, the best"
+                )));
+                (best_step, stats) = (Some(best), best_stats);
+            }
             self.method.check(&stats)?;
         }
-        output::write(settings, &self.model, self.name, &running.last_metrics)?;
+        self.write_output(&running)?;
+        best::remove(&settings.output_dir);
         (control.progress)(&Progress::Saved(settings.output_dir.clone()));
-        Ok(running.report(settings, false))
+        Ok(TrainReport { best_step, ..running.report(settings, false) })
+    }
+
+    /// Shows the first examples as the model would meet them.
+    fn preview(&self, control: &mut Control<'_>) -> TrainReport {
+        let num_examples = self.method.lengths(Split::Train).len();
+        for example in 0..num_examples.min(PREVIEWED) {
+            let texts = self.method.preview(example).into_iter().map(|text| {
+                let num_loss_tokens = text.loss.iter().filter(|loss| **loss).count();
+                let mut pieces = Vec::new();
+                let mut rest = &text.ids[..];
+                for run in text.loss.chunk_by(|a, b| a == b) {
+                    let (piece, after) = rest.split_at(run.len());
+                    pieces.push((self.model.encoder.spell(piece), run[0]));
+                    rest = after;
+                }
+                ExampleText { name: text.name, num_tokens: text.ids.len(), num_loss_tokens, pieces }
+            });
+            let example = Example { number: example + 1, texts: texts.collect() };
+            (control.progress)(&Progress::Example(example));
+        }
+        TrainReport {
+            steps: 0,
+            stopped: false,
+            best_step: None,
+            metrics: Map::new(),
+            tokens_per_second: 0.0,
+            output_dir: self.settings.output_dir.clone(),
+        }
+    }
+
+    fn write_output(&self, running: &Running) -> Result<(), TrainError> {
+        let about = About {
+            method: self.name,
+            metrics: &running.last_metrics,
+            config: &running.state.config,
+            data: &running.state.data,
+        };
+        output::write(self.settings, &self.model, &about)
     }
 
     /// Lets the method get ready for a step, and remembers the weights if it could.
@@ -155,31 +233,48 @@ impl<M: Method> Trainer<'_, M> {
         for (param, weights) in self.model.tape.params.trainable_mut().zip(good.weights) {
             param.data = weights;
         }
-        output::write(self.settings, &self.model, self.name, &running.last_metrics)?;
+        self.write_output(running)?;
         let output_dir = self.settings.output_dir.clone();
         Ok(TrainError::Restored { reason, step: good.step, output_dir })
     }
 
-    fn start(&mut self, mut config: Value) -> Result<Running, TrainError> {
+    /// A new run beside the checkpoints of an old one could not be told from it later.
+    fn refuse_mixture(&self) -> Result<(), TrainError> {
+        let output_dir = &self.settings.output_dir;
+        match checkpoint::all(output_dir).last_key_value() {
+            Some((step, _)) if !self.settings.resume => {
+                let message = format!(
+                    "has the checkpoint of step {step} of an earlier run: resume goes on from it; to start anew, remove \
+                     it or name another folder"
+                );
+                Err(TrainError::model(output_dir, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn start(&mut self, mut config: Value, control: &mut Control<'_>) -> Result<Running, TrainError> {
         if let Some(train) = config.get_mut("train").and_then(Value::as_object_mut) {
             train.retain(|name, _| !FREE_SETTINGS.contains(&name.as_str()));
         }
         let params = &mut self.model.tape.params;
         let mut optimizer = AdamW::new(Hyper::from(self.settings), params);
         let mut state = State { config, data: self.method.fingerprint(), ..State::default() };
-        if self.settings.resume
-            && let Some(saved) = checkpoint::load(&self.settings.output_dir, &state, params, &mut optimizer)?
-        {
-            state = saved;
-            self.method.resume(&state.method);
+        let output_dir = &self.settings.output_dir;
+        if self.settings.resume {
+            let warn = |sentence| (control.progress)(&Progress::Warning(sentence));
+            if let Some(saved) = checkpoint::load(output_dir, &state, params, &mut optimizer, warn)? {
+                state = saved;
+                self.method.resume(&state.method);
+            }
         }
-        let log = Log::open(&self.settings.output_dir, state.step)?;
+        let (log, last_metrics) = Log::open(self.settings, state.step)?;
         let mut running = Running {
             state,
             optimizer,
             log,
             window: Stats::default(),
-            last_metrics: Map::new(),
+            last_metrics,
             train_seconds: 0.0,
             train_tokens: 0,
         };
@@ -255,11 +350,23 @@ impl<M: Method> Trainer<'_, M> {
             (control.progress)(&Progress::Evaluating { done: done + 1, total: batches.len() });
         }
         let mut line = running.line(epoch);
-        line.insert("eval_loss".to_owned(), stats.loss.into());
-        line.extend(log::metrics(&stats, "eval_"));
+        line.extend(eval_metrics(&stats));
         running.write(line, control)?;
+        if self.settings.keeps_best() {
+            let step = running.state.step;
+            if running.state.evaluations.add(self.settings, step, &stats)? {
+                best::save(&self.settings.output_dir, &self.model.tape.params)?;
+            }
+        }
         Ok(stats)
     }
+}
+
+fn eval_metrics(stats: &Stats) -> Map<String, Value> {
+    let mut metrics = Map::new();
+    metrics.insert("eval_loss".to_owned(), stats.loss.into());
+    metrics.extend(log::metrics(stats, "eval_"));
+    metrics
 }
 
 /// The seed of `index` in `step`: what is dropped in a batch, what is sampled for a prompt.
@@ -325,6 +432,7 @@ impl Running {
         TrainReport {
             steps: self.state.step,
             stopped,
+            best_step: None,
             metrics: self.last_metrics,
             tokens_per_second: self.train_tokens as f64 / self.train_seconds.max(1e-9),
             output_dir: settings.output_dir.clone(),

@@ -8,7 +8,7 @@ use super::keys::keys;
 /// Options of every method.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TrainArgs {
-    /// Training data, JSON lines; may be given several times.
+    /// Training data: JSON lines, a JSON list, Parquet or an Argilla export; may be given several times.
     #[arg(long, value_name = "FILE")]
     pub data: Vec<PathBuf>,
     /// Data to evaluate on; may be given several times.
@@ -29,6 +29,12 @@ pub struct TrainArgs {
     /// Go on from the last checkpoint in the output folder.
     #[arg(long)]
     pub resume: bool,
+    /// Show three examples as the model will meet them, tokens that bear loss marked, and train nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Serve the run's metrics to Prometheus on this port of the loopback address.
+    #[arg(long, value_name = "PORT")]
+    pub metrics_port: Option<u16>,
     /// Threads that compute; by default one per core.
     #[arg(long, value_parser = crate::cli::args::positive)]
     pub threads: Option<usize>,
@@ -67,6 +73,8 @@ keys! {
     gradient_accumulation_steps: usize,
     /// Keep only each layer's input for the backward pass: less memory, a third more work: true or false.
     gradient_checkpointing: bool,
+    /// Batches of examples of similar length: true or false.
+    group_by_length: bool,
     /// Longest example in tokens.
     max_length: usize,
     /// Decides weights, order, hold-out and dropout.
@@ -75,6 +83,18 @@ keys! {
     eval_split: f64,
     /// Steps between evaluations.
     eval_steps: usize,
+    /// Stop after this many evaluations in a row without a better one, and keep the best.
+    early_stopping_patience: usize,
+    /// By how much an evaluation must be better.
+    early_stopping_threshold: f64,
+    /// Keep the weights of the best evaluation: true or false.
+    load_best_model_at_end: bool,
+    /// What is compared: loss, or another metric of the evaluation.
+    metric_for_best_model: String,
+    /// More of it is better: true or false; by default unless its name ends with loss.
+    greater_is_better: bool,
+    /// Where metrics go besides train_log.jsonl: tensorboard or none.
+    report_to: String,
     /// Steps between lines of the log.
     logging_steps: usize,
     /// Steps between checkpoints.

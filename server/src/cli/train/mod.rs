@@ -4,9 +4,11 @@
 mod args;
 mod cpo;
 mod dpo;
+mod examples;
 mod grpo;
 mod keys;
 mod kto;
+mod metrics;
 mod online_dpo;
 mod orpo;
 mod ppo;
@@ -45,6 +47,7 @@ pub use sft::SftKeys;
 pub use spin::SpinKeys;
 
 use super::{CliError, ProgressMode, interrupt};
+use metrics::RunMetrics;
 use view::{View, short};
 
 /// What to train.
@@ -116,11 +119,20 @@ impl Run<'_> {
         K: Keys,
     {
         let config = settings::read(args)?;
+        let mut metrics = args.shared.metrics_port.map(RunMetrics::serve).transpose()?;
         let mut view = View::new(self.mode);
-        let mut progress = |event: &_| view.show(event);
+        let mut progress = |event: &_| {
+            view.show(event);
+            if let Some(metrics) = &mut metrics {
+                metrics.record(event);
+            }
+        };
         let outcome = train(&config, &mut Control { progress: &mut progress, stop: self.stop });
         view.close();
         let report = outcome.map_err(train_error)?;
+        if view.was_dry {
+            return Ok(());
+        }
         if args.shared.json {
             print_json(&report)?;
         }

@@ -76,6 +76,7 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
             args.output.as_ref().map(|path| ("output_dir", json!(path))),
             args.threads.map(|threads| ("num_threads", json!(threads))),
             args.resume.then(|| ("resume", json!(true))),
+            args.dry_run.then(|| ("dry_run", json!(true))),
         ];
         for (key, value) in given.into_iter().flatten() {
             self.set(key, value, &option)?;
@@ -146,9 +147,9 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
         let empty =
             |key: &str| self.train.get(key).is_none_or(|value| *value == json!([]) || *value == json!(""));
         if empty("data") {
-            return refuse("--data is missing: name a file of JSON lines");
+            return refuse("--data is missing: name a file of records");
         }
-        if empty("output_dir") {
+        if empty("output_dir") && self.train.get("dry_run") != Some(&json!(true)) {
             return refuse("--output is missing: name a folder");
         }
         let tuning = if self.use_peft { json!({ "lora": self.lora }) } else { json!("full") };

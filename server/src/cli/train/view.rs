@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::examples;
 use rectify_trainer::Progress as TrainProgress;
 use serde_json::Value;
 
@@ -13,13 +14,15 @@ pub(super) struct View {
     mode: ProgressMode,
     bar: Option<Progress>,
     pub(super) total_steps: usize,
+    /// Examples were shown, and nothing was trained.
+    pub(super) was_dry: bool,
     tokens: usize,
     seconds: f64,
 }
 
 impl View {
     pub(super) fn new(mode: ProgressMode) -> Self {
-        Self { mode, bar: None, total_steps: 0, tokens: 0, seconds: 0.0 }
+        Self { mode, bar: None, total_steps: 0, was_dry: false, tokens: 0, seconds: 0.0 }
     }
 
     pub(super) fn show(&mut self, event: &TrainProgress) {
@@ -67,6 +70,11 @@ impl View {
                 }
             }
             TrainProgress::Saved(path) => self.say(&format!("saved {}", path.display())),
+            TrainProgress::Note(sentence) => self.say(sentence),
+            TrainProgress::Example(example) => {
+                self.was_dry = true;
+                examples::show(example);
+            }
             TrainProgress::Warning(sentence) => self.say(&format!("warning: {sentence}")),
         }
     }

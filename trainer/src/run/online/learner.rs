@@ -7,7 +7,7 @@ use super::plan::{Plan, Shape};
 use super::{Online, Sample};
 use crate::config::TrainConfig;
 use crate::error::TrainError;
-use crate::run::method::{Method, Pass, Split, Stats};
+use crate::run::method::{Method, Pass, Preview, Split, Stats};
 use crate::run::model::Model;
 use crate::run::progress::Control;
 use crate::run::steps::Steps;
@@ -145,6 +145,11 @@ impl<L: Learner> Method for OnlineMethod<L> {
         }
         let units: Vec<&L::Unit> = examples.iter().map(|index| &self.units[*index]).collect();
         self.learner.learn(&self.online, model, &units, pass)
+    }
+
+    fn preview(&self, example: usize) -> Vec<Preview<'_>> {
+        let prompt = &self.online.prompts.train[example];
+        vec![Preview::prompted("prompt", &prompt.ids, &prompt.answer)]
     }
 
     fn fingerprint(&self) -> String {
