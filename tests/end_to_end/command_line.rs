@@ -209,9 +209,8 @@ async fn bench_serving_counts_every_request() {
     assert!(report["ttft_s"]["p50"].as_f64() > Some(0.0) && report["tokens_per_s"].as_f64() > Some(0.0));
 }
 
-#[test]
-fn a_trained_policy_generates() {
-    let desk = Desk::new(2);
+/// Eight short conversations as `sft.jsonl`, and the folder of the demo's policy.
+fn demonstrations(desk: &Desk) -> PathBuf {
     let data: Vec<String> = (0..8)
         .map(|index| {
             let turns = json!([
@@ -222,8 +221,77 @@ fn a_trained_policy_generates() {
         })
         .collect();
     desk.write("sft.jsonl", &data.concat());
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("assets/demo/policy")
+}
+
+#[test]
+fn a_dry_run_of_training_shows_what_bears_loss_and_trains_nothing() {
+    let desk = Desk::new(1);
+    let demo = demonstrations(&desk).display().to_string();
+    let shown =
+        desk.run(&format!("train sft --data sft.jsonl --policy {demo} --dry-run --assistant-only-loss true"));
+    let shown = shown.ok().stdout;
+    assert_eq!(shown.matches("── example ").count(), 3, "{shown}");
+    for index in 0..3 {
+        assert!(shown.contains(&format!("Say {index}.")) && shown.contains(&format!("[[{index}")), "{shown}");
+    }
+    desk.write("pairs.jsonl", "{\"prompt\": \"2+2=\", \"chosen\": \"4\", \"rejected\": \"5\"}\n");
+    let shown =
+        desk.run(&format!("train reward --data pairs.jsonl --policy {demo} --dry-run --eval-split 0"));
+    let shown = shown.ok().stdout;
+    assert!(shown.contains("example 1, chosen") && shown.contains("example 1, rejected"), "{shown}");
+    let left = std::fs::read_dir(desk.path(".")).unwrap().count();
+    assert_eq!(left, 3, "nothing but the data");
+}
+
+#[test]
+fn ctrl_c_saves_an_adapter_run_which_resumes_and_tells_its_metrics() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let desk = Desk::new(1);
+    let demo = demonstrations(&desk).display().to_string();
+    let line = format!(
+        "train sft --data sft.jsonl --policy {demo} --output out --use-peft true --max-steps 100000 --logging-steps 1 \
+         --save-steps 0 --metrics-port 0 --progress never"
+    );
+    let mut last = 0;
+    for resume in ["", "--resume"] {
+        let mut child = desk.command(format!("{line} {resume}").trim()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("/metrics") {
+            assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        let address = said.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+        let deadline = Instant::now() + super::harness::PATIENCE;
+        loop {
+            let mut stream = std::net::TcpStream::connect(&address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            if answer.contains("rectify_sft_loss ") && answer.contains("rectify_train_step ") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{answer}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        signal(&child, "INT");
+        stderr.read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+        let sentence = said.trim_end().lines().last().unwrap();
+        assert!(sentence.contains("is saved in out") && sentence.contains("--resume"), "{said}");
+        let lines = desk.lines("out/train_log.jsonl");
+        let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<_>>(), "no step is lost or told twice");
+        assert!(steps.len() > last, "{said}");
+        last = steps.len();
+    }
+}
+
+#[test]
+fn a_trained_policy_generates() {
+    let desk = Desk::new(2);
+    let demo = demonstrations(&desk);
     desk.write("sft.yaml", "learning_rate: 1e-3\nper_device_train_batch_size: 4\nmax_steps: 9\n");
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("assets/demo/policy");
     let line = format!(
         "train sft --data sft.jsonl --policy {} --output trained --config sft.yaml --max-steps 2 --json --progress never",
         demo.display()

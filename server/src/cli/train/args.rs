@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::keys::keys;
+use super::keys::{Keys, keys};
 
 /// Options of every method.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -41,14 +41,31 @@ pub struct TrainArgs {
     /// Print the report as one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Keys of [`rectify_trainer::TrainConfig`] and [`rectify_trainer::LoraConfig`].
+    /// The optimiser and its schedule.
     #[command(flatten)]
-    pub keys: TrainKeys,
+    pub optimizer: OptimizerKeys,
+    /// Examples and batches.
+    #[command(flatten)]
+    pub batches: BatchKeys,
+    /// What a run tells and keeps.
+    #[command(flatten)]
+    pub output_keys: OutputKeys,
+    /// The adapter and the base under it.
+    #[command(flatten)]
+    pub adapter: AdapterKeys,
+}
+
+impl TrainArgs {
+    /// The keys that were given, as the configuration file would have them.
+    pub(crate) fn given(&self) -> Vec<(&'static str, serde_json::Value)> {
+        [self.optimizer.given(), self.batches.given(), self.output_keys.given(), self.adapter.given()]
+            .concat()
+    }
 }
 
 keys! {
-    /// Shared keys of the configuration as options.
-    "Settings" TrainKeys:
+    /// Keys of the optimiser and its schedule.
+    "Optimiser" OptimizerKeys:
     /// Peak learning rate.
     learning_rate: f64,
     /// After the warm-up: linear, cosine or constant.
@@ -59,51 +76,72 @@ keys! {
     warmup_ratio: f64,
     /// Decoupled weight decay.
     weight_decay: f64,
+    /// AdamW's first decay.
+    adam_beta1: f64,
+    /// AdamW's second decay.
+    adam_beta2: f64,
+    /// AdamW's epsilon.
+    adam_epsilon: f64,
     /// Gradients are scaled down to this global norm; 0 leaves them.
     max_grad_norm: f64,
     /// Passes over the data.
     num_train_epochs: f64,
     /// Stop after this many optimiser steps.
     max_steps: usize,
+    /// Decides weights, order, hold-out and dropout.
+    seed: u64,
+}
+
+keys! {
+    /// Keys of examples and batches.
+    "Batches" BatchKeys:
+    /// Longest example in tokens; 0 for the model's context.
+    max_length: usize,
     /// Examples of one forward pass.
     per_device_train_batch_size: usize,
     /// Instead of a number of examples: as many as fit into this many tokens.
     max_tokens_per_batch: usize,
     /// Forward passes per optimiser step.
     gradient_accumulation_steps: usize,
-    /// Keep only each layer's input for the backward pass: less memory, a third more work: true or false.
+    /// Keep only each layer's input for the backward pass: less memory, a third more work.
     gradient_checkpointing: bool,
-    /// Batches of examples of similar length: true or false.
+    /// Batches of examples of similar length.
     group_by_length: bool,
-    /// Longest example in tokens.
-    max_length: usize,
-    /// Decides weights, order, hold-out and dropout.
-    seed: u64,
+}
+
+keys! {
+    /// Keys of what a run tells and keeps.
+    "Evaluation, log and checkpoints" OutputKeys:
     /// Share of the data held out for evaluation.
     eval_split: f64,
-    /// Steps between evaluations.
+    /// Steps between evaluations; 0 for one at the end.
     eval_steps: usize,
     /// Stop after this many evaluations in a row without a better one, and keep the best.
     early_stopping_patience: usize,
     /// By how much an evaluation must be better.
     early_stopping_threshold: f64,
-    /// Keep the weights of the best evaluation: true or false.
+    /// Keep the weights of the best evaluation.
     load_best_model_at_end: bool,
     /// What is compared: loss, or another metric of the evaluation.
     metric_for_best_model: String,
-    /// More of it is better: true or false; by default unless its name ends with loss.
+    /// More of it is better; by default unless its name ends with loss.
     greater_is_better: bool,
-    /// Where metrics go besides train_log.jsonl: tensorboard or none.
-    report_to: String,
     /// Steps between lines of the log.
     logging_steps: usize,
-    /// Steps between checkpoints.
+    /// Where metrics go besides train_log.jsonl: tensorboard or none.
+    report_to: String,
+    /// Steps between checkpoints; 0 for none unless stopped.
     save_steps: usize,
     /// Checkpoints kept.
     save_total_limit: usize,
     /// Number format of saved weights: float32 or bfloat16.
     save_dtype: String,
-    /// Train a LoRA adapter instead of every weight: true or false.
+}
+
+keys! {
+    /// Keys of the adapter and the base under it.
+    "Adapter" AdapterKeys:
+    /// Train a LoRA adapter instead of every weight.
     use_peft: bool,
     /// Rank of the adapter.
     lora_r: usize,
@@ -111,6 +149,9 @@ keys! {
     lora_alpha: f64,
     /// Share of an adapter's inputs dropped in training.
     lora_dropout: f64,
+    /// Projections that get an adapter, separated by commas: q_proj,v_proj; by default all.
+    #[arg(value_delimiter = ',')]
+    target_modules: Vec<String>,
     /// How the base under an adapter is held: auto, float32, bfloat16, int8 or nf4.
     base_dtype: String,
 }

@@ -29,7 +29,7 @@ use rectify_trainer::{Control, TrainError, TrainReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use args::{TrainArgs, TrainKeys};
+pub use args::{AdapterKeys, BatchKeys, OptimizerKeys, OutputKeys, TrainArgs};
 pub use cpo::CpoKeys;
 pub use dpo::DpoKeys;
 pub use grpo::GrpoKeys;

@@ -24,7 +24,7 @@ where
     C: Default + Serialize + DeserializeOwned,
     K: Keys,
 {
-    Merged::<C>::new()?.read(&args.shared, &[args.shared.keys.given(), args.keys.given()].concat())
+    Merged::<C>::new()?.read(&args.shared, &[args.shared.given(), args.keys.given()].concat())
 }
 
 /// Flat keys on their way to `T`, whose `train` is a [`TrainConfig`].
@@ -297,6 +297,25 @@ mod tests {
         }
         let error = dpo("--loss-type sigmund").expect_err("unknown").to_string();
         assert!(error.starts_with("--loss-type: unknown variant `sigmund`"), "{error}");
+    }
+
+    #[test]
+    fn a_yes_may_be_said_by_the_flag_alone() {
+        let base = "rectify train sft --data a --policy p --output o";
+        for (flags, packing) in [
+            ("--packing --use-peft --lora-r 4", true),
+            ("--packing true --use-peft=true", true),
+            ("--packing false", false),
+        ] {
+            let config = sft(&format!("{base} {flags}")).expect(flags);
+            assert_eq!(config.packing, packing, "{flags}");
+            assert_eq!(matches!(config.train.tuning, Tuning::Lora(_)), packing, "{flags}");
+        }
+        let config =
+            sft(&format!("{base} --use-peft --target-modules q_proj,v_proj --dry-run")).expect("a list");
+        let Tuning::Lora(lora) = config.train.tuning else { panic!("no adapter") };
+        assert_eq!(lora.target_modules, ["q_proj", "v_proj"]);
+        assert!(config.train.dry_run);
     }
 
     #[test]
