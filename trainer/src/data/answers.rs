@@ -59,6 +59,9 @@ pub trait AnswersLine: Record {
     /// What is known of the answers.
     type Label;
 
+    /// What people call answer `index` of such a line.
+    fn name(label: &Self::Label, index: usize) -> &'static str;
+
     /// What the line gives.
     fn into_texts(self) -> Vec<AnswersText<Self::Label>>;
 }
@@ -66,6 +69,10 @@ pub trait AnswersLine: Record {
 impl AnswersLine for PreferenceRecord {
     /// The first answer is the chosen one.
     type Label = ();
+
+    fn name((): &(), index: usize) -> &'static str {
+        if index == 0 { "chosen" } else { "rejected" }
+    }
 
     fn into_texts(self) -> Vec<AnswersText<()>> {
         let answers = vec![self.chosen, self.rejected];
@@ -76,6 +83,10 @@ impl AnswersLine for PreferenceRecord {
 impl AnswersLine for UnpairedLine {
     /// Liked.
     type Label = bool;
+
+    fn name(label: &bool, _: usize) -> &'static str {
+        if *label { "liked" } else { "disliked" }
+    }
 
     fn into_texts(self) -> Vec<AnswersText<bool>> {
         let text = |UnpairedRecord { prompt, completion, label, extra }| AnswersText {
@@ -91,6 +102,10 @@ impl AnswersLine for UnpairedLine {
 impl AnswersLine for RankedRecord {
     /// Rewards.
     type Label = Vec<f64>;
+
+    fn name(_: &Vec<f64>, _: usize) -> &'static str {
+        "ranked"
+    }
 
     fn into_texts(self) -> Vec<AnswersText<Vec<f64>>> {
         let (answers, label) = self.candidates.into_iter().unzip();

@@ -162,10 +162,7 @@ pub(crate) trait Method {
     }
 
     /// The texts of a training example.
-    fn preview(&self, example: usize) -> Vec<Preview<'_>> {
-        let _ = example;
-        Vec::new()
-    }
+    fn preview(&self, example: usize) -> Vec<Preview<'_>>;
 
     /// Changes when the examples do.
     fn fingerprint(&self) -> String;

@@ -2,7 +2,7 @@
 //! such method, which is an [`Objective`]. Leaves formulas to `losses`.
 
 use super::logprobs::{Asked, Role, TokenLogprobs};
-use super::method::{Method, Pass, Split, Stats};
+use super::method::{Method, Pass, Preview, Split, Stats};
 use super::model::Model;
 use super::progress::{Control, Progress, TrainReport};
 use super::trainer::Trainer;
@@ -158,6 +158,16 @@ impl<O: Objective> Method for Offline<O> {
             model.backward(&policy, &total.grad);
         }
         Ok(stats)
+    }
+
+    fn preview(&self, example: usize) -> Vec<Preview<'_>> {
+        let Answers { prompt, answers, label } = &self.examples.train[example];
+        let name = |index| <O::Line as AnswersLine>::name(label, index);
+        answers
+            .iter()
+            .enumerate()
+            .map(|(index, answer)| Preview::prompted(name(index), prompt, answer))
+            .collect()
     }
 
     fn fingerprint(&self) -> String {

@@ -17,6 +17,6 @@ keys! {
     alpha: f64,
     /// Weight of the chosen answers' likelihood.
     cpo_alpha: f64,
-    /// Adapters drop nothing: true or false.
+    /// Adapters drop nothing.
     disable_dropout: bool,
 }

@@ -24,12 +24,12 @@ keys! {
     discopop_tau: f64,
     /// Weight of the longer answer's tokens beyond the shorter one's length.
     ld_alpha: f64,
-    /// Weigh pairs by how likely the policy is to write them: true or false.
+    /// Weigh pairs by how likely the policy is to write them.
     use_weighting: bool,
-    /// Without a reference: true or false.
+    /// Without a reference.
     reference_free: bool,
-    /// Ask the reference before the first step: true or false.
+    /// Ask the reference before the first step.
     precompute_ref_log_probs: bool,
-    /// Adapters drop nothing: true or false.
+    /// Adapters drop nothing.
     disable_dropout: bool,
 }

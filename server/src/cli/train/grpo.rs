@@ -25,13 +25,13 @@ keys! {
     scale_rewards: String,
     /// How losses of tokens become one: grpo, bnpo, dr_grpo or dapo.
     loss_type: String,
-    /// Completions that reached max_completion_length teach nothing: true or false.
+    /// Completions that reached max_completion_length teach nothing.
     mask_truncated_completions: bool,
-    /// The divergence is weighted by the ratio: true or false.
+    /// The divergence is weighted by the ratio.
     use_bias_correction_kl: bool,
     /// Weight of the mean entropy, which is rewarded.
     entropy_coef: f64,
-    /// Weight completions by the ratio between the trainer's and the sampler's probabilities: true or false.
+    /// Weight completions by the ratio between the trainer's and the sampler's probabilities.
     vllm_importance_sampling_correction: bool,
     /// token_truncate, token_mask, sequence_truncate or sequence_mask.
     vllm_importance_sampling_mode: String,

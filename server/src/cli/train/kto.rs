@@ -13,8 +13,8 @@ keys! {
     desirable_weight: f64,
     /// Weight of the others.
     undesirable_weight: f64,
-    /// Ask the reference before the first step: true or false.
+    /// Ask the reference before the first step.
     precompute_ref_log_probs: bool,
-    /// Adapters drop nothing: true or false.
+    /// Adapters drop nothing.
     disable_dropout: bool,
 }

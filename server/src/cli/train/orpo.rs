@@ -7,6 +7,6 @@ keys! {
     "Odds-ratio preference optimisation" OrpoKeys:
     /// Weight of the odds ratio beside the likelihood.
     beta: f64,
-    /// Adapters drop nothing: true or false.
+    /// Adapters drop nothing.
     disable_dropout: bool,
 }

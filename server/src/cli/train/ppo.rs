@@ -11,11 +11,11 @@ keys! {
     num_ppo_epochs: usize,
     /// Optimiser steps of a pass.
     num_mini_batches: usize,
-    /// Bring the rewards of tokens to variance 1: true or false.
+    /// Bring the rewards of tokens to variance 1.
     whiten_rewards: bool,
     /// Weight of the divergence from the reference, in the beginning.
     kl_coef: f64,
-    /// Let that weight follow target: true or false.
+    /// Let that weight follow target.
     adap_kl_ctrl: bool,
     /// Divergence of a completion to keep to, in nats.
     target: f64,

@@ -17,12 +17,12 @@ keys! {
     epsilon: f64,
     /// The ratio earns nothing above 1 + epsilon_high; by default epsilon.
     epsilon_high: f64,
-    /// Bring advantages to mean 0 and variance 1: true or false.
+    /// Bring advantages to mean 0 and variance 1.
     normalize_advantages: bool,
     /// Bounds of a reward: LOW,HIGH.
     #[arg(value_delimiter = ',', allow_hyphen_values = true)]
     reward_clip_range: Vec<f64>,
-    /// Completions that reached max_completion_length teach nothing: true or false.
+    /// Completions that reached max_completion_length teach nothing.
     mask_truncated_completions: bool,
     /// Stop and restore above this divergence of a completion from the reference, in nats.
     max_kl: f64,

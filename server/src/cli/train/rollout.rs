@@ -25,7 +25,7 @@ keys! {
     min_p: f32,
     /// Divides the logits of tokens that were there before.
     repetition_penalty: f32,
-    /// Train without dropout: true or false.
+    /// Train without dropout.
     disable_dropout: bool,
     /// MiB for keys and values while sampling.
     kv_cache_mib: usize,

@@ -9,6 +9,6 @@ keys! {
     rrhf_weight: f64,
     /// Log-probabilities are compared over the length to this power.
     length_penalty: f64,
-    /// Adapters drop nothing: true or false.
+    /// Adapters drop nothing.
     disable_dropout: bool,
 }
