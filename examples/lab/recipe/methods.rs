@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use rectify_lab::data::{Thumb, thumbs};
 use rectify_lab::tokenizer::write_json;
 use rectify_lab::{Item, Split};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::comparison;
@@ -83,7 +83,7 @@ pub(crate) struct Comparison {
 }
 
 /// One run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) seed: u64,
     pub(crate) measured: Measured,
@@ -95,7 +95,7 @@ pub(crate) struct Run {
 }
 
 impl Comparison {
-    /// Trains, measures and writes the report.
+    /// Trains, measures and writes the report. Runs whose folder holds a `run.json` are not run again.
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let folder = self.recipe.path("methods");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -145,11 +145,18 @@ impl Comparison {
         write_lines(&recipe.path(Method::Grpo.data()), prompts)
     }
 
+    /// Trains and measures; a run that is there already is only read.
     fn one(&self, method: Method, seed: u64, folder: &Path, items: &[Item]) -> anyhow::Result<Run> {
         let (name, recipe) = (method.name(), &self.recipe);
+        let output = folder.join(format!("{name}-{seed}"));
+        let done = output.join("run.json");
+        if let Ok(text) = fs::read_to_string(&done) {
+            let run: Run =
+                serde_json::from_str(&text).with_context(|| format!("cannot read {}", done.display()))?;
+            return Ok(Run { log: read_lines(&output.join("train_log.jsonl"))?, ..run });
+        }
         let config = folder.join(format!("{name}.yaml"));
         fs::write(&config, method.config()).with_context(|| format!("cannot write {}", config.display()))?;
-        let output = folder.join(format!("{name}-{seed}"));
         let mut command = recipe.rectify()?;
         command.args(["train", name, "--config"]).arg(&config).arg("--policy").arg(recipe.path("policy"));
         command.arg("--data").arg(recipe.path(method.data())).arg("--output").arg(&output);
@@ -161,7 +168,10 @@ impl Comparison {
         call(command)?;
         let seconds = start.elapsed().as_secs_f64();
         let log = read_lines(&output.join("train_log.jsonl"))?;
-        Ok(Run { seed, measured: measure(&recipe.path("policy"), Some(&output), items)?, seconds, log })
+        let measured = measure(&recipe.path("policy"), Some(&output), items)?;
+        let run = Run { seed, measured, seconds, log };
+        write_json(&done, &json!(run))?;
+        Ok(run)
     }
 }
 

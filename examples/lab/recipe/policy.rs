@@ -12,7 +12,7 @@ use rectify_engine::request::Message;
 use rectify_engine::text::TemplateInput;
 use rectify_engine::{EngineConfig, EngineHandle, Event, GenerateRequest, SamplingParams};
 use rectify_lab::{Item, judge};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Draws per prompt for what is measured of the distribution.
 const SAMPLES: usize = 4;
@@ -21,7 +21,7 @@ const IN_FLIGHT: usize = 32;
 const ADAPTER: &str = "trained";
 
 /// What was measured over the held-out prompts.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// Whether the greedy answer to each prompt is good.
     pub(crate) good: Vec<bool>,
