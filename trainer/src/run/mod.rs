@@ -19,10 +19,12 @@ mod online;
 mod orpo;
 mod output;
 mod pairs;
+mod preview;
 pub mod progress;
 mod reference;
 mod reward;
 mod rrhf;
+mod running;
 mod sft;
 mod steps;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The loop of every method: steps, log, evaluation, checkpoints, output. Leaves what a batch is to the method.
+//! The loop of every method: steps, log, evaluation, checkpoints, output. Leaves what a batch is to the method,
+//! what moves to `running`.
 
 use std::fs;
 use std::sync::atomic::Ordering;
@@ -12,7 +13,8 @@ use super::log::{self, Log};
 use super::method::{Method, Pass, Split, Stats};
 use super::model::Model;
 use super::output::{self, About};
-use super::progress::{Control, Example, ExampleText, Progress, RunInfo, StepInfo, TrainReport};
+use super::progress::{Control, Progress, RunInfo, StepInfo, TrainReport};
+use super::running::Running;
 use crate::config::TrainConfig;
 use crate::data::Batches;
 use crate::error::TrainError;
@@ -36,27 +38,12 @@ const FREE_SETTINGS: &[&str] = &[
     "dry_run",
 ];
 
-/// Examples that a dry run shows.
-const PREVIEWED: usize = 3;
-
 /// A run.
 pub(crate) struct Trainer<'a, M> {
     pub(crate) name: &'static str,
     pub(crate) settings: &'a TrainConfig,
     pub(crate) method: M,
     pub(crate) model: Model,
-}
-
-/// What moves during a run.
-struct Running {
-    state: State,
-    optimizer: AdamW,
-    log: Log,
-    /// Since the last line of the log.
-    window: Stats,
-    last_metrics: Map<String, Value>,
-    train_seconds: f64,
-    train_tokens: usize,
 }
 
 /// The weights of a border where all was well.
@@ -163,34 +150,6 @@ impl<M: Method> Trainer<'_, M> {
         best::remove(&settings.output_dir);
         (control.progress)(&Progress::Saved(settings.output_dir.clone()));
         Ok(TrainReport { best_step, ..running.report(settings, false) })
-    }
-
-    /// Shows the first examples as the model would meet them.
-    fn preview(&self, control: &mut Control<'_>) -> TrainReport {
-        let num_examples = self.method.lengths(Split::Train).len();
-        for example in 0..num_examples.min(PREVIEWED) {
-            let texts = self.method.preview(example).into_iter().map(|text| {
-                let num_loss_tokens = text.loss.iter().filter(|loss| **loss).count();
-                let mut pieces = Vec::new();
-                let mut rest = &text.ids[..];
-                for run in text.loss.chunk_by(|a, b| a == b) {
-                    let (piece, after) = rest.split_at(run.len());
-                    pieces.push((self.model.encoder.spell(piece), run[0]));
-                    rest = after;
-                }
-                ExampleText { name: text.name, num_tokens: text.ids.len(), num_loss_tokens, pieces }
-            });
-            let example = Example { number: example + 1, texts: texts.collect() };
-            (control.progress)(&Progress::Example(example));
-        }
-        TrainReport {
-            steps: 0,
-            stopped: false,
-            best_step: None,
-            metrics: Map::new(),
-            tokens_per_second: 0.0,
-            output_dir: self.settings.output_dir.clone(),
-        }
     }
 
     fn write_output(&self, running: &Running) -> Result<(), TrainError> {
@@ -376,66 +335,4 @@ pub(crate) fn seed_of(seed: u64, step: usize, index: usize) -> u64 {
         .wrapping_add(step as u64)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed ^ (index as u64).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)).rotate_left(23)
-}
-
-impl Running {
-    fn line(&self, epoch: f64) -> Map<String, Value> {
-        let mut line = Map::new();
-        line.insert("step".to_owned(), self.state.step.into());
-        line.insert("epoch".to_owned(), ((epoch * 1e4).round() / 1e4).into());
-        line
-    }
-
-    fn write(&mut self, line: Map<String, Value>, control: &mut Control<'_>) -> Result<(), TrainError> {
-        self.log.write(&line)?;
-        (control.progress)(&Progress::Log(line.clone()));
-        self.last_metrics.extend(line);
-        Ok(())
-    }
-
-    /// Logs the means since the last line.
-    fn write_window(&mut self, epoch: f64, control: &mut Control<'_>) -> Result<(), TrainError> {
-        let mut line = self.line(epoch);
-        let mut means = log::metrics(&self.window, "");
-        for name in ["loss", "grad_norm", "learning_rate"] {
-            line.insert(name.to_owned(), means.shift_remove(name).unwrap_or_default());
-        }
-        line.insert("num_tokens".to_owned(), self.state.num_tokens.into());
-        line.extend(means);
-        self.window = Stats::default();
-        self.write(line, control)
-    }
-
-    fn save<M: Method>(
-        &mut self,
-        trainer: &Trainer<'_, M>,
-        control: &mut Control<'_>,
-    ) -> Result<(), TrainError> {
-        let bits =
-            |(name, (sum, count)): (&String, &(f64, f64))| (name.clone(), (sum.to_bits(), count.to_bits()));
-        self.state.window = self.window.sums.iter().map(bits).collect();
-        self.state.method = trainer.method.state();
-        let (settings, params) = (trainer.settings, &trainer.model.tape.params);
-        let limit = settings.save_total_limit;
-        let path = checkpoint::save(&settings.output_dir, &self.state, params, &self.optimizer, limit)?;
-        (control.progress)(&Progress::Saved(path));
-        Ok(())
-    }
-
-    fn restore_window(&mut self) {
-        for (name, (sum, count)) in &self.state.window {
-            self.window.sums.insert(name.clone(), (f64::from_bits(*sum), f64::from_bits(*count)));
-        }
-    }
-
-    fn report(self, settings: &TrainConfig, stopped: bool) -> TrainReport {
-        TrainReport {
-            steps: self.state.step,
-            stopped,
-            best_step: None,
-            metrics: self.last_metrics,
-            tokens_per_second: self.train_tokens as f64 / self.train_seconds.max(1e-9),
-            output_dir: settings.output_dir.clone(),
-        }
-    }
 }
