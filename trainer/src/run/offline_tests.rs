@@ -1,11 +1,14 @@
 //! Whole runs of the methods that learn from preferences, on the tiny models of `tests/fixtures`: beside TRL,
 //! accumulated, resumed, and on data with flaws.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::dpo::Dpo;
+use super::logprobs::{Asked, Role};
+use super::model::Model;
 use super::offline::{self, Offline};
 use super::progress::{Control, Progress};
 use super::tests::{data, log, root, run_until, settings, weights};
@@ -210,14 +213,27 @@ fn accumulation_is_the_same_as_a_larger_batch() {
                 },
                 train_dpo,
             ),
+            "kto" => {
+                let train = TrainConfig { data: data(THUMBS), ..train };
+                // Without a KL estimate, which is of a forward pass.
+                let loss_type = KtoLossType::ApoZeroUnpaired;
+                whole(&KtoConfig { train, loss_type, ..KtoConfig::default() }, train_kto)
+            }
+            "rrhf" => whole(&RrhfConfig { train, ..RrhfConfig::default() }, train_rrhf),
             "orpo" => whole(&OrpoConfig { train, ..OrpoConfig::default() }, train_orpo),
             _ => whole(&CpoConfig { train, ..CpoConfig::default() }, train_cpo),
         };
         log(&folder)
     };
-    for name in ["dpo", "orpo", "cpo"] {
+    for name in ["dpo", "kto", "orpo", "cpo", "rrhf"] {
         for (step, (large, small)) in case(name, 6, 1).iter().zip(case(name, 1, 6)).enumerate() {
-            for (key, large) in large.as_object().unwrap() {
+            // A margin of means takes both kinds of thumbs in one pass.
+            let keys = large
+                .as_object()
+                .unwrap()
+                .iter()
+                .filter(|(key, _)| name != "kto" || *key != "rewards/margins");
+            for (key, large) in keys {
                 let (large, small) = (large.as_f64().unwrap(), small[key].as_f64().unwrap());
                 let bound = 2e-4 * large.abs().max(1.0);
                 assert!((large - small).abs() < bound, "{name}, step {step}: {key} is {large} or {small}");
@@ -256,6 +272,43 @@ fn a_resumed_run_gives_the_bits_of_an_uninterrupted_one() {
         };
         assert_eq!(read("whole"), read("parts"));
     }
+}
+
+#[test]
+fn merged_adapters_say_what_they_say_beside_the_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapted = TrainConfig { tuning: lora(), ..common(LLAMA, PAIRS, folder.path()) };
+    let mut model = offline::model(&adapted, true).unwrap();
+    let mut lora: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    for (index, param) in model.tape.params.trainable_mut().enumerate() {
+        // Training starts from `lora_B` at zero, which would make this test say nothing.
+        let wave = |element: usize| ((element * 7 + index) as f32).sin() * 0.05;
+        param.data.iter_mut().enumerate().for_each(|(element, value)| *value += wave(element));
+        lora.insert(param.parts[0].name.clone(), param.data.clone());
+    }
+    let mut merged = offline::model(&TrainConfig { tuning: Tuning::Full, ..adapted }, true).unwrap();
+    for param in merged.tape.params.trainable_mut() {
+        let (parts, mut from) = (param.parts.clone(), 0);
+        for part in parts {
+            let module = part.name.trim_end_matches(".weight");
+            if let Some(a) = lora.get(&format!("{module}.lora_A.weight")) {
+                let (b, inputs) = (&lora[&format!("{module}.lora_B.weight")], part.shape[1]);
+                for (element, weight) in param.data[from..from + part.num_elements()].iter_mut().enumerate() {
+                    let (row, column) = (element / inputs, element % inputs);
+                    let product = (0..4).map(|rank| b[4 * row + rank] * a[rank * inputs + column]);
+                    *weight += 2.0 * product.sum::<f32>();
+                }
+            }
+            from += part.num_elements();
+        }
+    }
+    let text = [Asked { ids: vec![5, 9, 300, 4, 77, 12], from: 1 }];
+    let say = |model: &mut Model, role| model.token_logprobs(&text, role).unwrap().values;
+    let (beside, base) = (say(&mut model, Role::Policy(None)), say(&mut model, Role::Reference));
+    let inside = say(&mut merged, Role::Policy(None));
+    let largest = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(largest(&beside, &base) > 0.01, "the adapters do nothing");
+    assert!(largest(&beside, &inside) < 1e-4, "{beside:?} and {inside:?}");
 }
 
 /// Warnings of a run, or its error.

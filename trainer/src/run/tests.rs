@@ -35,7 +35,7 @@ pub(super) fn settings(model_name: &str, data_name: &str, output_dir: &Path) -> 
         warmup_steps: 3,
         weight_decay: 0.1,
         max_grad_norm: 0.7,
-        max_steps: 12,
+        max_steps: 20,
         max_length: 48,
         per_device_train_batch_size: 6,
         logging_steps: 1,
@@ -82,12 +82,15 @@ fn check_against_trl(case: &str, keys: &[&str], folder: &Path) {
     let want = fixture[case].as_array().unwrap();
     let got = log(folder);
     assert_eq!(got.len(), want.len());
-    assert!(want[0]["loss"].as_f64() > want[11]["loss"].as_f64(), "the fixture learns");
+    assert!(want[0]["loss"].as_f64() > want[19]["loss"].as_f64(), "the fixture learns");
     for (step, (got, want)) in got.iter().zip(want).enumerate() {
         for key in keys {
+            // Rewards that cancel leave the noise of their difference.
+            let noise =
+                if *key == "mean_reward" { 0.01 * want["margin"].as_f64().unwrap().abs() } else { 0.0 };
             let (got, want) = (got[*key].as_f64().unwrap(), want[*key].as_f64().unwrap());
             // TRL rounds what it logs to four digits or so.
-            let bound = 0.01 * want.abs().max(1e-3);
+            let bound = 0.01 * want.abs().max(1e-3).max(noise);
             assert!((got - want).abs() <= bound, "{case}, step {}: {key} is {got}, TRL's {want}", step + 1);
         }
     }
