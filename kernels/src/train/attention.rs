@@ -27,6 +27,33 @@ pub struct Attention<'a> {
     pub sliding_window: Option<usize>,
     /// Sequence `i` is rows `cu_seqlens[i]..cu_seqlens[i + 1]`.
     pub cu_seqlens: &'a [u32],
+    /// Sequence `i` goes on after all of sequence `prefixes[i]`, which is itself if it starts from nothing. Those that
+    /// share a prefix follow it. Empty if all start from nothing.
+    pub prefixes: &'a [u32],
+}
+
+/// A sequence: the rows of its prefix and its own, which are the later positions.
+#[derive(Clone, Copy, Debug)]
+struct Sequence {
+    prefix: usize,
+    prefix_len: usize,
+    from: usize,
+    len: usize,
+}
+
+impl Sequence {
+    /// Positions.
+    fn total(&self) -> usize {
+        self.prefix_len + self.len
+    }
+
+    /// Row of a position.
+    fn row(&self, position: usize) -> usize {
+        match position.checked_sub(self.prefix_len) {
+            Some(own) => self.from + own,
+            None => self.prefix + position,
+        }
+    }
 }
 
 impl Attention<'_> {
@@ -44,6 +71,16 @@ impl Attention<'_> {
             self.cu_seqlens.is_sorted() && self.cu_seqlens.first().is_none_or(|first| *first == 0),
             "cu_seqlens"
         );
+        let is_prefix = |(index, prefix): (usize, &u32)| {
+            let prefix = *prefix as usize;
+            prefix == index
+                || prefix < index && self.prefixes[prefix..index].iter().all(|p| *p as usize == prefix)
+        };
+        assert!(
+            self.prefixes.is_empty() || self.prefixes.len() + 1 == self.cu_seqlens.len(),
+            "one prefix per sequence"
+        );
+        assert!(self.prefixes.iter().enumerate().all(is_prefix), "sequences follow the prefix they share");
         assert!(qkv.len() == rows * self.row(), "attention input");
         assert!(
             out == rows * self.num_heads * self.head_dim && lse == rows * self.num_heads,
@@ -51,15 +88,31 @@ impl Attention<'_> {
         );
     }
 
-    fn num_tasks(&self) -> usize {
-        self.cu_seqlens.len().saturating_sub(1) * self.num_kv_heads
+    fn rows_of(&self, sequence: usize) -> std::ops::Range<usize> {
+        self.cu_seqlens[sequence] as usize..self.cu_seqlens[sequence + 1] as usize
     }
 
-    /// Sequence (first row, length) and key head of a task.
-    fn task(&self, task: usize) -> (usize, usize, usize) {
-        let (sequence, kv_head) = (task / self.num_kv_heads, task % self.num_kv_heads);
-        let (from, to) = (self.cu_seqlens[sequence] as usize, self.cu_seqlens[sequence + 1] as usize);
-        (from, to - from, kv_head)
+    fn prefix_of(&self, sequence: usize) -> usize {
+        self.prefixes.get(sequence).map_or(sequence, |prefix| *prefix as usize)
+    }
+
+    /// Sequences that share rows, `first..last`: each with a key head is a task.
+    fn groups(&self) -> Vec<(usize, usize)> {
+        let count = self.cu_seqlens.len().saturating_sub(1);
+        let mut groups: Vec<(usize, usize)> = Vec::with_capacity(count);
+        for sequence in 0..count {
+            match groups.last_mut() {
+                Some((_, last)) if self.prefix_of(sequence) < sequence => *last = sequence + 1,
+                _ => groups.push((sequence, sequence + 1)),
+            }
+        }
+        groups
+    }
+
+    fn sequence(&self, index: usize) -> Sequence {
+        let (own, prefix) = (self.rows_of(index), self.prefix_of(index));
+        let prefix = if prefix == index { own.start..own.start } else { self.rows_of(prefix) };
+        Sequence { prefix: prefix.start, prefix_len: prefix.len(), from: own.start, len: own.len() }
     }
 
     /// First key any of the queries from `query` on sees.
@@ -70,6 +123,7 @@ impl Attention<'_> {
 
 #[derive(Default)]
 struct Scratch {
+    gathered: Vec<f32>,
     scores: Vec<f32>,
     grads: Vec<f32>,
     keys: PackedRight,
@@ -83,6 +137,16 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
+/// Head `head` of all positions of a sequence, `[total, head_dim]`.
+fn gather(spec: &Attention<'_>, qkv: &[f32], sequence: &Sequence, head: usize, out: &mut Vec<f32>) {
+    let (stride, head_dim) = (spec.row(), spec.head_dim);
+    out.clear();
+    for position in 0..sequence.total() {
+        let at = sequence.row(position) * stride + head * head_dim;
+        out.extend_from_slice(&qkv[at..at + head_dim]);
+    }
+}
+
 /// `out = softmax(scale · q kᵀ) v`, `[rows, num_heads * head_dim]`; `lse`, `[rows * num_heads]`, takes each query's
 /// log-sum-exp, for the gradient.
 ///
@@ -91,48 +155,49 @@ thread_local! {
 pub fn attention(pool: &Pool, spec: &Attention<'_>, qkv: &[f32], out: &mut [f32], lse: &mut [f32]) {
     spec.check(qkv, out.len(), lse.len());
     let Attention { num_heads, num_kv_heads, head_dim, scale, .. } = *spec;
-    let (stride, group) = (spec.row(), num_heads / num_kv_heads);
+    let group = num_heads / num_kv_heads;
     let (out, lse) = (Shared::new(out), Shared::new(lse));
-    pool.run(spec.num_tasks(), |task| {
-        let (from, len, kv_head) = spec.task(task);
-        if len == 0 {
-            return;
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let column = |head: usize| &qkv[from * stride + head * head_dim..];
-            scratch.keys_t.pack(View::rows(column(num_heads + kv_head), stride).t(), head_dim, len);
-            scratch.values.pack(
-                View::rows(column(num_heads + num_kv_heads + kv_head), stride),
-                len,
-                head_dim,
-            );
-            scratch.scores.resize(BLOCK * len, 0.0);
-            for head in kv_head * group..(kv_head + 1) * group {
-                for query in (0..len).step_by(BLOCK) {
-                    let (rows, keys) = (BLOCK.min(len - query), len.min(query + BLOCK));
-                    let q = View::rows(&column(head)[query * stride..], stride);
-                    let product = SerialProduct::new((rows, keys, head_dim), q, &scratch.keys_t, scale);
-                    gemm_serial(&product, &mut scratch.scores, keys);
-                    for row in 0..rows {
-                        let position = query + row;
-                        let scores = &mut scratch.scores[row * keys..(row + 1) * keys];
-                        let value = softmax_row(scores, spec.first_key(position), position + 1);
-                        let at = (from + position) * num_heads + head;
-                        // SAFETY: one element per query and head.
-                        unsafe { lse.part(at, at + 1)[0] = value };
-                    }
-                    let scores = View::rows(&scratch.scores, keys);
-                    let product = SerialProduct::new((rows, head_dim, keys), scores, &scratch.values, 1.0);
-                    scratch.grads.resize(BLOCK * head_dim, 0.0);
-                    gemm_serial(&product, &mut scratch.grads, head_dim);
-                    for (row, values) in scratch.grads.chunks_exact(head_dim).take(rows).enumerate() {
-                        let at = ((from + query + row) * num_heads + head) * head_dim;
-                        // SAFETY: heads of the output are disjoint.
-                        unsafe { out.part(at, at + head_dim) }.copy_from_slice(values);
+    let groups = spec.groups();
+    pool.run(groups.len() * num_kv_heads, |task| {
+        let ((first, last), kv_head) = (groups[task / num_kv_heads], task % num_kv_heads);
+        for sequence in (first..last).map(|index| spec.sequence(index)).filter(|sequence| sequence.len > 0) {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let Scratch { gathered, scores, grads, keys_t, values, .. } = scratch;
+                let total = sequence.total();
+                gather(spec, qkv, &sequence, num_heads + kv_head, gathered);
+                keys_t.pack(View::rows(gathered, head_dim).t(), head_dim, total);
+                gather(spec, qkv, &sequence, num_heads + num_kv_heads + kv_head, gathered);
+                values.pack(View::rows(gathered, head_dim), total, head_dim);
+                scores.resize(BLOCK * total, 0.0);
+                grads.resize(BLOCK * head_dim, 0.0);
+                for head in kv_head * group..(kv_head + 1) * group {
+                    for query in (sequence.prefix_len..total).step_by(BLOCK) {
+                        let (rows, keys) = (BLOCK.min(total - query), total.min(query + BLOCK));
+                        let first_row = sequence.row(query);
+                        let q = &qkv[first_row * spec.row() + head * head_dim..];
+                        let q = View::rows(q, spec.row());
+                        let product = SerialProduct::new((rows, keys, head_dim), q, keys_t, scale);
+                        gemm_serial(&product, scores, keys);
+                        for row in 0..rows {
+                            let position = query + row;
+                            let scores = &mut scores[row * keys..(row + 1) * keys];
+                            let value = softmax_row(scores, spec.first_key(position), position + 1);
+                            let at = (first_row + row) * num_heads + head;
+                            // SAFETY: one element per query and head.
+                            unsafe { lse.part(at, at + 1)[0] = value };
+                        }
+                        let scores = View::rows(scores, keys);
+                        let product = SerialProduct::new((rows, head_dim, keys), scores, values, 1.0);
+                        gemm_serial(&product, grads, head_dim);
+                        for (row, values) in grads.chunks_exact(head_dim).take(rows).enumerate() {
+                            let at = ((first_row + row) * num_heads + head) * head_dim;
+                            // SAFETY: heads of the output are disjoint.
+                            unsafe { out.part(at, at + head_dim) }.copy_from_slice(values);
+                        }
                     }
                 }
-            }
-        });
+            });
+        }
     });
 }
 
@@ -187,79 +252,112 @@ pub fn attention_backward(
     let &AttentionSaved { qkv, out, lse } = saved;
     spec.check(qkv, out.len(), lse.len());
     assert!(grad_out.len() == out.len() && grad_qkv.len() == qkv.len(), "attention gradients");
-    let Attention { num_heads, num_kv_heads, head_dim, scale, .. } = *spec;
-    let (stride, group, width) = (spec.row(), num_heads / num_kv_heads, num_heads * head_dim);
+    let Attention { num_heads, num_kv_heads, head_dim, .. } = *spec;
+    let stride = spec.row();
     let shared = Shared::new(grad_qkv);
-    pool.run(spec.num_tasks(), |task| {
-        let (from, len, kv_head) = spec.task(task);
-        if len == 0 {
-            return;
+    let groups = spec.groups();
+    pool.run(groups.len() * num_kv_heads, |task| {
+        let ((first, last), kv_head) = (groups[task / num_kv_heads], task % num_kv_heads);
+        let rows = spec.rows_of(first).start..spec.rows_of(last - 1).end;
+        // Of the keys and values of all rows of the group, which its sequences add to.
+        let mut grad_keys = vec![0.0f32; rows.len() * head_dim];
+        let mut grad_values = vec![0.0f32; rows.len() * head_dim];
+        for sequence in (first..last).map(|index| spec.sequence(index)).filter(|sequence| sequence.len > 0) {
+            let backward = SequenceBackward { spec, saved, grad_out, sequence, kv_head, grad_qkv: &shared };
+            let (keys, values) = SCRATCH.with_borrow_mut(|scratch| backward.run(scratch));
+            for position in 0..sequence.total() {
+                let to = (sequence.row(position) - rows.start) * head_dim;
+                let from = position * head_dim..(position + 1) * head_dim;
+                for (into, grads) in [(&mut grad_keys, &keys), (&mut grad_values, &values)] {
+                    let into = into[to..to + head_dim].iter_mut();
+                    into.zip(&grads[from.clone()]).for_each(|(into, grad)| *into += grad);
+                }
+            }
         }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Scratch { scores, grads, keys, keys_t, values_t, right, .. } = scratch;
-            let column = |head: usize| &qkv[from * stride + head * head_dim..];
-            let (k, v) = (column(num_heads + kv_head), column(num_heads + num_kv_heads + kv_head));
-            keys_t.pack(View::rows(k, stride).t(), head_dim, len);
-            keys.pack(View::rows(k, stride), len, head_dim);
-            values_t.pack(View::rows(v, stride).t(), head_dim, len);
-            scores.resize(BLOCK * len, 0.0);
-            grads.resize(BLOCK * len, 0.0);
-            let mut grad_k = vec![0.0f32; len * head_dim];
-            let mut grad_v = vec![0.0f32; len * head_dim];
-            let mut grad_q = vec![0.0f32; BLOCK * head_dim];
-            for head in kv_head * group..(kv_head + 1) * group {
-                for query in (0..len).step_by(BLOCK) {
-                    let (rows, seen) = (BLOCK.min(len - query), len.min(query + BLOCK));
-                    let q = View::rows(&column(head)[query * stride..], stride);
-                    let at = (from + query) * width + head * head_dim;
-                    let grad_o = View::rows(&grad_out[at..], width);
-                    let forward = (rows, seen, head_dim);
-                    gemm_serial(&SerialProduct::new(forward, q, keys_t, scale), scores, seen);
-                    gemm_serial(&SerialProduct::new(forward, grad_o, values_t, 1.0), grads, seen);
-                    for row in 0..rows {
-                        let position = query + row;
-                        let at = (from + position) * width + head * head_dim;
-                        let delta = dot_row(&grad_out[at..at + head_dim], &out[at..at + head_dim]);
-                        let span = row * seen..(row + 1) * seen;
-                        let range = (spec.first_key(position), position + 1);
-                        let lse = lse[(from + position) * num_heads + head];
-                        score_grad_row(&mut scores[span.clone()], &mut grads[span], range, lse, delta);
-                    }
-                    let backward = (seen, head_dim, rows);
-                    right.pack(grad_o, rows, head_dim);
-                    gemm_serial(
-                        &SerialProduct::new(backward, View::rows(scores, seen).t(), right, 1.0).accumulate(),
-                        &mut grad_v,
-                        head_dim,
-                    );
-                    right.pack(q, rows, head_dim);
-                    gemm_serial(
-                        &SerialProduct::new(backward, View::rows(grads, seen).t(), right, scale).accumulate(),
-                        &mut grad_k,
-                        head_dim,
-                    );
-                    let product =
-                        SerialProduct::new((rows, head_dim, seen), View::rows(grads, seen), keys, scale);
-                    gemm_serial(&product, &mut grad_q, head_dim);
-                    for (row, grad) in grad_q.chunks_exact(head_dim).take(rows).enumerate() {
-                        let at = (from + query + row) * stride + head * head_dim;
-                        // SAFETY: a query head belongs to one key head, hence to one task.
-                        unsafe { shared.part(at, at + head_dim) }.copy_from_slice(grad);
-                    }
-                }
+        for (index, row) in rows.enumerate() {
+            let at = row * stride + (num_heads + kv_head) * head_dim;
+            let span = index * head_dim..(index + 1) * head_dim;
+            // SAFETY: this task alone has this key and value head of these rows.
+            unsafe {
+                shared.part(at, at + head_dim).copy_from_slice(&grad_keys[span.clone()]);
+                let at = at + num_kv_heads * head_dim;
+                shared.part(at, at + head_dim).copy_from_slice(&grad_values[span]);
             }
-            for row in 0..len {
-                let at = (from + row) * stride + (num_heads + kv_head) * head_dim;
-                let span = row * head_dim..(row + 1) * head_dim;
-                // SAFETY: this task alone has this key and value head of these rows.
-                unsafe {
-                    shared.part(at, at + head_dim).copy_from_slice(&grad_k[span.clone()]);
-                    let at = at + num_kv_heads * head_dim;
-                    shared.part(at, at + head_dim).copy_from_slice(&grad_v[span]);
-                }
-            }
-        });
+        }
     });
+}
+
+/// The gradients of one sequence and key head.
+struct SequenceBackward<'a> {
+    spec: &'a Attention<'a>,
+    saved: &'a AttentionSaved<'a>,
+    grad_out: &'a [f32],
+    sequence: Sequence,
+    kv_head: usize,
+    grad_qkv: &'a Shared<'a, f32>,
+}
+
+impl SequenceBackward<'_> {
+    /// Writes the gradients of its queries; returns those of the keys and values of all its positions.
+    fn run(&self, scratch: &mut Scratch) -> (Vec<f32>, Vec<f32>) {
+        let &Self { spec, saved, grad_out, sequence, kv_head, grad_qkv } = self;
+        let Attention { num_heads, num_kv_heads, head_dim, scale, .. } = *spec;
+        let (stride, group, width) = (spec.row(), num_heads / num_kv_heads, num_heads * head_dim);
+        let Scratch { gathered, scores, grads, keys, keys_t, values_t, right, .. } = scratch;
+        let total = sequence.total();
+        gather(spec, saved.qkv, &sequence, num_heads + kv_head, gathered);
+        keys_t.pack(View::rows(gathered, head_dim).t(), head_dim, total);
+        keys.pack(View::rows(gathered, head_dim), total, head_dim);
+        gather(spec, saved.qkv, &sequence, num_heads + num_kv_heads + kv_head, gathered);
+        values_t.pack(View::rows(gathered, head_dim).t(), head_dim, total);
+        scores.resize(BLOCK * total, 0.0);
+        grads.resize(BLOCK * total, 0.0);
+        let mut grad_k = vec![0.0f32; total * head_dim];
+        let mut grad_v = vec![0.0f32; total * head_dim];
+        let mut grad_q = vec![0.0f32; BLOCK * head_dim];
+        for head in kv_head * group..(kv_head + 1) * group {
+            for query in (sequence.prefix_len..total).step_by(BLOCK) {
+                let (rows, seen) = (BLOCK.min(total - query), total.min(query + BLOCK));
+                let first_row = sequence.row(query);
+                let q = View::rows(&saved.qkv[first_row * stride + head * head_dim..], stride);
+                let grad_o = View::rows(&grad_out[first_row * width + head * head_dim..], width);
+                let forward = (rows, seen, head_dim);
+                gemm_serial(&SerialProduct::new(forward, q, keys_t, scale), scores, seen);
+                gemm_serial(&SerialProduct::new(forward, grad_o, values_t, 1.0), grads, seen);
+                for row in 0..rows {
+                    let position = query + row;
+                    let at = (first_row + row) * width + head * head_dim;
+                    let delta = dot_row(&grad_out[at..at + head_dim], &saved.out[at..at + head_dim]);
+                    let span = row * seen..(row + 1) * seen;
+                    let range = (spec.first_key(position), position + 1);
+                    let lse = saved.lse[(first_row + row) * num_heads + head];
+                    score_grad_row(&mut scores[span.clone()], &mut grads[span], range, lse, delta);
+                }
+                let backward = (seen, head_dim, rows);
+                right.pack(grad_o, rows, head_dim);
+                gemm_serial(
+                    &SerialProduct::new(backward, View::rows(scores, seen).t(), right, 1.0).accumulate(),
+                    &mut grad_v,
+                    head_dim,
+                );
+                right.pack(q, rows, head_dim);
+                gemm_serial(
+                    &SerialProduct::new(backward, View::rows(grads, seen).t(), right, scale).accumulate(),
+                    &mut grad_k,
+                    head_dim,
+                );
+                let product =
+                    SerialProduct::new((rows, head_dim, seen), View::rows(grads, seen), keys, scale);
+                gemm_serial(&product, &mut grad_q, head_dim);
+                for (row, grad) in grad_q.chunks_exact(head_dim).take(rows).enumerate() {
+                    let at = (first_row + row) * stride + head * head_dim;
+                    // SAFETY: a query head belongs to one key head, hence to one task.
+                    unsafe { grad_qkv.part(at, at + head_dim) }.copy_from_slice(grad);
+                }
+            }
+        }
+        (grad_k, grad_v)
+    }
 }
 
 multiversion! { fn dot_row(a: &[f32], b: &[f32]) -> f32 = dot }
@@ -339,6 +437,7 @@ mod tests {
                 scale,
                 sliding_window,
                 cu_seqlens: &cu_seqlens,
+                prefixes: &[],
             };
             let rows = *cu_seqlens.last().unwrap() as usize;
             let qkv = numbers(1, rows * spec.row());
@@ -382,11 +481,76 @@ mod tests {
             scale: 0.3,
             sliding_window: None,
             cu_seqlens,
+            prefixes: &[],
         };
         let qkv = numbers(1, 12 * 32);
         let (mut packed, mut alone) = (vec![0.0; 12 * 16], vec![0.0; 5 * 16]);
         attention(&pool, &spec(&[0, 7, 12]), &qkv, &mut packed, &mut [0.0; 24]);
         attention(&pool, &spec(&[0, 5]), &qkv[7 * 32..], &mut alone, &mut [0.0; 10]);
         assert_eq!(packed[7 * 16..], alone);
+    }
+
+    #[test]
+    fn sequences_that_share_a_prefix_are_as_if_each_had_it() {
+        let pool = Pool::new(2).unwrap();
+        fn spec<'a>(
+            cu_seqlens: &'a [u32],
+            prefixes: &'a [u32],
+            sliding_window: Option<usize>,
+        ) -> Attention<'a> {
+            let (num_heads, num_kv_heads, head_dim) = (4, 2, 8);
+            Attention { num_heads, num_kv_heads, head_dim, scale: 0.3, sliding_window, cu_seqlens, prefixes }
+        }
+        let num_heads = 4;
+        let (stride, width) = (64, 32);
+        // Alone; a prompt of 50 with answers of 3, 0 and 60; a prompt of 2 with one of 1.
+        let shared_seqlens = [0u32, 5, 55, 58, 58, 118, 120, 121];
+        let prefixes = [0u32, 1, 1, 1, 1, 5, 5];
+        let own_rows: [&[std::ops::Range<usize>]; 5] =
+            [&[0..5], &[5..55, 55..58], &[5..55, 58..118], &[118..120, 120..121], &[5..55]];
+        let (qkv, upstream) = (numbers(1, 121 * stride), numbers(2, 121 * width));
+        for sliding_window in [None, Some(20)] {
+            let shared = spec(&shared_seqlens, &prefixes, sliding_window);
+            let (mut out, mut lse) = (vec![0.0; 121 * width], vec![0.0; 121 * num_heads]);
+            attention(&pool, &shared, &qkv, &mut out, &mut lse);
+            let mut grad = vec![f32::NAN; qkv.len()];
+            let saved = AttentionSaved { qkv: &qkv, out: &out, lse: &lse };
+            attention_backward(&pool, &shared, &saved, &upstream, &mut grad);
+
+            let mut want_grad = vec![0.0; qkv.len()];
+            for (index, parts) in own_rows.iter().enumerate() {
+                let rows: Vec<usize> = parts.iter().cloned().flatten().collect();
+                // The prompt's own gradient counts once, in the last of the list.
+                let counts =
+                    |at: usize| index == 4 || index == 0 || at >= parts[0].len() || parts[0].len() == 2;
+                let pick = |from: &[f32], width: usize| -> Vec<f32> {
+                    rows.iter().flat_map(|row| from[row * width..(row + 1) * width].to_vec()).collect()
+                };
+                let (qkv, mut upstream) = (pick(&qkv, stride), pick(&upstream, width));
+                for at in 0..rows.len() {
+                    if !counts(at) {
+                        upstream[at * width..(at + 1) * width].fill(0.0);
+                    }
+                }
+                let cu_seqlens = [0, rows.len() as u32];
+                let alone = spec(&cu_seqlens, &[], sliding_window);
+                let (mut own, mut lse) = (vec![0.0; rows.len() * width], vec![0.0; rows.len() * num_heads]);
+                attention(&pool, &alone, &qkv, &mut own, &mut lse);
+                for (got, want) in pick(&out, width).iter().zip(&own) {
+                    assert!((got - want).abs() < 1e-5, "{index}: {got} {want}");
+                }
+                let mut grad = vec![0.0; qkv.len()];
+                let saved = AttentionSaved { qkv: &qkv, out: &own, lse: &lse };
+                attention_backward(&pool, &alone, &saved, &upstream, &mut grad);
+                for (at, row) in rows.iter().enumerate() {
+                    for column in 0..stride {
+                        want_grad[row * stride + column] += grad[at * stride + column];
+                    }
+                }
+            }
+            for (got, want) in grad.iter().zip(&want_grad) {
+                assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
+            }
+        }
     }
 }

@@ -86,7 +86,7 @@ impl Tape {
                 let Some(grad) = self.take_grad(*out) else { return };
                 let mut grad_qkv = self.buffers.take(qkv.rows * qkv.width);
                 let saved = AttentionSaved { qkv: &self.values[qkv.id], out: &self.values[out.id], lse };
-                let attention = attention_of(spec, &self.batch.cu_seqlens);
+                let attention = attention_of(spec, &self.batch);
                 train::attention_backward(&self.pool, &attention, &saved, &grad, &mut grad_qkv);
                 self.release(grad);
                 self.add_grad(*qkv, grad_qkv);

@@ -10,6 +10,7 @@ use rectify_kernels::WeightDtype;
 use rectify_kernels::train::{self, Attention, HeadLayout, Term, View};
 
 use super::VALUE_HEAD;
+use super::batch::PackedBatch;
 use super::ops::Op;
 use super::params::{ParamId, Part};
 use super::tape::{LinearData, Tape, Tensor, Weight};
@@ -29,14 +30,15 @@ pub(super) fn head_layouts(spec: &AttentionSpec) -> [HeadLayout; 2] {
 }
 
 /// The kernels' view of an attention.
-pub(super) fn attention_of<'a>(spec: &AttentionSpec, cu_seqlens: &'a [u32]) -> Attention<'a> {
+pub(super) fn attention_of<'a>(spec: &AttentionSpec, batch: &'a PackedBatch) -> Attention<'a> {
     Attention {
         num_heads: spec.num_heads,
         num_kv_heads: spec.num_kv_heads,
         head_dim: spec.head_dim,
         scale: spec.scale,
         sliding_window: spec.sliding_window,
-        cu_seqlens,
+        cu_seqlens: &batch.cu_seqlens,
+        prefixes: &batch.prefixes,
     }
 }
 
@@ -100,7 +102,7 @@ impl Tape {
             Op::Attention { qkv, spec, lse, out } => {
                 let mut value = self.buffers.take(out.rows * out.width);
                 *lse = self.buffers.take(qkv.rows * spec.num_heads);
-                let attention = attention_of(spec, &self.batch.cu_seqlens);
+                let attention = attention_of(spec, &self.batch);
                 train::attention(&self.pool, &attention, &self.values[qkv.id], &mut value, lse);
                 self.values[out.id] = value;
             }

@@ -11,6 +11,7 @@ pub const VALUE_HEAD: &str = "v_head.summary";
 
 mod adapters;
 mod backward;
+mod batch;
 mod buffers;
 mod forward;
 mod logprobs;
@@ -20,9 +21,10 @@ mod segments;
 mod tape;
 
 pub use adapters::LoraSettings;
+pub use batch::{PackedBatch, Placed};
 pub use logprobs::Logprobs;
 pub use params::{Param, ParamId, Params, Part};
-pub use tape::{FrozenBase, PackedBatch, Tape, Tensor};
+pub use tape::{FrozenBase, Tape, Tensor};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use rectify_kernels::train::{Factor, View};
 use rectify_kernels::{PackedLinear, Pool, WeightDtype};
 
 use super::adapters::{LoraPart, LoraSettings};
+use super::batch::PackedBatch;
 use super::buffers::Buffers;
 use super::ops::Op;
 use super::params::{ParamId, Params};
@@ -22,30 +23,6 @@ pub struct Tensor {
     pub rows: usize,
     /// Columns.
     pub width: usize,
-}
-
-/// Sequences laid end to end.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PackedBatch {
-    /// Token ids, `[num_tokens]`.
-    pub ids: Vec<u32>,
-    /// Position of each token in its sequence, `[num_tokens]`.
-    pub positions: Vec<u32>,
-    /// Sequence `i` is tokens `cu_seqlens[i]..cu_seqlens[i + 1]`.
-    pub cu_seqlens: Vec<u32>,
-}
-
-impl PackedBatch {
-    /// Packs sequences.
-    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
-        for ids in sequences {
-            batch.ids.extend_from_slice(ids);
-            batch.positions.extend(0..ids.len() as u32);
-            batch.cu_seqlens.push(batch.ids.len() as u32);
-        }
-        batch
-    }
 }
 
 /// How weights that are not trained are held, and where.

@@ -1,0 +1,63 @@
+"""DPO of a LoRA adapter with TRL and PEFT on torch: trl_dpo.py MODEL PAIRS [--checkpointing]. Prints one JSON line."""
+
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import torch
+from datasets import load_dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Clock(TrainerCallback):
+    """Seconds from the first step's start to the last one's end."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds = time.perf_counter() - self.start
+
+
+def peak_rss():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def main(folder, pairs, checkpointing):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    data = load_dataset("json", data_files=pairs, split="train")
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as output:
+        config = DPOConfig(
+            output_dir=output, per_device_train_batch_size=8, num_train_epochs=1, max_length=1024, bf16=False,
+            gradient_checkpointing=checkpointing, logging_steps=1, save_strategy="no", report_to="none", seed=0,
+            use_cpu=True, disable_tqdm=True, learning_rate=1e-4, lr_scheduler_type="constant", beta=0.1,
+        )  # fmt: skip
+        lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.05, target_modules=MODULES, task_type="CAUSAL_LM")
+        trainer = DPOTrainer(
+            model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora,
+            callbacks=[clock],
+        )  # fmt: skip
+        prepared = trainer.train_dataset
+        columns = [name for name in prepared.column_names if name.endswith("_ids")]
+        prompt = sum(len(ids) for name in columns if "prompt" in name for ids in prepared[name])
+        answers = sum(len(ids) for name in columns if "prompt" not in name for ids in prepared[name])
+        trainer.train()
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    # Each prompt is seen with both of its answers.
+    num_tokens = 2 * prompt + answers
+    result = {"num_tokens": num_tokens, "seconds": clock.seconds, "tokens_per_s": num_tokens / clock.seconds}
+    print(json.dumps({**result, "peak_rss": peak_rss(), "first_loss": losses[0], "last_loss": losses[-1]}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], "--checkpointing" in sys.argv)
