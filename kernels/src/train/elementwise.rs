@@ -1,6 +1,7 @@
 //! Element by element: sums, SwiGLU, dropout. Leaves norms and rotations to their own files.
 
 use super::simd::{fma, multiversion, sigmoid};
+use super::thin::Dropout;
 use super::{Shared, for_chunks, rows_per_task};
 use crate::Pool;
 
@@ -110,23 +111,37 @@ pub fn dropout(pool: &Pool, x: &[f32], p: f32, seed: u64, accumulate: bool, out:
     for_chunks(pool, x.len(), CHUNK, |from, to| {
         // SAFETY: chunks are disjoint.
         let out = unsafe { shared.part(from, to) };
-        dropout_chunk(&x[from..to], p, seed.wrapping_add(from as u64), accumulate, out);
+        dropout_row(&x[from..to], Dropout { p, seed }, from, accumulate, out);
     });
 }
 
-multiversion! { fn dropout_chunk(x: &[f32], p: f32, seed: u64, accumulate: bool, out: &mut [f32]) = dropout_body }
+multiversion! {
+    /// [`dropout`] of elements from `first` on.
+    fn dropout_row(x: &[f32], dropout: Dropout, first: usize, accumulate: bool, out: &mut [f32]) = dropout_body
+}
 
 #[inline(always)]
-fn dropout_body<const FMA: bool>(x: &[f32], p: f32, seed: u64, accumulate: bool, out: &mut [f32]) {
+fn dropout_body<const FMA: bool>(
+    x: &[f32],
+    dropout: Dropout,
+    first: usize,
+    accumulate: bool,
+    out: &mut [f32],
+) {
+    let Dropout { p, seed } = dropout;
     let scale = 1.0 / (1.0 - p);
     let threshold = (f64::from(p) * 4_294_967_296.0) as u32;
-    for (index, (x, out)) in x.iter().zip(out).enumerate() {
-        // SplitMix64's finaliser over a counter (Steele, Lea and Flood 2014).
-        let mut bits = seed.wrapping_add(index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let keep = if (bits >> 32) as u32 >= threshold { scale } else { 0.0 };
-        *out = if accumulate { fma::<FMA>(*x, keep, *out) } else { x * keep };
+    let (low, high) = (seed as u32, (seed >> 32) as u32);
+    let len = x.len().min(out.len());
+    let (x, out) = (&x[..len], &mut out[..len]);
+    for index in 0..len {
+        // A 32-bit finaliser with little bias (Wellons 2018, "Prospecting for hash functions"), keyed before and within.
+        let mut bits = low.wrapping_add((first + index) as u32);
+        bits = (bits ^ (bits >> 16)).wrapping_mul(0x7FEB_352D).wrapping_add(high);
+        bits = (bits ^ (bits >> 15)).wrapping_mul(0x846C_A68B);
+        bits ^= bits >> 16;
+        let keep = if bits >= threshold { scale } else { 0.0 };
+        out[index] = if accumulate { fma::<FMA>(x[index], keep, out[index]) } else { x[index] * keep };
     }
 }
 

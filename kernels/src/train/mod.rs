@@ -18,6 +18,7 @@ mod norm;
 mod optimizer;
 mod rope;
 mod simd;
+mod thin;
 
 pub use attention::{Attention, AttentionSaved, attention, attention_backward};
 pub use cross_entropy::{LogitColumns, LogprobGrads, RowSums, TokenStats, logprobs, logprobs_backward};
@@ -27,6 +28,7 @@ pub use gemm::{Factor, PackedFactor, Product, Term, View, gemm, gemm_sum};
 pub use norm::{HeadLayout, NormSaved, rms_norm, rms_norm_backward};
 pub use optimizer::{AdamW, adamw, sum_squares};
 pub use rope::rope;
+pub use thin::{Dropout, Orientation, Thin, WideRows, thin_expand, thin_outer, thin_product};
 
 use crate::Pool;
 use std::marker::PhantomData;

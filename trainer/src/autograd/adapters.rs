@@ -2,9 +2,8 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rectify_kernels::train::{self, Term, View};
+use rectify_kernels::train::{self, Dropout, Orientation, Term, Thin, View, WideRows};
 
-use super::backward::product;
 use super::params::{ParamId, Part};
 use super::tape::{Tape, Tensor};
 
@@ -33,11 +32,6 @@ pub(super) struct LoraPart {
     pub(super) a: ParamId,
     /// `[out_features, rank]`.
     pub(super) b: ParamId,
-}
-
-/// What adapter `index` of an operation drops.
-fn lora_seed(operation: u64, index: usize) -> u64 {
-    operation.wrapping_add((index as u64 + 1).wrapping_mul(0xA076_1D64_78BD_642F))
 }
 
 impl Tape {
@@ -70,18 +64,26 @@ impl Tape {
         (lora.rank, lora.scale, if self.recording { lora.dropout } else { 0.0 })
     }
 
+    /// What adapter `index` of an operation drops of its input.
+    fn lora_dropout(&self, operation: u64, index: usize) -> Option<Dropout> {
+        let (_, _, p) = self.lora_numbers();
+        let seed = operation.wrapping_add((index as u64 + 1).wrapping_mul(0xA076_1D64_78BD_642F));
+        (p > 0.0).then_some(Dropout { p, seed })
+    }
+
+    fn lora_input(&self, x: Tensor, dropout: Option<Dropout>) -> WideRows<'_> {
+        WideRows { data: &self.values[x.id], stride: x.width, width: x.width, dropout }
+    }
+
     /// `dropout(x) Aᵀ` of each adapter.
     pub(super) fn lora_mids(&mut self, adapters: &[LoraPart], x: Tensor, dropout_seed: u64) -> Vec<Vec<f32>> {
         let (rank, _, _) = self.lora_numbers();
         let mut mids = Vec::with_capacity(adapters.len());
         for (index, adapter) in adapters.iter().enumerate() {
             let mut mid = self.buffers.take(x.rows * rank);
-            let dropped = self.dropped(x, lora_seed(dropout_seed, index));
-            let input = dropped.as_ref().unwrap_or(&self.values[x.id]);
-            let a = View::rows(&self.params.get(adapter.a).data, x.width).t();
-            let down = product((x.rows, rank, x.width), View::rows(input, x.width), a.into(), 1.0, false);
-            train::gemm(&self.pool, &down, &mut mid, rank);
-            dropped.into_iter().for_each(|buffer| self.buffers.give(buffer));
+            let input = self.lora_input(x, self.lora_dropout(dropout_seed, index));
+            let a = Thin::transposed(&self.params.get(adapter.a).data, rank, x.width);
+            train::thin_product(&self.pool, input, a, 1.0, &mut mid);
             mids.push(mid);
         }
         mids
@@ -106,27 +108,24 @@ impl Tape {
         adapters: &[LoraPart],
         x: Tensor,
         dropout_seed: u64,
-        (grad, width): (&[f32], usize),
+        (grad, stride): (&[f32], usize),
         mids: &[Vec<f32>],
     ) -> Vec<Vec<f32>> {
         let (rank, scale, _) = self.lora_numbers();
         let mut grad_mids = Vec::with_capacity(adapters.len());
         for (index, (adapter, mid)) in adapters.iter().zip(mids).enumerate() {
-            let (rows, outputs) = (x.rows, adapter.out_features);
-            let grad = View::rows(&grad[adapter.column..], width);
+            let data = grad.get(adapter.column..).unwrap_or_default();
+            let grad = WideRows { data, stride, width: adapter.out_features, dropout: None };
             let b = self.params.get_mut(adapter.b);
-            let mut grad_mid = self.buffers.take(rows * rank);
-            let down = product((rows, rank, outputs), grad, View::rows(&b.data, rank).into(), scale, false);
-            train::gemm(&self.pool, &down, &mut grad_mid, rank);
-            let grad_b = product((outputs, rank, rows), grad.t(), View::rows(mid, rank).into(), scale, true);
-            train::gemm(&self.pool, &grad_b, &mut b.grad, rank);
+            let mut grad_mid = self.buffers.take(x.rows * rank);
+            train::thin_product(&self.pool, grad, Thin::rows(&b.data, rank), scale, &mut grad_mid);
+            let grad_b = (b.grad.as_mut_slice(), Orientation::Tall);
+            train::thin_outer(&self.pool, (grad, x.rows), Thin::rows(mid, rank), scale, grad_b);
 
-            let dropped = self.dropped(x, lora_seed(dropout_seed, index));
-            let input = dropped.as_ref().unwrap_or(&self.values[x.id]);
-            let (left, right) = (View::rows(&grad_mid, rank).t(), View::rows(input, x.width));
-            let grad_a = product((rank, x.width, rows), left, right.into(), 1.0, true);
-            train::gemm(&self.pool, &grad_a, &mut self.params.get_mut(adapter.a).grad, x.width);
-            dropped.into_iter().for_each(|buffer| self.buffers.give(buffer));
+            let dropout = self.lora_dropout(dropout_seed, index);
+            let input = WideRows { data: &self.values[x.id], stride: x.width, width: x.width, dropout };
+            let grad_a = (self.params.get_mut(adapter.a).grad.as_mut_slice(), Orientation::Wide);
+            train::thin_outer(&self.pool, (input, x.rows), Thin::rows(&grad_mid, rank), 1.0, grad_a);
             grad_mids.push(grad_mid);
         }
         grad_mids
@@ -155,34 +154,23 @@ impl Tape {
 
     /// As [`Tape::lora_grad_terms`] where something is dropped: `dropout(grad_mid A)`, added to `grad_x`.
     pub(super) fn lora_grad_dropped(
-        &mut self,
+        &self,
         adapters: &[LoraPart],
         x: Tensor,
         dropout_seed: u64,
         grad_mids: &[Vec<f32>],
         grad_x: &mut [f32],
     ) {
-        let (rank, _, dropout) = self.lora_numbers();
-        if dropout == 0.0 {
-            return;
-        }
         for (index, (adapter, grad_mid)) in adapters.iter().zip(grad_mids).enumerate() {
-            let mut undropped = self.buffers.take(grad_x.len());
-            let a = View::rows(&self.params.get(adapter.a).data, x.width);
-            let up = product((x.rows, x.width, rank), View::rows(grad_mid, rank), a.into(), 1.0, false);
-            train::gemm(&self.pool, &up, &mut undropped, x.width);
-            train::dropout(&self.pool, &undropped, dropout, lora_seed(dropout_seed, index), true, grad_x);
-            self.buffers.give(undropped);
+            let Some(dropout) = self.lora_dropout(dropout_seed, index) else { return };
+            train::thin_expand(
+                &self.pool,
+                grad_mid,
+                &self.params.get(adapter.a).data,
+                dropout,
+                grad_x,
+                x.width,
+            );
         }
-    }
-
-    /// `dropout(x)`, or `None` where nothing is dropped.
-    fn dropped(&mut self, x: Tensor, seed: u64) -> Option<Vec<f32>> {
-        let (_, _, dropout) = self.lora_numbers();
-        (dropout > 0.0).then(|| {
-            let mut dropped = self.buffers.take(x.rows * x.width);
-            train::dropout(&self.pool, &self.values[x.id], dropout, seed, false, &mut dropped);
-            dropped
-        })
     }
 }
