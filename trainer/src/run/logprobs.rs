@@ -6,7 +6,7 @@ use std::ops::Range;
 use rectify_kernels::train::TokenStats;
 
 use super::model::Model;
-use crate::autograd::{PackedBatch, Tensor};
+use crate::autograd::{PackedBatch, Placed, Tensor};
 use crate::error::TrainError;
 use crate::losses::Completions;
 
@@ -62,33 +62,38 @@ impl TokenLogprobs {
 }
 
 impl Model {
-    /// Log-probabilities of the tokens of `texts`.
+    /// Log-probabilities of the tokens of `texts`. Neighbours that begin alike, as the answers to one prompt do, share the
+    /// work of their common beginning.
     pub(crate) fn token_logprobs(
         &mut self,
         texts: &[Asked],
         role: Role,
     ) -> Result<TokenLogprobs, TrainError> {
-        let (mut inputs, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut inputs, mut wanted, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut spans = Vec::with_capacity(texts.len());
-        let mut first_row = 0;
         for text in texts {
             let start = targets.len();
             if text.from < text.ids.len() {
                 // The last token is only a target.
                 let input = &text.ids[..text.ids.len() - 1];
-                rows.extend((text.from - 1..input.len()).map(|row| (first_row + row) as u32));
+                wanted.push(text.from - 1..input.len());
                 targets.extend_from_slice(&text.ids[text.from..]);
-                first_row += input.len();
                 inputs.push(input);
             }
             spans.push(start..targets.len());
         }
+        let (batch, placed) = PackedBatch::sharing(&inputs);
+        let rows = |(placed, wanted): (&Placed, Range<usize>)| {
+            let placed = *placed;
+            wanted.map(move |token| placed.row(token))
+        };
+        let rows: Vec<u32> = placed.iter().zip(wanted).flat_map(rows).collect();
         let dropout_seed = match role {
             Role::Policy(dropout_seed) => dropout_seed,
             Role::Reference => None,
         };
         self.tape.set_adapters(role != Role::Reference);
-        let hidden = self.hidden(PackedBatch::new(inputs), &rows, dropout_seed);
+        let hidden = self.hidden_at(batch, &rows, dropout_seed);
         self.tape.set_adapters(true);
         let head = *self.decoder.lm_head.as_ref().unwrap_or(&self.decoder.embedding);
         let out = self.tape.logprobs(head, hidden?, &targets, 1.0);

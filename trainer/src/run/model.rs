@@ -143,6 +143,24 @@ impl Model {
         let batch = self.tape.ids();
         Ok(self.decoder.hidden_rows(&mut self.tape, &batch.ids, rows)?)
     }
+
+    /// As [`Model::hidden`], for rows in any order, of which some may be asked for twice.
+    pub(crate) fn hidden_at(
+        &mut self,
+        batch: PackedBatch,
+        rows: &[u32],
+        dropout_seed: Option<u64>,
+    ) -> Result<Tensor, TrainError> {
+        let mut ascending = rows.to_vec();
+        ascending.sort_unstable();
+        ascending.dedup();
+        let hidden = self.hidden(batch, &ascending, dropout_seed)?;
+        if ascending == rows {
+            return Ok(hidden);
+        }
+        let place = |row: &u32| ascending.partition_point(|other| other < row) as u32;
+        Ok(self.tape.gather_rows(&hidden, &rows.iter().map(place).collect::<Vec<u32>>())?)
+    }
 }
 
 fn check_targets(tape: &Tape, targets: &[String]) -> Result<(), TrainError> {
