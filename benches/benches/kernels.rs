@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use rectify_kernels::peak::{MachineLimits, measure};
+use rectify_kernels::train::{self, Dropout, Factor, Orientation, Product, Thin, View, WideRows};
 use rectify_kernels::{
     AttentionParams, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows, RowsMut, Values,
     WeightDtype, exp_shifted, linear, log_sum_exp, paged_attention, reshape_and_cache, rms_norm, swiglu,
@@ -79,6 +80,8 @@ fn main() -> Outcome {
     bench_linear(&mut bench, &pool, &STACKS[1], WeightDtype::F32)?;
     bench_attention(&mut bench, &pool)?;
     bench_rows(&mut bench, &pool)?;
+    bench_train_products(&mut bench, &pool)?;
+    bench_train_attention(&mut bench, &pool)?;
     bench.criterion.final_summary();
     Ok(())
 }
@@ -241,5 +244,83 @@ fn bench_rows(bench: &mut Bench, pool: &Pool) -> Outcome {
     })?;
     bench.run("exp_shifted/152k", Cost { bytes: 8.0 * vocab as f64, flops: vocab as f64 }, true, || {
         Ok(exp_shifted(&row, 0.1, 1.0, &mut out)?)
+    })
+}
+
+/// Tokens of a training batch: sixteen sequences of 280.
+const TRAIN_ROWS: usize = 16 * 280;
+
+/// The products of a frozen projection of W2 and its adapter in training.
+fn bench_train_products(bench: &mut Bench, pool: &Pool) -> Outcome {
+    let (m, rank) = (TRAIN_ROWS, 16);
+    let (inputs, outputs) = (512, 3072);
+    let (x, weights) = (values(m * outputs), values(outputs * inputs));
+    let mut out = vec![0.0; m * outputs];
+    let flops = (2 * m * inputs * outputs) as f64;
+    for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
+        let packed = PackedLinear::pack(pool, &[Values::F32(&weights)], inputs, dtype)?;
+        let bytes = packed.num_bytes() as f64 + 4.0 * (m * (inputs + outputs)) as f64;
+        let cost = Cost { bytes, flops };
+        let weight = Factor::packed(&packed, 0);
+        for (name, n, k, b) in
+            [("forward", outputs, inputs, weight.t()), ("backward", inputs, outputs, weight)]
+        {
+            bench.run(&format!("train/product/{dtype:?}/{name}"), cost, true, || {
+                let product = Product { m, n, k, a: View::rows(&x, k), b, alpha: 1.0, accumulate: false };
+                train::gemm(pool, &product, &mut out, n);
+                Ok(())
+            })?;
+        }
+    }
+    let cost = Cost { bytes: 4.0 * (m * outputs) as f64, flops: (2 * m * outputs * rank) as f64 };
+    let (low, mut thin) = (values(m.max(outputs) * rank), vec![0.0; m.max(outputs) * rank]);
+    for (name, dropout) in [("", None), ("/dropout", Some(Dropout { p: 0.05, seed: 1 }))] {
+        let wide = WideRows { data: &x, stride: outputs, width: outputs, dropout };
+        bench.run(&format!("train/adapter/product{name}"), cost, true, || {
+            let right = Thin::rows(&low[..outputs * rank], rank);
+            train::thin_product(pool, wide, right, 1.0, &mut thin[..m * rank]);
+            Ok(())
+        })?;
+        bench.run(&format!("train/adapter/outer{name}"), cost, true, || {
+            let into = (&mut thin[..outputs * rank], Orientation::Tall);
+            train::thin_outer(pool, (wide, m), Thin::rows(&low[..m * rank], rank), 1.0, into);
+            Ok(())
+        })?;
+    }
+    bench.run("train/adapter/expand/dropout", cost, true, || {
+        let dropout = Dropout { p: 0.05, seed: 1 };
+        train::thin_expand(pool, &low[..m * rank], &weights[..rank * outputs], dropout, &mut out, outputs);
+        Ok(())
+    })
+}
+
+/// The attention of a layer of W2 in training.
+fn bench_train_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
+    let (num_heads, num_kv_heads, head_dim, len) = (8, 4, 64, 280);
+    let cu_seqlens: Vec<u32> = (0..=TRAIN_ROWS / len).map(|i| (i * len) as u32).collect();
+    let spec = train::Attention {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        scale: 0.125,
+        sliding_window: None,
+        cu_seqlens: &cu_seqlens,
+        prefixes: &[],
+    };
+    let width = num_heads * head_dim;
+    let qkv = values(TRAIN_ROWS * (num_heads + 2 * num_kv_heads) * head_dim);
+    let (mut out, mut lse) = (vec![0.0; TRAIN_ROWS * width], vec![0.0; TRAIN_ROWS * num_heads]);
+    // Two products of half of the scores.
+    let flops = (2 * TRAIN_ROWS * len * width) as f64;
+    let bytes = 4.0 * (qkv.len() + out.len()) as f64;
+    bench.run("train/attention/forward", Cost { bytes, flops }, true, || {
+        train::attention(pool, &spec, &qkv, &mut out, &mut lse);
+        Ok(())
+    })?;
+    let (upstream, mut grad) = (values(out.len()), vec![0.0; qkv.len()]);
+    let saved = train::AttentionSaved { qkv: &qkv, out: &out, lse: &lse };
+    bench.run("train/attention/backward", Cost { bytes: 2.0 * bytes, flops: 2.5 * flops }, true, || {
+        train::attention_backward(pool, &spec, &saved, &upstream, &mut grad);
+        Ok(())
     })
 }

@@ -506,8 +506,7 @@ mod tests {
         // Alone; a prompt of 50 with answers of 3, 0 and 60; a prompt of 2 with one of 1.
         let shared_seqlens = [0u32, 5, 55, 58, 58, 118, 120, 121];
         let prefixes = [0u32, 1, 1, 1, 1, 5, 5];
-        let own_rows: [&[std::ops::Range<usize>]; 5] =
-            [&[0..5], &[5..55, 55..58], &[5..55, 58..118], &[118..120, 120..121], &[5..55]];
+        let own_rows = [(0..0, 0..5), (5..55, 55..58), (5..55, 58..118), (118..120, 120..121), (5..5, 5..55)];
         let (qkv, upstream) = (numbers(1, 121 * stride), numbers(2, 121 * width));
         for sliding_window in [None, Some(20)] {
             let shared = spec(&shared_seqlens, &prefixes, sliding_window);
@@ -518,11 +517,10 @@ mod tests {
             attention_backward(&pool, &shared, &saved, &upstream, &mut grad);
 
             let mut want_grad = vec![0.0; qkv.len()];
-            for (index, parts) in own_rows.iter().enumerate() {
-                let rows: Vec<usize> = parts.iter().cloned().flatten().collect();
-                // The prompt's own gradient counts once, in the last of the list.
-                let counts =
-                    |at: usize| index == 4 || index == 0 || at >= parts[0].len() || parts[0].len() == 2;
+            for (index, (prefix, own)) in own_rows.iter().enumerate() {
+                let rows: Vec<usize> = prefix.clone().chain(own.clone()).collect();
+                // The first prompt's own gradient counts once, in the last of the list.
+                let counts = |at: usize| at >= prefix.len() || prefix.len() == 2;
                 let pick = |from: &[f32], width: usize| -> Vec<f32> {
                     rows.iter().flat_map(|row| from[row * width..(row + 1) * width].to_vec()).collect()
                 };
