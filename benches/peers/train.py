@@ -26,7 +26,7 @@ from compare import ROOT, cpu, lines, lines_of, shown
 
 HERE = pathlib.Path(__file__).resolve().parent
 OPTIONS = "--use-peft true --lora-r 16 --lora-alpha 16 --lora-dropout 0.05 --per-device-train-batch-size 8"
-OPTIONS += " --num-train-epochs 1 --max-length 1024 --learning-rate 1e-4 --lr-scheduler-type constant --seed 0"
+OPTIONS += " --num-train-epochs 1 --max-length 1024 --learning-rate 1e-4 --lr-scheduler-type constant --seed 0 --logging-steps 1"
 
 
 def arguments():
@@ -137,7 +137,7 @@ def main():
         f"{made_with}.\n\n"
         f"W5: DPO of a LoRA adapter (r = 16, all projections, dropout 0.05) on the model `w2` of `benches/peers/models.py`,\n"
         f"{args.pairs} pairs of about {args.tokens} tokens a sequence, half of them the prompt's, batch 8, one pass, f32. Tokens are those of\n"
-        f"both sequences of every pair; {args.rounds} rounds in which the engines took turns, ratios within a round. Made by\n\n"
+        f"both sequences of every pair; {args.rounds} round{'s' * (args.rounds > 1)} in which the engines took turns, ratios within a round. Made by\n\n"
         f"```sh\npython3 benches/peers/train.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
         f"{table(rows, engines)}\n"
     )
