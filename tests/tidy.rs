@@ -101,8 +101,9 @@ fn nothing_is_left_undone_or_silenced() {
 #[test]
 fn unsafe_stays_in_the_kernels_and_one_loader() {
     let word = |line: &str| {
-        let code = line.split("//").next().unwrap();
-        code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|token| token == "unsafe")
+        // What stands in quotes is data.
+        let mut code = line.split("//").next().unwrap().split('"').step_by(2);
+        code.any(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|token| token == "unsafe"))
     };
     let elsewhere = files("rs").into_iter().filter(|path| {
         let home = path.starts_with("kernels") || path == Path::new("engine/src/model/mmap.rs");

@@ -16,9 +16,9 @@ use crate::policy::Measured;
 const REPORT: &str = "README.md";
 /// What is drawn, where a method logs it: reward or margin, KL, entropy, length.
 const SERIES: [(&str, &[&str]); 4] = [
-    ("reward", &["objective/scores", "reward", "rewards/margins"]),
+    ("reward, or its margin", &["objective/scores", "reward", "rewards/margins"]),
     ("KL from the start (nats)", &["objective/kl", "kl"]),
-    ("entropy (nats per token)", &["objective/entropy", "entropy"]),
+    ("entropy (nats per token)", &["policy/entropy_avg", "entropy"]),
     ("answer length (tokens)", &["completions/mean_length"]),
 ];
 
