@@ -13,6 +13,13 @@ pub struct Interval {
     pub high: f64,
 }
 
+impl Interval {
+    /// In percent, as reports print it: `93.0 [91.4, 94.5]`.
+    pub fn percent(&self) -> String {
+        format!("{:.1} [{:.1}, {:.1}]", 100.0 * self.value, 100.0 * self.low, 100.0 * self.high)
+    }
+}
+
 /// Wilson's score interval at 95 % for `successes` of `total` independent trials; `total > 0`.
 pub fn wilson(successes: usize, total: usize) -> Interval {
     const Z: f64 = 1.959_964;

@@ -65,7 +65,7 @@ pub(crate) fn write(
     writeln!(
         text,
         "| start | | {} | | | 0 | {:.2} | {:.1} | |",
-        percent(&good(&[start])),
+        good(&[start]).percent(),
         start.entropy,
         start.length
     )?;
@@ -79,9 +79,9 @@ pub(crate) fn write(
             "| {} | {} | {} | {} | {} | {:.2} | {:.2} | {:.1} | {:.0} |",
             method.name(),
             runs.len(),
-            percent(&good(&measured)),
+            good(&measured).percent(),
             by_seed.join(", "),
-            percent(&gain(start, &measured)),
+            gain(start, &measured).percent(),
             mean(&|run| run.measured.kl),
             mean(&|run| run.measured.entropy),
             mean(&|run| run.measured.length),
@@ -150,8 +150,4 @@ fn points(run: &Run, keys: &[&str]) -> Vec<(f64, f64)> {
         run.log.iter().filter_map(|line| Some((line["step"].as_f64()?, line[key].as_f64()?))).collect()
     };
     keys.iter().map(|key| of(key)).find(|points| !points.is_empty()).unwrap_or_default()
-}
-
-fn percent(interval: &Interval) -> String {
-    format!("{:.1} [{:.1}, {:.1}]", 100.0 * interval.value, 100.0 * interval.low, 100.0 * interval.high)
 }

@@ -44,19 +44,17 @@ pub(crate) fn measure(policy: &Path, adapter: Option<&Path>, items: &[Item]) -> 
     let (engine, served) = assemble::start(EngineConfig::default(), models)?;
     let asked = Asked { engine, served, adapter: adapter.map(|_| ADAPTER.to_owned()) };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let answers: Vec<(bool, usize, f64, f64, usize)> = runtime.block_on(async {
+    let answers: Vec<Answered> = runtime.block_on(async {
         let each = |(seed, item)| asked.item(seed as u64, item);
         stream::iter(items.iter().enumerate()).map(each).buffered(IN_FLIGHT).try_collect().await
     })?;
-    let mean = |of: fn(&(bool, usize, f64, f64, usize)) -> f64| {
-        answers.iter().map(of).sum::<f64>() / answers.len().max(1) as f64
-    };
-    let num_tokens: usize = answers.iter().map(|answer| answer.4).sum();
+    let mean = |of: fn(&Answered) -> f64| answers.iter().map(of).sum::<f64>() / answers.len().max(1) as f64;
+    let num_tokens: usize = answers.iter().map(|answer| answer.num_tokens).sum();
     Ok(Measured {
-        good: answers.iter().map(|answer| answer.0).collect(),
-        length: mean(|answer| answer.1 as f64),
-        kl: mean(|answer| (answer.2 - answer.3) / SAMPLES as f64),
-        entropy: -answers.iter().map(|answer| answer.2).sum::<f64>() / num_tokens.max(1) as f64,
+        good: answers.iter().map(|answer| answer.good).collect(),
+        length: mean(|answer| answer.length as f64),
+        kl: mean(|answer| (answer.own - answer.base) / SAMPLES as f64),
+        entropy: -answers.iter().map(|answer| answer.own).sum::<f64>() / num_tokens.max(1) as f64,
     })
 }
 
@@ -64,6 +62,20 @@ struct Asked {
     engine: EngineHandle,
     served: ServedModels,
     adapter: Option<String>,
+}
+
+/// What one prompt showed.
+struct Answered {
+    /// Whether the greedy answer is good.
+    good: bool,
+    /// Its tokens.
+    length: usize,
+    /// Sum of the samples' logprobs under the policy that is measured.
+    own: f64,
+    /// The same under the base alone.
+    base: f64,
+    /// Tokens of the samples.
+    num_tokens: usize,
 }
 
 /// One candidate: its tokens, the sum of their logprobs, its text.
@@ -75,9 +87,8 @@ struct Said {
 }
 
 impl Asked {
-    /// Whether the greedy answer is good and its length; over the samples the sums of logprobs under the adapter and
-    /// under the base, and of tokens.
-    async fn item(&self, seed: u64, item: &Item) -> anyhow::Result<(bool, usize, f64, f64, usize)> {
+    /// Asks one prompt greedily and by samples.
+    async fn item(&self, seed: u64, item: &Item) -> anyhow::Result<Answered> {
         let messages = [Message { role: "user".to_owned(), content: item.prompt.clone() }];
         let template = self.served.chat_template.as_ref().context("the policy has no chat template")?;
         let text = template.render(&TemplateInput::new(&messages, true))?;
@@ -94,7 +105,7 @@ impl Asked {
                 None => said.logprob,
             };
         }
-        Ok((good, greedy.tokens.len(), own, base, num_tokens))
+        Ok(Answered { good, length: greedy.tokens.len(), own, base, num_tokens })
     }
 
     async fn generate(

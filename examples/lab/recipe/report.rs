@@ -75,7 +75,7 @@ fn best_of_n(text: &mut String, e: &Evaluation) -> anyhow::Result<()> {
     writeln!(text, "| category | {} |", SIZES.map(|n| format!("N = {n}")).join(" | "))?;
     writeln!(text, "|---|{}", "---|".repeat(SIZES.len()))?;
     let row = |name: &str, cells: &[Interval]| {
-        let cells: Vec<String> = cells.iter().map(percent).collect();
+        let cells: Vec<String> = cells.iter().map(Interval::percent).collect();
         format!("| {name} | {} |", cells.join(" | "))
     };
     writeln!(text, "{}", row("**all**", &e.best_of))?;
@@ -93,9 +93,9 @@ fn accuracy(text: &mut String, e: &Evaluation, noise: f64) -> anyhow::Result<()>
         "\n## The reward model on held-out pairs\n\n\
          A good and a bad answer of the policy to the same held-out prompt: how often the good one scores higher\n\
          (Wilson intervals). Against true labels {}; against labels of which {:.0} % are flipped, as in training, {}.\n",
-        percent(&e.accuracy),
+        e.accuracy.percent(),
         100.0 * noise,
-        percent(&e.noisy_accuracy)
+        e.noisy_accuracy.percent()
     )?;
     writeln!(text, "| category | right | pairs |\n|---|---|---|")?;
     for (category, (right, pairs)) in &e.accuracy_by_category {
@@ -160,8 +160,4 @@ fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
-}
-
-fn percent(interval: &Interval) -> String {
-    format!("{:.1} [{:.1}, {:.1}]", 100.0 * interval.value, 100.0 * interval.low, 100.0 * interval.high)
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rollout::online_train;
-use super::{RolloutConfig, TrainConfig, check};
+use super::rollout::{Groups, online_train};
+use super::{RolloutConfig, TrainConfig};
 use crate::error::TrainError;
 use crate::losses::{ClipRange, Grpo, GrpoLossType, ImportanceLevel, ImportanceMode, ScaleRewards};
 
@@ -89,16 +89,15 @@ impl GrpoConfig {
     pub fn validate(&self) -> Result<(), TrainError> {
         self.train.validate()?;
         self.rollout.validate(&self.train, true)?;
-        check(
-            self.num_generations > 1,
-            "num_generations",
-            "give 2 or more: a reward counts beside the others'",
-        )?;
-        check(self.num_iterations > 0, "num_iterations", "give 1 or more")?;
-        check(self.beta >= 0.0, "beta", "give 0 or more")?;
-        check((0.0..1.0).contains(&self.epsilon), "epsilon", "give a number from 0 to below 1")?;
-        check(self.epsilon_high.is_none_or(|high| high >= 0.0), "epsilon_high", "give 0 or more")?;
-        check(self.max_kl >= 0.0, "max_kl", "give 0 (never) or more")
+        Groups {
+            num_generations: self.num_generations,
+            num_iterations: self.num_iterations,
+            beta: self.beta,
+            epsilon: self.epsilon,
+            epsilon_high: self.epsilon_high,
+            max_kl: self.max_kl,
+        }
+        .validate()
     }
 
     pub(crate) fn loss(&self) -> Grpo {

@@ -98,3 +98,30 @@ impl RolloutConfig {
 pub(super) fn online_train() -> TrainConfig {
     TrainConfig { tuning: Tuning::Lora(LoraConfig::default()), ..TrainConfig::default() }
 }
+
+/// What methods on groups of completions share: a reward counts beside those of the same prompt, under a clipped ratio.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Groups {
+    pub(super) num_generations: usize,
+    pub(super) num_iterations: usize,
+    pub(super) beta: f64,
+    pub(super) epsilon: f64,
+    pub(super) epsilon_high: Option<f64>,
+    pub(super) max_kl: f64,
+}
+
+impl Groups {
+    /// Checks every range.
+    pub(super) fn validate(&self) -> Result<(), TrainError> {
+        check(
+            self.num_generations > 1,
+            "num_generations",
+            "give 2 or more: a reward counts beside the others'",
+        )?;
+        check(self.num_iterations > 0, "num_iterations", "give 1 or more")?;
+        check(self.beta >= 0.0, "beta", "give 0 or more")?;
+        check((0.0..1.0).contains(&self.epsilon), "epsilon", "give a number from 0 to below 1")?;
+        check(self.epsilon_high.is_none_or(|high| high >= 0.0), "epsilon_high", "give 0 or more")?;
+        check(self.max_kl >= 0.0, "max_kl", "give 0 (never) or more")
+    }
+}

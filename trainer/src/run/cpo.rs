@@ -4,9 +4,8 @@ use rectify_feedback::PreferenceRecord;
 
 use super::json;
 use super::logprobs::TokenLogprobs;
-use super::method::{Pass, Split, Stats};
-use super::model::Model;
-use super::offline::{self, Example, Objective, Offline};
+use super::method::{Pass, Stats};
+use super::offline::{self, Example, Objective};
 use super::pairs;
 use super::progress::{Control, TrainReport};
 use crate::config::CpoConfig;
@@ -19,9 +18,8 @@ use crate::losses::{CpoLoss, TokenLoss};
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_cpo(config: &CpoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.validate()?;
-    let model = offline::model(&config.train, config.disable_dropout)?;
-    let examples = offline::load::<PreferenceRecord>(&config.train, &model, control)?;
-    offline::run("cpo", (&config.train, json(config)?), Offline::new(config.loss(), examples), model, control)
+    let settings = (&config.train, json(config)?);
+    offline::train("cpo", settings, config.disable_dropout, |_, _, _| Ok(config.loss()), control)
 }
 
 impl Objective for CpoLoss {
@@ -30,10 +28,6 @@ impl Objective for CpoLoss {
 
     fn loss_tokens(&self, example: &Example<Self>) -> f64 {
         example.num_learnt(0) as f64
-    }
-
-    fn before(&self, _: &[Example<Self>], _: &mut Model, _: (Split, &[usize])) -> Result<(), TrainError> {
-        Ok(())
     }
 
     fn evaluate(

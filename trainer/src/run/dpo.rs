@@ -6,7 +6,7 @@ use super::json;
 use super::logprobs::{Asked, Role, TokenLogprobs};
 use super::method::{Pass, Split, Stats};
 use super::model::Model;
-use super::offline::{self, Example, Objective, Offline, lengths};
+use super::offline::{self, Example, Objective, lengths};
 use super::pairs;
 use super::progress::{Control, TrainReport};
 use super::reference::Reference;
@@ -21,10 +21,14 @@ use crate::losses::{DpoBatch, DpoLoss, DpoLossType, TokenLoss};
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_dpo(config: &DpoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.validate()?;
-    let model = offline::model(&config.train, config.disable_dropout)?;
-    let examples = offline::load::<PreferenceRecord>(&config.train, &model, control)?;
-    let objective = Dpo::new(config, &examples);
-    offline::run("dpo", (&config.train, json(config)?), Offline::new(objective, examples), model, control)
+    let settings = (&config.train, json(config)?);
+    offline::train(
+        "dpo",
+        settings,
+        config.disable_dropout,
+        |examples, _, _| Ok(Dpo::new(config, examples)),
+        control,
+    )
 }
 
 /// The loss and what the reference says.

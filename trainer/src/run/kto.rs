@@ -7,7 +7,7 @@ use super::json;
 use super::logprobs::{Asked, Role, TokenLogprobs};
 use super::method::{Pass, Split, Stats};
 use super::model::Model;
-use super::offline::{self, Example, Objective, Offline, lengths};
+use super::offline::{self, Example, Objective, lengths};
 use super::progress::{Control, Progress, TrainReport};
 use super::reference::Reference;
 use crate::config::KtoConfig;
@@ -21,10 +21,14 @@ use crate::losses::{KtoBatch, KtoLoss, Reduction, TokenLoss};
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_kto(config: &KtoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.validate()?;
-    let model = offline::model(&config.train, config.disable_dropout)?;
-    let examples = offline::load::<UnpairedLine>(&config.train, &model, control)?;
-    let objective = Kto::new(config, &examples, &model, control)?;
-    offline::run("kto", (&config.train, json(config)?), Offline::new(objective, examples), model, control)
+    let settings = (&config.train, json(config)?);
+    offline::train(
+        "kto",
+        settings,
+        config.disable_dropout,
+        |examples, model, control| Kto::new(config, examples, model, control),
+        control,
+    )
 }
 
 /// The loss and what the reference says of each answer, and of the answer that its prompt is mismatched with.
@@ -37,6 +41,7 @@ pub(crate) struct Kto {
 }
 
 /// What is known before the policy's pass.
+#[derive(Default)]
 pub(crate) struct Before {
     reference: Vec<[f64; 2]>,
     /// Of the policy, for mismatched answers; empty if there is no KL estimate.

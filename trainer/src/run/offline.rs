@@ -21,7 +21,7 @@ pub(crate) trait Objective: Sized {
     /// A line of the data.
     type Line: AnswersLine;
     /// What is asked of other models before the policy's pass.
-    type Before;
+    type Before: Default;
 
     /// The texts of an example that the policy is asked for.
     fn asked(&self, example: &Example<Self>) -> Vec<Asked> {
@@ -51,13 +51,16 @@ pub(crate) trait Objective: Sized {
         Ok(())
     }
 
-    /// Passes before the policy's.
+    /// Passes before the policy's; without a reference there are none.
     fn before(
         &self,
         examples: &[Example<Self>],
         model: &mut Model,
         batch: (Split, &[usize]),
-    ) -> Result<Self::Before, TrainError>;
+    ) -> Result<Self::Before, TrainError> {
+        let _ = (examples, model, batch);
+        Ok(Self::Before::default())
+    }
 
     /// Loss, gradient and metrics from the policy's answer to what was asked.
     fn evaluate(
@@ -74,6 +77,20 @@ pub(crate) trait Objective: Sized {
 pub(crate) struct Offline<O: Objective> {
     objective: O,
     examples: Splits<Example<O>>,
+}
+
+/// Loads the model and the examples, makes the objective of them, and trains.
+pub(crate) fn train<O: Objective>(
+    name: &'static str,
+    (settings, config): (&TrainConfig, serde_json::Value),
+    disable_dropout: bool,
+    objective: impl FnOnce(&Splits<Example<O>>, &Model, &mut Control<'_>) -> Result<O, TrainError>,
+    control: &mut Control<'_>,
+) -> Result<TrainReport, TrainError> {
+    let model = model(settings, disable_dropout)?;
+    let examples = load::<O::Line>(settings, &model, control)?;
+    let objective = objective(&examples, &model, control)?;
+    run(name, (settings, config), Offline::new(objective, examples), model, control)
 }
 
 /// The model to be trained.

@@ -4,9 +4,8 @@ use rectify_feedback::PreferenceRecord;
 
 use super::json;
 use super::logprobs::{Asked, TokenLogprobs};
-use super::method::{Pass, Split, Stats};
-use super::model::Model;
-use super::offline::{self, Example, Objective, Offline};
+use super::method::{Pass, Stats};
+use super::offline::{self, Example, Objective};
 use super::pairs;
 use super::progress::{Control, TrainReport};
 use crate::config::OrpoConfig;
@@ -19,15 +18,8 @@ use crate::losses::{Completions, OrpoBatch, OrpoLoss, TokenLoss};
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_orpo(config: &OrpoConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.validate()?;
-    let model = offline::model(&config.train, config.disable_dropout)?;
-    let examples = offline::load::<PreferenceRecord>(&config.train, &model, control)?;
-    offline::run(
-        "orpo",
-        (&config.train, json(config)?),
-        Offline::new(config.loss(), examples),
-        model,
-        control,
-    )
+    let settings = (&config.train, json(config)?);
+    offline::train("orpo", settings, config.disable_dropout, |_, _, _| Ok(config.loss()), control)
 }
 
 impl Objective for OrpoLoss {
@@ -43,10 +35,6 @@ impl Objective for OrpoLoss {
 
     fn loss_tokens(&self, example: &Example<Self>) -> f64 {
         (example.prompt.len() + example.answers[0].len() - 1) as f64
-    }
-
-    fn before(&self, _: &[Example<Self>], _: &mut Model, _: (Split, &[usize])) -> Result<(), TrainError> {
-        Ok(())
     }
 
     fn evaluate(

@@ -4,9 +4,8 @@ use rectify_feedback::RankedRecord;
 
 use super::json;
 use super::logprobs::TokenLogprobs;
-use super::method::{Pass, Split, Stats};
-use super::model::Model;
-use super::offline::{self, Example, Objective, Offline};
+use super::method::{Pass, Stats};
+use super::offline::{self, Example, Objective};
 use super::progress::{Control, TrainReport};
 use crate::config::RrhfConfig;
 use crate::data::Fingerprint;
@@ -19,15 +18,8 @@ use crate::losses::{RrhfBatch, RrhfLoss, TokenLoss};
 /// One sentence that names the setting, file or line; see [`TrainError`].
 pub fn train_rrhf(config: &RrhfConfig, control: &mut Control<'_>) -> Result<TrainReport, TrainError> {
     config.validate()?;
-    let model = offline::model(&config.train, config.disable_dropout)?;
-    let examples = offline::load::<RankedRecord>(&config.train, &model, control)?;
-    offline::run(
-        "rrhf",
-        (&config.train, json(config)?),
-        Offline::new(config.loss(), examples),
-        model,
-        control,
-    )
+    let settings = (&config.train, json(config)?);
+    offline::train("rrhf", settings, config.disable_dropout, |_, _, _| Ok(config.loss()), control)
 }
 
 impl Objective for RrhfLoss {
@@ -36,10 +28,6 @@ impl Objective for RrhfLoss {
 
     fn hash_label(&self, rewards: &Vec<f64>, fingerprint: &mut Fingerprint) {
         rewards.iter().for_each(|reward| fingerprint.number(*reward));
-    }
-
-    fn before(&self, _: &[Example<Self>], _: &mut Model, _: (Split, &[usize])) -> Result<(), TrainError> {
-        Ok(())
     }
 
     fn evaluate(
