@@ -18,6 +18,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import typing
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -116,20 +117,42 @@ def table(rows, workloads, engines, counts):
     return "\n".join(out)
 
 
-def main():
-    args = arguments()
-    workloads, engines = args.workloads.split(","), args.engines.split(",")
-    counts = [int(n) for n in args.n.split(",")]
+class Run(typing.NamedTuple):
+    """Where and on what a run is recorded."""
+
+    folder: pathlib.Path
+    date: str
+    machine: str
+    load: float
+
+
+def begin(args, suffix=""):
+    """Refuses a busy machine, and makes the folder of a run."""
     load = os.getloadavg()[0]
     if load > 0.5 and not args.busy:
         raise SystemExit(f"the machine is busy (load {load:.1f}): wait until it is idle, or pass --busy")
     model, flags = cpu()
     date = datetime.date.today().isoformat()
-    machine = args.machine or f"{os.cpu_count()}-cores-{flags[-1] if flags else platform.machine()}"
-    folder = ROOT / "benches" / "runs" / f"{date}-{machine}"
+    name = args.machine or f"{os.cpu_count()}-cores-{flags[-1] if flags else platform.machine()}"
+    folder = ROOT / "benches" / "runs" / f"{date}-{name}{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder, date, f"{model}, {os.cpu_count()} cores, {' '.join(flags)}", load)
+
+
+def write_csv(path, columns, rows):
+    with open(path, "w", newline="") as out:
+        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main():
+    args = arguments()
+    workloads, engines = args.workloads.split(","), args.engines.split(",")
+    counts = [int(n) for n in args.n.split(",")]
+    run = begin(args)
     rows = []
-    with open(folder / "raw.jsonl", "w") as raw:
+    with open(run.folder / "raw.jsonl", "w") as raw:
         for index in range(args.rounds):
             for workload in workloads:
                 for engine in engines:
@@ -141,14 +164,11 @@ def main():
                         print(json.dumps(row), file=sys.stderr, flush=True)
     columns = ["workload", "engine", "round", "n", "prompt_len", "gen_len", "prefill_s", "total_s", "tokens_per_s"]
     columns += ["limit_tokens_per_s", "share_of_limit"]
-    with open(folder / "raw.csv", "w", newline="") as out:
-        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(run.folder / "raw.csv", columns, rows)
     made_with = ", ".join(f"{name} {version}" for name, version in versions(args).items())
-    (folder / "README.md").write_text(
-        f"# Generation beside its peers, {date}\n\n"
-        f"{model}, {os.cpu_count()} cores, {' '.join(flags)}; load before the run {load:.2f}.\n"
+    (run.folder / "README.md").write_text(
+        f"# Generation beside its peers, {run.date}\n\n"
+        f"{run.machine}; load before the run {run.load:.2f}.\n"
         f"{made_with}.\n\n"
         f"Random bf16 weights (`benches/peers/models.py`), a prompt of {PROMPT_LEN} tokens, {GEN_LEN} tokens for each of N\n"
         f"candidates, end of text ignored. Tokens per second of all candidates over the whole run, prompt included; the best of\n"
@@ -156,7 +176,7 @@ def main():
         f"```sh\npython3 benches/peers/compare.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
         f"{table(rows, workloads, engines, counts)}\n"
     )
-    print((folder / "README.md").read_text())
+    print((run.folder / "README.md").read_text())
 
 
 def shown(argv):

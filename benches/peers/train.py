@@ -11,18 +11,14 @@ machine meets all of them alike. Writes `benches/runs/<date>-<machine>-train/` w
 """
 
 import argparse
-import csv
-import datetime
 import json
-import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 
-from compare import ROOT, cpu, lines, lines_of, shown
+from compare import ROOT, begin, lines, lines_of, shown, write_csv
 
 HERE = pathlib.Path(__file__).resolve().parent
 OPTIONS = "--use-peft true --lora-r 16 --lora-alpha 16 --lora-dropout 0.05 --per-device-train-batch-size 8"
@@ -102,16 +98,9 @@ def table(rows, engines):
 def main():
     args = arguments()
     engines = args.engines.split(",")
-    load = os.getloadavg()[0]
-    if load > 0.5 and not args.busy:
-        raise SystemExit(f"the machine is busy (load {load:.1f}): wait until it is idle, or pass --busy")
-    model, flags = cpu()
-    date = datetime.date.today().isoformat()
-    machine = args.machine or f"{os.cpu_count()}-cores-{flags[-1] if flags else platform.machine()}"
-    folder = ROOT / "benches" / "runs" / f"{date}-{machine}-train"
-    folder.mkdir(parents=True, exist_ok=True)
+    run = begin(args, "-train")
     rows = []
-    with tempfile.TemporaryDirectory() as data, open(folder / "raw.jsonl", "w") as raw:
+    with tempfile.TemporaryDirectory() as data, open(run.folder / "raw.jsonl", "w") as raw:
         pairs, policy = pathlib.Path(data) / "pairs.jsonl", args.models / "w2"
         command = [args.peers / "bin" / "python", HERE / "pairs.py", policy, pairs]
         lines([str(part) for part in [*command, "--pairs", args.pairs, "--tokens", args.tokens]])
@@ -125,15 +114,12 @@ def main():
                 raw.flush()
                 print(json.dumps(row), file=sys.stderr, flush=True)
     columns = ["workload", "engine", "round", "num_tokens", "seconds", "tokens_per_s", "peak_rss", "first_loss", "last_loss"]
-    with open(folder / "raw.csv", "w", newline="") as out:
-        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(run.folder / "raw.csv", columns, rows)
     made_with = ", ".join(f"{name} {version}" for name, version in versions(args).items())
-    note = "; the machine was not idle" if load > 0.5 else ""
-    (folder / "README.md").write_text(
-        f"# Training beside TRL, {date}\n\n"
-        f"{model}, {os.cpu_count()} cores, {' '.join(flags)}; load before the run {load:.2f}{note}.\n"
+    note = "; the machine was not idle" if run.load > 0.5 else ""
+    (run.folder / "README.md").write_text(
+        f"# Training beside TRL, {run.date}\n\n"
+        f"{run.machine}; load before the run {run.load:.2f}{note}.\n"
         f"{made_with}.\n\n"
         f"W5: DPO of a LoRA adapter (r = 16, all projections, dropout 0.05) on the model `w2` of `benches/peers/models.py`,\n"
         f"{args.pairs} pairs of about {args.tokens} tokens a sequence, half of them the prompt's, batch 8, one pass, f32. Tokens are those of\n"
@@ -141,7 +127,7 @@ def main():
         f"```sh\npython3 benches/peers/train.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
         f"{table(rows, engines)}\n"
     )
-    print((folder / "README.md").read_text())
+    print((run.folder / "README.md").read_text())
 
 
 if __name__ == "__main__":
