@@ -12,6 +12,7 @@ pub mod jsonl;
 mod parquet;
 pub mod preference;
 pub mod prompt;
+pub mod quality;
 pub mod ranked;
 pub mod records;
 pub mod sft;
