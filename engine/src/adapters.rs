@@ -1,20 +1,18 @@
 //! The loaded adapters by name. Versions are immutable and shared: a name moves to a new version between two steps, and
-//! sequences that run keep the one they began with. Leaves reading files to the loader.
+//! sequences that run keep the one they began with. Leaves reading files to the loader, which runs elsewhere.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
+use crate::EngineError;
 use crate::model::adapter::{Adapter, AdapterInfo};
 use crate::request::AdapterRef;
-use crate::{AdapterLoader, EngineError};
 
 /// Adapters that requests can name.
 pub struct AdapterStore {
     policy_name: Arc<str>,
     base_version: Arc<str>,
     adapters: BTreeMap<Arc<str>, Arc<Adapter>>,
-    loader: Box<dyn AdapterLoader>,
 }
 
 impl std::fmt::Debug for AdapterStore {
@@ -25,23 +23,24 @@ impl std::fmt::Debug for AdapterStore {
 
 impl AdapterStore {
     /// A store for the policy `policy_name`, with `adapters` loaded.
-    pub fn new(policy_name: Arc<str>, adapters: Vec<Arc<Adapter>>, loader: Box<dyn AdapterLoader>) -> Self {
+    pub fn new(policy_name: Arc<str>, adapters: Vec<Arc<Adapter>>) -> Self {
         let base_version = format!("{policy_name}@base").into();
         let adapters =
             adapters.into_iter().map(|adapter| (Arc::clone(&adapter.info.name), adapter)).collect();
-        Self { policy_name, base_version, adapters, loader }
+        Self { policy_name, base_version, adapters }
     }
 
-    /// Loads the folder `path` under `name`. A name in use is an error unless `replace` is set; it then leads to the new
-    /// version from now on.
+    /// Lets requests find `adapter` by its name. A name in use is an error unless `replace` is set; it then leads to the
+    /// new version from now on.
     ///
     /// # Errors
-    /// [`EngineError::InvalidRequest`] or what the loader says; nothing changes then.
-    pub fn load(&mut self, name: &str, path: &Path, replace: bool) -> Result<AdapterInfo, EngineError> {
+    /// [`EngineError::InvalidRequest`]; nothing changes then.
+    pub fn install(&mut self, adapter: Arc<Adapter>, replace: bool) -> Result<AdapterInfo, EngineError> {
+        let name = &adapter.info.name;
         if name.is_empty() {
             return Err(EngineError::invalid("lora_name", "lora_name is empty, but must have a character"));
         }
-        if *name == *self.policy_name {
+        if *name == self.policy_name {
             let message = format!("lora_name `{name}` is the policy's own name; choose another");
             return Err(EngineError::invalid("lora_name", message));
         }
@@ -49,9 +48,8 @@ impl AdapterStore {
             let message = format!("the adapter `{name}` is already loaded; set load_inplace to replace it");
             return Err(EngineError::invalid("lora_name", message));
         }
-        let adapter = self.loader.load(name, path)?;
         let info = adapter.info.clone();
-        self.adapters.insert(name.into(), adapter);
+        self.adapters.insert(Arc::clone(name), adapter);
         Ok(info)
     }
 
@@ -107,13 +105,8 @@ mod tests {
     use super::*;
     use crate::testing::adapter;
 
-    /// The folder's name is the version; `broken` cannot be read.
     fn store() -> AdapterStore {
-        let loader = |name: &str, path: &Path| match path.to_str() {
-            Some("broken") | None => Err(EngineError::load(path, "cannot be read")),
-            Some(version) => Ok(adapter(name, version)),
-        };
-        AdapterStore::new("demo".into(), vec![adapter("first", "1")], Box::new(loader))
+        AdapterStore::new("demo".into(), vec![adapter("first", "1")])
     }
 
     fn version(store: &AdapterStore, name: &str) -> String {
@@ -125,7 +118,7 @@ mod tests {
     fn a_name_moves_to_a_new_version_while_the_old_one_lives_on() {
         let mut store = store();
         let running = store.resolve(Some(&"first".into())).unwrap().unwrap();
-        store.load("first", Path::new("2"), true).unwrap();
+        store.install(adapter("first", "2"), true).unwrap();
         assert_eq!(version(&store, "first"), "first@2");
         assert_eq!(&*running.info.version, "1");
         store.unload("first").unwrap();
@@ -147,12 +140,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_load_changes_nothing() {
+    fn a_refused_name_changes_nothing() {
         let mut store = store();
-        assert!(store.load("first", Path::new("broken"), true).is_err());
-        assert!(store.load("first", Path::new("2"), false).is_err());
-        assert!(store.load("demo", Path::new("2"), false).is_err());
-        assert!(store.load("", Path::new("2"), false).is_err());
+        for name in ["first", "demo", ""] {
+            assert!(store.install(adapter(name, "2"), false).is_err(), "{name}");
+        }
         assert_eq!(version(&store, "first"), "first@1");
         assert_eq!(store.infos().len(), 1);
     }

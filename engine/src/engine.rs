@@ -112,7 +112,7 @@ impl Engine {
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         Ok(Self {
             metrics: EngineMetrics::new(&names),
-            adapters: AdapterStore::new(parts.policy_name, parts.adapters, parts.adapter_loader),
+            adapters: AdapterStore::new(parts.policy_name, parts.adapters),
             scheduler: Scheduler::new(config, &specs),
             sampler: Sampler::default(),
             pool: parts.pool,
@@ -184,8 +184,8 @@ impl Engine {
             Command::Generate(id, request, events) => self.admit_generation(id, *request, events),
             Command::Score(id, request, events) => self.admit_scoring(id, &request, events),
             Command::Abort(id) => self.end(id, Outcome::Aborted),
-            Command::LoadAdapter { name, path, replace, reply } => {
-                let _ = reply.send(self.adapters.load(&name, &path, replace));
+            Command::InstallAdapter { adapter, replace, reply } => {
+                let _ = reply.send(self.adapters.install(adapter, replace));
             }
             Command::UnloadAdapter { name, reply } => {
                 let _ = reply.send(self.adapters.unload(&name));
@@ -271,21 +271,23 @@ pub fn start(
     config: EngineConfig,
     build: impl FnOnce() -> Result<EngineParts, EngineError> + Send + 'static,
 ) -> Result<EngineHandle, EngineError> {
-    let (handle, commands) = EngineHandle::new();
     let (report, built) = std::sync::mpsc::sync_channel(1);
-    let body = move || match build().and_then(|parts| Engine::new(config, parts)) {
-        Ok(engine) => {
-            let _ = report.send(Ok(()));
-            engine.run(commands);
-        }
-        Err(error) => {
-            let _ = report.send(Err(error));
+    let body = move || {
+        let parts = build().map(|parts| (Arc::clone(&parts.adapter_loader), parts));
+        match parts.and_then(|(loader, parts)| Ok((loader, Engine::new(config, parts)?))) {
+            Ok((loader, engine)) => {
+                let (handle, commands) = EngineHandle::new(loader);
+                let _ = report.send(Ok(handle));
+                engine.run(commands);
+            }
+            Err(error) => {
+                let _ = report.send(Err(error));
+            }
         }
     };
     std::thread::Builder::new()
         .name("rectify-engine".into())
         .spawn(body)
         .map_err(|error| EngineError::Execution(format!("the engine's thread did not start: {error}")))?;
-    built.recv().map_err(|_| EngineError::Shutdown)??;
-    Ok(handle)
+    built.recv().map_err(|_| EngineError::Shutdown)?
 }

@@ -1,14 +1,15 @@
 //! The engine as others see it: a closed set of commands in, one channel of events per request out. Leaves the loop
 //! behind it to `engine`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ids::RequestId;
+use crate::model::adapter::{Adapter, AdapterInfo};
 use crate::request::{Event, GenerateRequest, ScoreRequest};
-use crate::{EngineError, model::adapter::AdapterInfo};
+use crate::{AdapterLoader, EngineError};
 
 /// What can be asked of the engine thread.
 #[derive(Debug)]
@@ -19,12 +20,10 @@ pub enum Command {
     Score(RequestId, Box<ScoreRequest>, mpsc::Sender<Event>),
     /// Forget a request and free its blocks at once.
     Abort(RequestId),
-    /// Load an adapter under a name.
-    LoadAdapter {
-        /// The name requests will use.
-        name: String,
-        /// A PEFT folder.
-        path: PathBuf,
+    /// Let requests find an adapter by its name.
+    InstallAdapter {
+        /// Read and packed elsewhere.
+        adapter: Arc<Adapter>,
         /// Replace an adapter of the same name.
         replace: bool,
         /// The answer.
@@ -69,10 +68,17 @@ pub struct EngineStats {
 }
 
 /// A cheap, cloneable way to talk to the engine thread.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     next_id: Arc<std::sync::atomic::AtomicU64>,
+    loader: Arc<dyn AdapterLoader>,
+}
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineHandle").field("next_id", &self.next_id).finish_non_exhaustive()
+    }
 }
 
 /// The events of one request. Dropping it aborts the request.
@@ -116,10 +122,10 @@ impl Drop for EventStream {
 pub const COMMAND_QUEUE: usize = 1024;
 
 impl EngineHandle {
-    /// A handle and the receiving end for the engine's thread.
-    pub fn new() -> (Self, mpsc::Receiver<Command>) {
+    /// A handle that reads adapters with `loader`, and the receiving end for the engine's thread.
+    pub fn new(loader: Arc<dyn AdapterLoader>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
-        (Self { commands, next_id: Arc::default() }, receiver)
+        (Self { commands, next_id: Arc::default(), loader }, receiver)
     }
 
     /// Starts generation.
@@ -194,7 +200,28 @@ impl EngineHandle {
         answer.await.map_err(|_| EngineError::Shutdown)
     }
 
-    /// Loads a PEFT folder under a name; with `replace`, in place of one of the same name.
+    /// Reads a PEFT folder and packs it for the policy, on this thread: steps go on meanwhile. The adapter is nobody's yet;
+    /// requests may bring it along ([`crate::AdapterRef::Private`]), or [`EngineHandle::install_adapter`] names it.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the file and what is wrong in it.
+    pub fn read_adapter(&self, name: &str, path: &Path) -> Result<Adapter, EngineError> {
+        self.loader.load(name, path)
+    }
+
+    /// Lets requests find an adapter by its name; with `replace`, in place of one of the same name.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`]; nothing changes then.
+    pub async fn install_adapter(
+        &self,
+        adapter: Arc<Adapter>,
+        replace: bool,
+    ) -> Result<AdapterInfo, EngineError> {
+        self.ask(|reply| Command::InstallAdapter { adapter, replace, reply }).await?
+    }
+
+    /// Reads a PEFT folder on a thread of its own and installs it.
     ///
     /// # Errors
     /// [`EngineError::Load`] or [`EngineError::InvalidRequest`]; nothing changes then.
@@ -204,7 +231,15 @@ impl EngineHandle {
         path: PathBuf,
         replace: bool,
     ) -> Result<AdapterInfo, EngineError> {
-        self.ask(|reply| Command::LoadAdapter { name, path, replace, reply }).await?
+        let loader = Arc::clone(&self.loader);
+        let (reply, read) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("rectify-adapter".into())
+            .spawn(move || drop(reply.send(loader.load(&name, &path))))
+            .map_err(|error| EngineError::Execution(format!("a thread did not start: {error}")))?;
+        let adapter =
+            read.await.map_err(|_| EngineError::Execution("reading the adapter panicked".into()))??;
+        self.install_adapter(Arc::new(adapter), replace).await
     }
 
     /// Forgets an adapter; running sequences keep theirs.

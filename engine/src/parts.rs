@@ -28,7 +28,7 @@ pub struct EngineParts {
     /// Adapters loaded from the start.
     pub adapters: Vec<Arc<Adapter>>,
     /// Reads adapters named by requests.
-    pub adapter_loader: Box<dyn AdapterLoader>,
+    pub adapter_loader: Arc<dyn AdapterLoader>,
 }
 
 impl std::fmt::Debug for EngineParts {
@@ -87,21 +87,21 @@ pub trait RewardSpec: Send + Sync {
     fn text_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError>;
 }
 
-/// Reads an adapter from a PEFT folder and checks that it fits the policy. Any
-/// `FnMut(&str, &Path) -> Result<Arc<Adapter>, EngineError>` is one.
-pub trait AdapterLoader {
+/// Reads an adapter from a PEFT folder and checks that it fits the policy, on the caller's thread: never on the engine's,
+/// which has steps to run. Any `Fn(&str, &Path) -> Result<Adapter, EngineError> + Send + Sync` is one.
+pub trait AdapterLoader: Send + Sync {
     /// Loads the folder `path` under `name`.
     ///
     /// # Errors
     /// [`EngineError::Load`] naming the file and what would be right.
-    fn load(&mut self, name: &str, path: &Path) -> Result<Arc<Adapter>, EngineError>;
+    fn load(&self, name: &str, path: &Path) -> Result<Adapter, EngineError>;
 }
 
 impl<F> AdapterLoader for F
 where
-    F: FnMut(&str, &Path) -> Result<Arc<Adapter>, EngineError>,
+    F: Fn(&str, &Path) -> Result<Adapter, EngineError> + Send + Sync,
 {
-    fn load(&mut self, name: &str, path: &Path) -> Result<Arc<Adapter>, EngineError> {
+    fn load(&self, name: &str, path: &Path) -> Result<Adapter, EngineError> {
         self(name, path)
     }
 }

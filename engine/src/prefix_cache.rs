@@ -15,7 +15,7 @@ impl BlockHash {
     ///
     /// **Invariant**: chains of different adapter versions never meet, so no KV block mixes versions.
     pub fn root(adapter: Option<&Adapter>) -> Self {
-        let version = adapter.map_or("", |adapter| &*adapter.info.version);
+        let version = adapter.map_or("", |adapter| &*adapter.info.content_hash);
         Self::digest(Sha256::new().chain_update(b"root").chain_update(version.as_bytes()))
     }
 

@@ -25,7 +25,8 @@ pub(crate) fn adapter(name: &str, version: &str) -> Arc<Adapter> {
 
 /// An adapter without weights that claims to have a score head or not.
 pub(crate) fn adapter_with_head(name: &str, version: &str, has_score_head: bool) -> Arc<Adapter> {
-    let info = AdapterInfo { name: name.into(), version: version.into(), rank: 1, has_score_head };
+    let (name, version, content_hash) = (name.into(), version.into(), version.into());
+    let info = AdapterInfo { name, version, content_hash, rank: 1, has_score_head };
     Arc::new(Adapter::identity(info))
 }
 
@@ -164,7 +165,7 @@ fn hash(history: &[u32], version: u64) -> u64 {
 
 /// Of an adapter; 0 is none.
 pub(crate) fn version_hash(adapter: &Adapter) -> u64 {
-    adapter.info.version.bytes().fold(1, |hash, byte| mix(hash ^ u64::from(byte)) | 1)
+    adapter.info.content_hash.bytes().fold(1, |hash, byte| mix(hash ^ u64::from(byte)) | 1)
 }
 
 /// The fake model's logits after `history`, in [-2, 2).

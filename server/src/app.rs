@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use rectify_engine::{EngineError, EngineHandle, SamplingParams};
+use rectify_engine::{AdapterRef, EngineError, EngineHandle, SamplingParams};
 
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
 use crate::config::Generation;
 use crate::error::ApiError;
+use crate::serving::{Served, ServingPointer};
 use crate::text::TextModel;
 
 /// The name every policy answers to besides its own.
@@ -26,6 +27,8 @@ pub struct App(Arc<Shared>);
 pub struct Shared {
     /// The engine.
     pub engine: EngineHandle,
+    /// The versions that requests for the policy's name run under.
+    pub serving: ServingPointer,
     /// The policy's tokenizer and chat template.
     pub text: Arc<dyn TextModel>,
     /// The policy's names; the first is the main one.
@@ -61,12 +64,12 @@ impl std::ops::Deref for App {
 }
 
 /// What a request's `model` means.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Target {
     /// The name for the response.
     pub name: String,
-    /// The adapter, if it is not the policy itself.
-    pub adapter: Option<String>,
+    /// What the request runs under.
+    pub served: Served,
     /// The profile named by the suffix.
     pub profile: Option<AlignmentRequest>,
 }
@@ -77,18 +80,23 @@ impl App {
         Self(Arc::new(parts))
     }
 
-    /// What `model` means: the policy, an adapter on it, either with a profile as suffix. Whether an adapter of that
-    /// name is loaded is known to the engine alone.
+    /// What `model` means to `person` (who asks, or the request's id): the policy as it is served now, one of its versions
+    /// (`demo@3`, `demo@base`), an adapter, each with a profile as suffix. Whether an adapter of that name is loaded is
+    /// known to the engine alone.
     ///
     /// # Errors
-    /// 400 if it is a reward model, which does not generate.
-    pub fn resolve(&self, model: Option<&str>) -> Result<Target, ApiError> {
-        let Some(name) = model.filter(|name| !name.is_empty()) else {
-            return Ok(Target { name: self.policy_name().to_owned(), ..Target::default() });
+    /// 400 if it is a reward model, which does not generate; 404 for a version that is not in memory.
+    pub fn resolve(&self, model: Option<&str>, person: &str) -> Result<Target, ApiError> {
+        let policy = |name: &str| Target {
+            name: name.to_owned(),
+            served: self.serving.get().route(person),
+            profile: None,
         };
-        let target = Target { name: name.to_owned(), ..Target::default() };
+        let Some(name) = model.filter(|name| !name.is_empty()) else {
+            return Ok(policy(self.policy_name()));
+        };
         if self.is_policy(name) {
-            return Ok(target);
+            return Ok(policy(name));
         }
         if self.rewards.iter().any(|reward| reward == name) {
             let message = format!("`{name}` is a reward model: it scores at /v1/score and generates nothing");
@@ -97,9 +105,29 @@ impl App {
         if let Some((base, suffix)) = name.rsplit_once(':')
             && let Some(profile) = self.profile(suffix)
         {
-            return Ok(Target { name: name.to_owned(), profile: Some(profile), ..self.resolve(Some(base))? });
+            let target = self.resolve(Some(base), person)?;
+            return Ok(Target { name: name.to_owned(), profile: Some(profile), ..target });
         }
-        Ok(Target { adapter: Some(name.to_owned()), ..target })
+        let served = match name.rsplit_once('@') {
+            Some((policy, version)) if self.is_policy(policy) => self.version(name, version)?,
+            _ => Served { adapter: Some(AdapterRef::Named(name.to_owned())), arm: None },
+        };
+        Ok(Target { name: name.to_owned(), served, profile: None })
+    }
+
+    fn version(&self, name: &str, version: &str) -> Result<Served, ApiError> {
+        let serving = self.serving.get();
+        serving.version(version).ok_or_else(|| {
+            let known =
+                serving.versions().into_iter().map(|version| format!("{}@{version}", self.policy_name()));
+            let known = crate::names(known.collect::<Vec<_>>());
+            ApiError::model_not_found(format!("the version `{name}` is not in memory; these are: {known}"))
+        })
+    }
+
+    /// Whether requests with this `model` would go to the policy or one of its profiles or versions.
+    pub fn is_taken(&self, name: &str) -> Result<bool, ApiError> {
+        Ok(!matches!(self.resolve(Some(name), "")?.served.adapter, Some(AdapterRef::Named(_))))
     }
 
     /// The policy's main name.

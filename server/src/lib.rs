@@ -1,7 +1,8 @@
 //! The `rectify` server and command line as a library.
 //!
 //! A request's way: `extract` reads JSON, `api` checks it once, `answer` follows the engine's events, `routes` writes
-//! the response. `config` and `boot` make the engine that `app` shares; `serve` listens and stops.
+//! the response. `config` and `boot` make the engine that `app` shares; `serving` says which version of the policy answers;
+//! `serve` listens and stops.
 
 pub mod answer;
 pub mod api;
@@ -14,6 +15,7 @@ pub mod error;
 pub mod extract;
 pub mod routes;
 pub mod serve;
+pub mod serving;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

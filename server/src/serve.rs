@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::app::{App, Shared};
 use crate::boot::{self, Booted};
 use crate::config::Config;
+use crate::serving::ServingPointer;
 use crate::{cli::CliError, telemetry};
 
 /// Threads that serve connections; the engine has its own.
@@ -80,6 +81,7 @@ fn app(config: &Config, booted: &Booted, metrics: PrometheusHandle) -> App {
     let rewards: Vec<String> = models.rewards.iter().map(ToString::to_string).collect();
     App::new(Shared {
         engine: booted.engine.clone(),
+        serving: ServingPointer::default(),
         text: boot::text_model(models),
         policy_names,
         max_model_len: models.max_model_len,

@@ -1,13 +1,14 @@
 //! A stand-in for engine and tokenizer: events by a script in the prompt's last message, tokens that are bytes. For the
 //! tests of this crate alone.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rectify_engine::handle::{Command, EngineStats};
 use rectify_engine::ids::RequestId;
-use rectify_engine::model::adapter::AdapterInfo;
+use rectify_engine::model::adapter::{Adapter, AdapterInfo};
 use rectify_engine::request::{
     Candidate, FinishReason, Logprobs, Message, ScoreInput, Scoring, Selection, TokenLogprob, Usage,
 };
@@ -15,6 +16,7 @@ use rectify_engine::{AdapterRef, EngineError, EngineHandle, Event, GenerateReque
 use tokio::sync::mpsc;
 
 use crate::app::{App, Shared};
+use crate::serving::ServingPointer;
 use crate::text::TextModel;
 
 /// Tokens are bytes.
@@ -63,12 +65,13 @@ pub(crate) fn reward(index: usize) -> f32 {
 
 /// An app over a fake engine.
 pub(crate) fn app() -> (App, Seen) {
-    let (engine, commands) = EngineHandle::new();
+    let (engine, commands) = EngineHandle::new(Arc::new(read_adapter));
     let seen = Seen::default();
     tokio::spawn(run(commands, seen.clone()));
     let profile = |json: &str| serde_json::from_str(json).unwrap();
     let shared = Shared {
         engine,
+        serving: ServingPointer::default(),
         text: Arc::new(ByteText),
         policy_names: vec!["demo".into(), "org/demo".into()],
         max_model_len: MAX_MODEL_LEN,
@@ -89,18 +92,32 @@ pub(crate) fn app() -> (App, Seen) {
     (App::new(shared), seen)
 }
 
+/// Reads every folder but those called `missing`.
+fn read_adapter(name: &str, path: &Path) -> Result<Adapter, EngineError> {
+    if path.ends_with("missing") {
+        return Err(EngineError::load(path.join("adapter_config.json"), "is missing"));
+    }
+    Ok(adapter(name, "abc123"))
+}
+
+/// An adapter without weights.
+pub(crate) fn adapter(name: &str, version: &str) -> Adapter {
+    let (name, content_hash, version) = (name.into(), version.into(), version.into());
+    Adapter::identity(AdapterInfo { name, version, content_hash, rank: 4, has_score_head: false })
+}
+
 async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
     let mut adapters: Vec<AdapterInfo> = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Generate(_, request, events) => {
-                let name = match &request.adapter {
-                    Some(AdapterRef::Named(name)) => Some(name.clone()),
-                    _ => None,
-                };
-                let known = match &name {
-                    Some(name) => adapters.iter().find(|adapter| *adapter.name == **name).cloned().map(Some),
-                    None => Some(None),
+                let (name, known) = match &request.adapter {
+                    Some(AdapterRef::Named(name)) => {
+                        let found = adapters.iter().find(|adapter| *adapter.name == **name);
+                        (Some(name.clone()), found.cloned().map(Some))
+                    }
+                    Some(AdapterRef::Private(adapter)) => (None, Some(Some(adapter.info.clone()))),
+                    None => (None, Some(None)),
                 };
                 seen.requests.lock().unwrap().push((*request).clone());
                 match known {
@@ -130,14 +147,12 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                 let _ = events.send(Event::Done(usage)).await;
             }
             Command::Abort(id) => seen.aborted.lock().unwrap().push(id),
-            Command::LoadAdapter { name, path, replace, reply } => {
-                let _ = reply.send(if path.ends_with("missing") {
-                    Err(EngineError::load(path.join("adapter_config.json"), "is missing"))
-                } else if !replace && adapters.iter().any(|adapter| *adapter.name == *name) {
+            Command::InstallAdapter { adapter, replace, reply } => {
+                let info = adapter.info.clone();
+                let name = &info.name;
+                let _ = reply.send(if !replace && adapters.iter().any(|adapter| adapter.name == *name) {
                     Err(EngineError::invalid("lora_name", format!("the adapter `{name}` is already loaded")))
                 } else {
-                    let (version, rank) = ("abc123".into(), 4);
-                    let info = AdapterInfo { name: name.into(), version, rank, has_score_head: false };
                     adapters.retain(|adapter| adapter.name != info.name);
                     adapters.push(info.clone());
                     Ok(info)

@@ -69,10 +69,6 @@ impl Harness {
         let policy = FakeModel::new(setup.num_blocks, setup.block_size, false);
         let reward = FakeModel::new(setup.num_blocks, setup.block_size, true);
         let (policy_switches, reward_switches) = (policy.switches(), reward.switches());
-        let loader = |name: &str, path: &Path| match path.to_str() {
-            Some(version) if version != "broken" => Ok(adapter(name, version)),
-            _ => Err(EngineError::load(path, "cannot be read")),
-        };
         let parts = EngineParts {
             policy_name: "fake".into(),
             policy: Box::new(policy),
@@ -92,7 +88,7 @@ impl Harness {
                 },
             ],
             adapters: vec![adapter("lora", "v0")],
-            adapter_loader: Box::new(loader),
+            adapter_loader: Arc::new(|_: &str, path: &Path| Err(EngineError::load(path, "cannot be read"))),
         };
         let engine = Engine::new(setup.config, parts).unwrap();
         Self {
@@ -102,6 +98,13 @@ impl Harness {
             streams: Vec::new(),
             config: setup.config,
         }
+    }
+
+    /// Moves the name `lora` to a version.
+    fn swap(&mut self, version: &str) {
+        let (reply, _answer) = oneshot::channel();
+        let adapter = adapter("lora", version);
+        self.engine.handle(Command::InstallAdapter { adapter, replace: true, reply });
     }
 
     fn send(&mut self, request: GenerateRequest) -> RequestId {

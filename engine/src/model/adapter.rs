@@ -15,7 +15,7 @@ use crate::EngineError;
 /// An immutable, content-hashed LoRA adapter.
 #[derive(Debug)]
 pub struct Adapter {
-    /// Name and content hash.
+    /// Name, version and content hash.
     pub info: AdapterInfo,
     /// By [`Projection::index`].
     projections: Vec<Option<LoraProjection>>,
@@ -28,8 +28,10 @@ pub struct Adapter {
 pub struct AdapterInfo {
     /// The name requests use.
     pub name: Arc<str>,
-    /// First 12 hex digits of the content's SHA-256.
+    /// First 12 hex digits of the content's SHA-256, or the number its registry gave it.
     pub version: Arc<str>,
+    /// SHA-256 of the content: what keys and values are cached by.
+    pub content_hash: Arc<str>,
     /// LoRA rank (the largest, if modules differ).
     pub rank: usize,
     /// Has a score head: it is a reward model on the policy's base.
@@ -114,10 +116,17 @@ impl Adapter {
         let info = AdapterInfo {
             name: name.into(),
             version: adapter.content_hash.get(..12).unwrap_or(&adapter.content_hash).into(),
+            content_hash: adapter.content_hash.as_str().into(),
             rank: adapter.modules.values().map(|pair| pair.rank).max().unwrap_or(0),
             has_score_head: score_head.is_some(),
         };
         Ok(Self { info, projections, score_head })
+    }
+
+    /// The same adapter under the version that a registry knows it by.
+    #[must_use]
+    pub fn with_version(self, version: &str) -> Self {
+        Self { info: AdapterInfo { version: version.into(), ..self.info }, ..self }
     }
 
     /// Pairs of the projection with this [`Projection::index`].

@@ -180,20 +180,21 @@ pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, ServedModels)> {
     };
     let adapters = models.adapters.iter().map(load).collect::<Result<_>>()?;
     let base = served.config.clone();
-    let sampling_pool = Arc::clone(&pool);
+    // Of its own: while one thread holds a pool, another's operations run on that thread alone.
+    let loading = Pool::new(1).map_err(|error| EngineError::invalid("threads", error.to_string()))?;
     let loader = move |name: &str, path: &Path| {
         let source = ModelSource::Folder(path.to_owned());
-        Adapter::load(name, &source, &base, &pool).map(Arc::new)
+        Adapter::load(name, &source, &base, &loading)
     };
     let parts = EngineParts {
         policy_name: Arc::clone(&served.policy_name),
         policy: Box::new(policy.executor),
-        pool: sampling_pool,
+        pool,
         token_bytes: Arc::<Tokenizer>::clone(&served.tokenizer),
         eos_token_ids: served.generation.eos_token_ids.clone(),
         rewards,
         adapters,
-        adapter_loader: Box::new(loader),
+        adapter_loader: Arc::new(loader),
     };
     Ok((parts, policy.served))
 }
@@ -355,7 +356,7 @@ mod tests {
             threads: Some(1),
             ..ModelsConfig::new(write_model(&at("tiny-policy"), &json!({})))
         };
-        let (mut parts, served) = assemble(&models).unwrap();
+        let (parts, served) = assemble(&models).unwrap();
         assert_eq!(&*parts.policy_name, "tiny-policy");
         assert_eq!((served.max_model_len, served.dtype), (128, Dtype::Float32));
         assert_eq!(parts.eos_token_ids, [257]);

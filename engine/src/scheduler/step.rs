@@ -93,7 +93,7 @@ impl ModelStep {
     pub(super) fn build<'a>(&mut self, block_size: usize, sequence: impl Fn(&Item) -> Option<&'a Sequence>) {
         let version_of = |item: &Item| {
             let adapter = sequence(item).and_then(|sequence| sequence.adapter.as_ref());
-            adapter.map_or("", |adapter| &*adapter.info.version)
+            adapter.map_or("", |adapter| &*adapter.info.content_hash)
         };
         if self.items.iter().any(|item| !version_of(item).is_empty()) {
             self.items.sort_by(|a, b| version_of(a).cmp(version_of(b)));

@@ -47,7 +47,7 @@ pub struct AdapterEntry {
 
 impl From<AdapterInfo> for AdapterEntry {
     fn from(info: AdapterInfo) -> Self {
-        let AdapterInfo { name, version, rank, has_score_head } = info;
+        let AdapterInfo { name, version, rank, has_score_head, .. } = info;
         Self { name: name.to_string(), version: version.to_string(), rank, has_score_head }
     }
 }

@@ -35,9 +35,10 @@ pub(super) async fn load(
             "lora_path is empty, but must be a PEFT folder on this machine",
         ));
     }
-    if app.resolve(Some(&lora_name))?.adapter.is_none() {
-        let message =
-            format!("lora_name `{lora_name}` already names the policy or one of its profiles; use another");
+    if app.is_taken(&lora_name)? {
+        let message = format!(
+            "lora_name `{lora_name}` already names the policy, one of its profiles or versions; use another"
+        );
         return Err(ApiError::invalid("lora_name", message));
     }
     let loaded = app.engine.load_adapter(lora_name, lora_path.into(), load_inplace.unwrap_or(false)).await;

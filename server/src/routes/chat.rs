@@ -42,10 +42,11 @@ pub(super) async fn create(
     let is_stream = request.stream.unwrap_or(false);
     let include_usage = request.stream_options.is_some_and(|options| options.include_usage.unwrap_or(false));
     let has_logprobs = request.logprobs.unwrap_or(false);
-    let plan = plan(&app, request).await?;
+    let id = new_id("chatcmpl");
+    let plan = plan(&app, request, &id).await?;
     let answer = Answer::start(&app, plan).await?;
     let head = Head {
-        id: new_id("chatcmpl"),
+        id,
         created: unix_time(),
         model: name,
         fingerprint: answer.policy_version().to_string(),
@@ -59,9 +60,10 @@ pub(super) async fn create(
 }
 
 /// Checks the request and turns it into the engine's.
-async fn plan(app: &App, mut request: ChatRequest) -> Result<Plan, ApiError> {
+async fn plan(app: &App, mut request: ChatRequest, id: &str) -> Result<Plan, ApiError> {
     request.check_features()?;
-    let target = app.resolve(request.model.as_deref())?;
+    let person = request.user.as_deref().unwrap_or(id);
+    let target = app.resolve(request.model.as_deref(), person)?;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     let messages = request.conversation()?;
     let alignment = AlignmentRequest::resolve(request.alignment.take(), target.profile.as_ref());
@@ -86,7 +88,7 @@ async fn plan(app: &App, mut request: ChatRequest) -> Result<Plan, ApiError> {
         sampling,
         num_choices,
         alignment: validated,
-        adapter: target.adapter.clone().map(Into::into),
+        adapter: target.served.adapter.clone(),
         priority: request.priority.unwrap_or(0),
     };
     let return_candidates = alignment.and_then(|alignment| alignment.return_candidates).unwrap_or(false);

@@ -42,11 +42,12 @@ pub(super) async fn create(
     let include_usage = request.stream_options.is_some_and(|options| options.include_usage.unwrap_or(false));
     let has_logprobs = request.logprobs.is_some();
     let echo = request.echo.unwrap_or(false);
-    let (plan, prompts) = plan(&app, request).await?;
+    let id = new_id("cmpl");
+    let (plan, prompts) = plan(&app, request, &id).await?;
     let num_choices = plan.requests.first().map_or(1, |request| request.num_choices);
     let answer = Answer::start(&app, plan).await?;
     let head = Head {
-        id: new_id("cmpl"),
+        id,
         created: unix_time(),
         model: name,
         fingerprint: answer.policy_version().to_string(),
@@ -84,9 +85,10 @@ fn encode(model: &dyn TextModel, prompt: OnePrompt) -> Result<Encoded, ApiError>
 }
 
 /// Checks the request and turns it into the engine's, one for each prompt.
-async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<Encoded>), ApiError> {
+async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Plan, Vec<Encoded>), ApiError> {
     request.check_features()?;
-    let target = app.resolve(request.model.as_deref())?;
+    let person = request.user.as_deref().unwrap_or(id);
+    let target = app.resolve(request.model.as_deref(), person)?;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     let sampling = request.sampling()?.into_params(&app.generation)?;
     let prompts = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new())).split()?;
@@ -121,7 +123,7 @@ async fn plan(app: &App, mut request: CompletionRequest) -> Result<(Plan, Vec<En
             sampling,
             num_choices,
             alignment: validated.clone(),
-            adapter: target.adapter.clone().map(Into::into),
+            adapter: target.served.adapter.clone(),
             priority: request.priority.unwrap_or(0),
         });
     }

@@ -118,9 +118,7 @@ fn an_adapter_swap_leaves_running_sequences_alone() {
     let request = GenerateRequest { adapter: Some("lora".into()), ..generate(&[9, 8, 7], 2, 30) };
     let before = harness.send(request.clone());
     (0..4).for_each(|_| harness.step());
-    let (reply, _answer) = oneshot::channel();
-    let load = Command::LoadAdapter { name: "lora".into(), path: "v1".into(), replace: true, reply };
-    harness.engine.handle(load);
+    harness.swap("v1");
     let after = harness.send(request.clone());
     harness.finish();
     for (id, version) in [(before, "v0"), (after, "v1")] {
@@ -545,7 +543,7 @@ fn an_engine_on_its_thread_answers_and_ends_with_its_handle() {
             eos_token_ids: vec![EOS],
             rewards: vec![],
             adapters: vec![],
-            adapter_loader: Box::new(|_: &str, path: &Path| Err(EngineError::load(path, "cannot be read"))),
+            adapter_loader: Arc::new(|_: &str, path: &Path| Err(EngineError::load(path, "cannot be read"))),
         })
     };
     let handle = start(EngineConfig::default(), build).unwrap();
@@ -560,6 +558,8 @@ fn an_engine_on_its_thread_answers_and_ends_with_its_handle() {
         let unscored = handle.generate(best_of(&[3], 2, 5, "own")).await.unwrap().next().await;
         assert!(matches!(unscored, Some(Event::Failed(EngineError::NotFound { .. }))));
         assert!(handle.load_adapter("a".into(), "x".into(), false).await.is_err());
+        assert_eq!(handle.install_adapter(adapter("a", "1"), false).await.unwrap().rank, 1);
+        assert_eq!(handle.adapters().await.unwrap().len(), 1);
         assert_eq!(handle.stats().await.unwrap().used_blocks, 0);
         handle.drain().await.unwrap();
     });

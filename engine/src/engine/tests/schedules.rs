@@ -139,9 +139,7 @@ proptest! {
                 }
                 Operation::Swap(number) => {
                     version = format!("v{number}");
-                    let (reply, _answer) = oneshot::channel();
-                    let path = version.clone().into();
-                    harness.engine.handle(Command::LoadAdapter { name: "lora".into(), path, replace: true, reply });
+                    harness.swap(&version);
                 }
                 Operation::Steps(n) => (0..*n).for_each(|_| harness.step()),
             }
@@ -150,9 +148,7 @@ proptest! {
         for (index, expected) in expected.into_iter().enumerate() {
             let Some((operation, version)) = expected else { continue };
             let mut alone = Harness::new(Setup::roomy());
-            let (reply, _answer) = oneshot::channel();
-            let load = Command::LoadAdapter { name: "lora".into(), path: version.into(), replace: true, reply };
-            alone.engine.handle(load);
+            alone.swap(&version);
             let id = match &operation {
                 Operation::Generate(plan) => alone.send(plan.request()),
                 Operation::Score { own, text, num_candidates } =>

@@ -1,8 +1,12 @@
 //! Adapters over HTTP.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::Server;
+use crate::serving::{Canary, Serving};
+use crate::testing::adapter;
 
 fn load(name: &str, path: &str) -> Value {
     json!({"lora_name": name, "lora_path": path})
@@ -60,4 +64,32 @@ async fn wrong_requests_are_named() {
     let (message, param, _) =
         server.post("/v1/unload_lora_adapter", &json!({"lora_name": "x"})).await.refused(404);
     assert_eq!(param, "lora_name", "{message}");
+}
+
+#[tokio::test]
+async fn the_policys_name_leads_to_the_version_that_is_served() {
+    let server = Server::new();
+    let fingerprint = async |model: &str| {
+        let answer = server.chat("hello", json!({"model": model, "user": "u-1"})).await;
+        answer.ok()["system_fingerprint"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(fingerprint("demo").await, "demo@base");
+    let adapter = |version| Some(Arc::new(adapter("demo", version)));
+    let canary = Some(Canary { adapter: adapter("4"), share: 1.0 });
+    server.app.serving.set(Serving { active: adapter("3"), canary });
+    for (model, version) in [
+        ("demo", "demo@4"),
+        ("policy:best-of-2", "demo@4"),
+        ("demo@3", "demo@3"),
+        ("org/demo@4", "demo@4"),
+        ("demo@base:best-of-2", "demo@base"),
+    ] {
+        assert_eq!(fingerprint(model).await, version, "{model}");
+    }
+    server.app.serving.set(Serving { active: adapter("4"), canary: None });
+    assert_eq!(fingerprint("").await, "demo@4");
+    let (message, ..) = server.chat("hello", json!({"model": "demo@3"})).await.refused(404);
+    assert_eq!(message, "the version `demo@3` is not in memory; these are: demo@4, demo@base");
+    let (_, param, _) = server.post("/v1/load_lora_adapter", &load("demo@4", "/a")).await.refused(400);
+    assert_eq!(param, "lora_name");
 }
