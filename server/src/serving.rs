@@ -89,9 +89,13 @@ impl Serving {
         if version == BASE {
             return Some(Served::default());
         }
+        self.adapter(version).map(|adapter| Served::under(Some(&adapter), None))
+    }
+
+    /// The adapter of this version, if it is in memory.
+    pub fn adapter(&self, version: &str) -> Option<Arc<Adapter>> {
         let canary = self.canary.iter().filter_map(|canary| canary.adapter.as_ref());
-        let found = self.active.iter().chain(canary).find(|adapter| *adapter.info.version == *version)?;
-        Some(Served::under(Some(found), None))
+        self.active.iter().chain(canary).find(|adapter| *adapter.info.version == *version).cloned()
     }
 
     /// The versions that can be named, the active one first.

@@ -14,10 +14,10 @@ pub mod rollout;
 pub mod run;
 
 pub use config::{
-    BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, GrpoConfig, KtoConfig, LoraConfig,
-    LrScheduler, ModelStart, OnlineDpoConfig, OrpoConfig, PackingStrategy, PairLossType, PpoConfig,
-    RaftConfig, ReportTo, RewardConfig, RlooConfig, RolloutConfig, RrhfConfig, SaveDtype, SftConfig,
-    SpinConfig, TrainConfig, TruncationMode, Tuning,
+    BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, GrpoConfig, HeldModel, KtoConfig,
+    LoraConfig, LrScheduler, ModelStart, OnlineDpoConfig, OrpoConfig, PackingStrategy, PairLossType,
+    PpoConfig, RaftConfig, ReferencePolicy, ReportTo, RewardConfig, RlooConfig, RolloutConfig, RrhfConfig,
+    SaveDtype, SftConfig, SpinConfig, TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use rewards::RewardSpec;

@@ -61,6 +61,14 @@ impl ModelSource {
         }
     }
 
+    /// What messages call the whole.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Folder(path) => path.clone(),
+            Self::Embedded { name, .. } => PathBuf::from(name),
+        }
+    }
+
     /// `file` as messages should call it.
     pub fn path_of(&self, file: &str) -> PathBuf {
         match self {

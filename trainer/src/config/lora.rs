@@ -1,5 +1,7 @@
 //! Low-rank adapters.
 
+use std::path::PathBuf;
+
 use rectify_kernels::WeightDtype;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,21 @@ pub struct LoraConfig {
     pub target_modules: Vec<String>,
     /// How the base is held, once, frozen.
     pub base_dtype: BaseDtype,
+    /// A PEFT folder that the adapter starts from, of the same rank, strength and modules; `None` changes nothing at first.
+    pub init_adapter: Option<PathBuf>,
+    /// What methods with a reference compare with.
+    pub reference: ReferencePolicy,
+}
+
+/// What an adapter under training is compared with, where a method has a reference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferencePolicy {
+    /// The base: adapters off.
+    #[default]
+    Base,
+    /// What the run started from, `init_adapter` included; asked before the first step.
+    Start,
 }
 
 impl Default for LoraConfig {
@@ -62,6 +79,8 @@ impl Default for LoraConfig {
             lora_dropout: 0.05,
             target_modules: all.map(str::to_owned).to_vec(),
             base_dtype: BaseDtype::Auto,
+            init_adapter: None,
+            reference: ReferencePolicy::Base,
         }
     }
 }

@@ -4,6 +4,7 @@
 mod cpo;
 mod dpo;
 mod grpo;
+mod held;
 mod kto;
 mod lora;
 mod online_dpo;
@@ -22,8 +23,9 @@ mod truncation;
 pub use cpo::{CpoConfig, CpoConfigLossType};
 pub use dpo::{DpoConfig, FDivergenceType};
 pub use grpo::GrpoConfig;
+pub use held::HeldModel;
 pub use kto::KtoConfig;
-pub use lora::{BaseDtype, LoraConfig};
+pub use lora::{BaseDtype, LoraConfig, ReferencePolicy};
 pub use online_dpo::{OnlineDpoConfig, PairLossType};
 pub use orpo::OrpoConfig;
 pub use ppo::PpoConfig;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, TrainConfig, Tuning, check};
+use super::{LoraConfig, ReferencePolicy, TrainConfig, Tuning, check};
 use crate::error::TrainError;
 use crate::rewards::RewardSpec;
 
@@ -61,6 +61,11 @@ impl RolloutConfig {
             "use_peft",
             "set it to true: samples come from the serving engine, which takes new adapters while it runs but not new \
              base weights, so online methods train an adapter",
+        )?;
+        check(
+            !matches!(&train.tuning, Tuning::Lora(lora) if lora.reference == ReferencePolicy::Start),
+            "reference",
+            "set it to base: the samples of every rollout are new, and the start is not kept to judge them",
         )?;
         check(
             !needs_reward || !self.reward.is_empty(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, check};
+use super::{HeldModel, LoraConfig, ReferencePolicy, check};
 use crate::error::TrainError;
 
 /// Where the weights start.
@@ -15,6 +15,8 @@ pub enum ModelStart {
     Folder(PathBuf),
     /// A `config.json` with a tokenizer beside it: weights are drawn from `seed`.
     Init(PathBuf),
+    /// One that an engine of this process serves; only adapters can be trained on it.
+    Held(HeldModel),
 }
 
 /// What is trained.
@@ -25,6 +27,16 @@ pub enum Tuning {
     Full,
     /// Low-rank adapters on a frozen base (Hu et al. 2021, arXiv:2106.09685); the output is a PEFT folder.
     Lora(LoraConfig),
+}
+
+impl Tuning {
+    /// Whether the reference is what the weights were at the start, and not a base that stays at hand.
+    pub(crate) fn reference_is_start(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Lora(lora) => lora.reference == ReferencePolicy::Start,
+        }
+    }
 }
 
 /// How the learning rate goes on after the warm-up.
@@ -234,7 +246,11 @@ impl TrainConfig {
             "give how often to evaluate; early_stopping_patience and load_best_model_at_end compare evaluations",
         )?;
         match &self.tuning {
-            Tuning::Full => Ok(()),
+            Tuning::Full => check(
+                !matches!(self.model, ModelStart::Held(_)),
+                "use_peft",
+                "set it to true: the weights that are served must not change under their engine",
+            ),
             Tuning::Lora(lora) => lora.validate(),
         }
     }

@@ -10,6 +10,7 @@ mod words;
 
 use std::sync::Arc;
 
+use rectify_engine::model::source::ModelSource;
 pub use spec::RewardSpec;
 
 use crate::autograd::FrozenBase;
@@ -74,7 +75,7 @@ fn names(specs: &[RewardSpec]) -> Vec<String> {
 /// Starts an engine with the policy's base and the reward models among the judges, and opens the judges.
 pub(crate) fn open(
     config: &RolloutConfig,
-    policy: std::path::PathBuf,
+    policy: ModelSource,
     base: FrozenBase,
     threads: Option<usize>,
 ) -> Result<(Arc<RolloutEngine>, Judges), TrainError> {

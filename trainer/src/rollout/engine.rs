@@ -23,7 +23,7 @@ const PRIORITY: i32 = 1000;
 #[derive(Clone, Debug)]
 pub struct RolloutModels {
     /// The base of the policy under training.
-    pub policy: PathBuf,
+    pub policy: ModelSource,
     /// Reward models by name: folders of their own weights, or adapters with a score head for the policy's base.
     pub rewards: Vec<(String, PathBuf)>,
     /// Its frozen weights, which the trainer's tape and the engine hold together.
@@ -79,7 +79,7 @@ impl RolloutEngine {
             weight_dtype: models.base.dtype,
             kv_memory: models.kv_memory,
             threads: models.threads,
-            ..ModelsConfig::new(source(&models.policy))
+            ..ModelsConfig::new(models.policy.clone())
         };
         let limits = EngineConfig {
             // Everything of a rollout is there from the start, and nobody waits for single tokens.

@@ -87,7 +87,7 @@ pub(crate) fn text(settings: &TrainConfig, base: &str, has_score_head: bool, abo
 fn front_matter(settings: &TrainConfig, base: &str, has_score_head: bool, method: &str) -> String {
     let is_adapter = matches!(settings.tuning, Tuning::Lora(_));
     let mut text = "---\n".to_owned();
-    if matches!(settings.model, ModelStart::Folder(_)) {
+    if !matches!(settings.model, ModelStart::Init(_)) {
         // JSON's strings are YAML's.
         text += &format!("base_model: {}\n", Value::from(base));
     }

@@ -34,7 +34,7 @@ impl Asked {
 pub(crate) enum Role {
     /// The model as it is; with a seed for dropout, for [`Model::backward`] to follow.
     Policy(Option<u64>),
-    /// The model with its adapters off.
+    /// The model with its adapters off; where the reference is the start, the model as it is, before the first step.
     Reference,
 }
 
@@ -92,7 +92,7 @@ impl Model {
             Role::Policy(dropout_seed) => dropout_seed,
             Role::Reference => None,
         };
-        self.tape.set_adapters(role != Role::Reference);
+        self.tape.set_adapters(role != Role::Reference || self.reference_is_start);
         let hidden = self.hidden_at(batch, &rows, dropout_seed);
         self.tape.set_adapters(true);
         let head = *self.decoder.lm_head.as_ref().unwrap_or(&self.decoder.embedding);

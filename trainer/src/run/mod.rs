@@ -7,6 +7,7 @@ mod cpo;
 mod dpo;
 mod events;
 mod files;
+mod init;
 mod kto;
 mod log;
 mod logprobs;

@@ -16,8 +16,9 @@ use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
 use rectify_kernels::Pool;
 
+use super::init;
 use crate::autograd::{FrozenBase, LoraSettings, PackedBatch, Tape, Tensor, VALUE_HEAD};
-use crate::config::{ModelStart, TrainConfig, Tuning};
+use crate::config::{HeldModel, ModelStart, TrainConfig, Tuning};
 use crate::data::TextEncoder;
 use crate::error::TrainError;
 
@@ -31,24 +32,31 @@ pub(crate) struct Model {
     /// Folder of the tokenizer and, unless it starts from nothing, the weights.
     pub(crate) folder: PathBuf,
     pub(crate) encoder: TextEncoder,
+    /// The reference is asked before the first step, with adapters as they start.
+    pub(crate) reference_is_start: bool,
 }
 
 impl Model {
     /// Loads or draws the weights; with `score_head`, of a reward model with one output, whose head is drawn if it is
     /// not there.
     pub(crate) fn load(settings: &TrainConfig, score_head: bool) -> Result<Self, TrainError> {
-        let (folder, mut config, mut checkpoint) = match &settings.model {
+        let (source, mut config, mut checkpoint) = match &settings.model {
             ModelStart::Folder(folder) => {
                 let source = ModelSource::from(folder.as_path());
-                (folder.clone(), ModelConfig::load(&source)?, Some(Checkpoint::open(&source)?))
+                let (config, checkpoint) = (ModelConfig::load(&source)?, Checkpoint::open(&source)?);
+                (source, config, Some(checkpoint))
+            }
+            ModelStart::Held(HeldModel { source, .. }) => {
+                (source.clone(), ModelConfig::load(source)?, Some(Checkpoint::open(source)?))
             }
             ModelStart::Init(path) => {
                 let path = if path.is_dir() { path.join("config.json") } else { path.clone() };
                 let text = std::fs::read_to_string(&path).map_err(|error| TrainError::io(&path, error))?;
                 let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-                (folder, ModelConfig::from_json(&path, &text)?, None)
+                (ModelSource::Folder(folder), ModelConfig::from_json(&path, &text)?, None)
             }
         };
+        let folder = source.path();
         match (config.num_labels, score_head) {
             (Some(_), false) => {
                 return Err(TrainError::model(
@@ -70,7 +78,7 @@ impl Model {
             }
             _ => {}
         }
-        let encoder = TextEncoder::load(&ModelSource::from(folder.as_path()), &config)?;
+        let encoder = TextEncoder::load(&source, &config)?;
         let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint::random(&config, settings.seed));
         let threads = match settings.num_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -88,18 +96,24 @@ impl Model {
                 seed: settings.seed,
             }),
         };
-        let dtype = match &settings.tuning {
-            Tuning::Full => None,
-            Tuning::Lora(lora) => lora.base_dtype.weights(),
+        let base = match (&settings.model, &settings.tuning) {
+            (ModelStart::Held(held), _) => FrozenBase { dtype: held.dtype, store: held.weights.clone() },
+            (_, Tuning::Full) => FrozenBase { dtype: None, store: WeightStore::default() },
+            (_, Tuning::Lora(lora)) => {
+                FrozenBase { dtype: lora.base_dtype.weights(), store: WeightStore::default() }
+            }
         };
-        let base = FrozenBase { dtype, store: WeightStore::default() };
         let mut tape = Tape::new(Arc::new(pool), lora).with_base(base);
         tape.set_gradient_checkpointing(settings.gradient_checkpointing);
         let decoder = load_decoder(&mut tape, &config, &checkpoint)?;
         if let Tuning::Lora(lora) = &settings.tuning {
             check_targets(&tape, &lora.target_modules)?;
+            if let Some(folder) = &lora.init_adapter {
+                init::from_folder(folder, &config, lora, &mut tape.params)?;
+            }
         }
-        Ok(Self { tape, decoder, value_head: None, config, folder, encoder })
+        let reference_is_start = settings.tuning.reference_is_start();
+        Ok(Self { tape, decoder, value_head: None, config, folder, encoder, reference_is_start })
     }
 
     /// Adds a value head of zeros.

@@ -51,6 +51,7 @@ pub(crate) fn write(settings: &TrainConfig, model: &Model, about: &About<'_>) ->
 fn base(settings: &TrainConfig) -> String {
     match &settings.model {
         ModelStart::Folder(path) | ModelStart::Init(path) => path.display().to_string(),
+        ModelStart::Held(held) => held.source.path().display().to_string(),
     }
 }
 

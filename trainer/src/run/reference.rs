@@ -1,12 +1,13 @@
 //! What the reference policy says of each example, asked once. With adapters the reference is the base, asked when an
-//! example is first met; when every weight moves it is what the weights were, asked before the first step.
+//! example is first met; when every weight moves, or when an adapter is compared with its start, it is what the weights were,
+//! asked before the first step.
 
 use std::cell::RefCell;
 
 use super::method::Split;
 use super::model::Model;
 use super::progress::{Control, Progress};
-use crate::config::{TrainConfig, Tuning};
+use crate::config::TrainConfig;
 use crate::data::Batches;
 use crate::error::TrainError;
 
@@ -29,7 +30,7 @@ impl<T: Copy> Reference<T> {
         absent: Option<T>,
     ) -> Self {
         let known = RefCell::new([0, 1].map(|split: usize| vec![None; lengths[split].len()]));
-        let at_start = (precompute || settings.tuning == Tuning::Full) && absent.is_none();
+        let at_start = (precompute || settings.tuning.reference_is_start()) && absent.is_none();
         let batches = |lengths| {
             if at_start { Batches::new(settings, lengths).in_order() } else { Vec::new() }
         };

@@ -1,6 +1,7 @@
 //! Whole training runs on the tiny models of `tests/fixtures`: beside TRL, interrupted and resumed, accumulated, stopped.
 
 mod robustness;
+mod rounds;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rectify_engine::SamplingParams;
+use rectify_engine::model::source::ModelSource;
 
 pub(crate) use grpo::Grpo;
 pub(crate) use learner::{Learner, OnlineMethod};
@@ -141,15 +142,19 @@ impl Online {
         model: &Model,
         read: ReadPrompts,
     ) -> Result<Self, TrainError> {
-        let ModelStart::Folder(policy) = &train.model else {
-            let reason = "random weights cannot be sampled from usefully: name a model's folder";
-            return Err(TrainError::config("model_name_or_path", reason));
+        let policy = match &train.model {
+            ModelStart::Folder(folder) => ModelSource::from(folder.as_path()),
+            ModelStart::Held(held) => held.source.clone(),
+            ModelStart::Init(_) => {
+                let reason = "random weights cannot be sampled from usefully: name a model's folder";
+                return Err(TrainError::config("model_name_or_path", reason));
+            }
         };
         let Tuning::Lora(lora) = &train.tuning else {
             return Err(TrainError::config("use_peft", "online methods train an adapter: set it to true"));
         };
         let threads = (train.num_threads > 0).then_some(train.num_threads);
-        let (engine, judges) = rewards::open(rollout, policy.clone(), model.tape.base().clone(), threads)?;
+        let (engine, judges) = rewards::open(rollout, policy, model.tape.base().clone(), threads)?;
         let longest = model.max_length(train).min(engine.max_model_len()).saturating_sub(1);
         let mut num_left_out = 0;
         let prompts = Splits::load(train, |file| {
