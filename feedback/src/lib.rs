@@ -1,4 +1,4 @@
-//! Preference data: record formats and their files. Knows neither models nor HTTP.
+//! Preference data: the feedback store ([`store`]), record formats and their files. Knows neither models nor HTTP.
 //!
 //! The formats are the ones people have, named as TRL names them: prompts, SFT data (`messages`,
 //! `prompt`/`completion`, `text`), preferences (`prompt`/`chosen`/`rejected`), unpaired preferences
@@ -16,6 +16,7 @@ pub mod quality;
 pub mod ranked;
 pub mod records;
 pub mod sft;
+pub mod store;
 pub mod text;
 pub mod unpaired;
 
@@ -26,5 +27,6 @@ pub use prompt::PromptRecord;
 pub use ranked::RankedRecord;
 pub use records::{Records, read_records};
 pub use sft::{SftData, SftRecord};
+pub use store::{Store, StoreError};
 pub use text::{Message, Text};
 pub use unpaired::{UnpairedLine, UnpairedRecord};
