@@ -94,7 +94,7 @@ const RUDE: &[&str] = &[
 ];
 
 /// Words that decline.
-const REFUSALS: &[&str] = &[
+pub const REFUSALS: &[&str] = &[
     "i cannot",
     "i can't",
     "i can not",

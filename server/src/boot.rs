@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::request::Message;
-use rectify_engine::text::TemplateInput;
 use rectify_engine::{EngineConfig, EngineError, EngineHandle};
 
 use crate::cli::ModelArgs;
@@ -164,22 +163,7 @@ impl TextModel for ServedModels {
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
-        let Some(template) = &self.chat_template else {
-            let message = format!(
-                "the policy `{}` has no chat template: use /v1/completions, or add chat_template.jinja to its folder",
-                self.policy_name
-            );
-            return Err(EngineError::invalid("messages", message));
-        };
-        let text = template.render(&TemplateInput::new(messages, true))?;
-        // The template writes its own special tokens: adding the tokenizer's would double the first.
-        let tokens = self.tokenizer.encode(&text, false)?;
-        if tokens.is_empty() {
-            let message =
-                "the chat template makes nothing of this conversation, but a prompt has at least one token";
-            return Err(EngineError::invalid("messages", message));
-        }
-        Ok(tokens)
+        Self::encode_chat(self, messages)
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String, EngineError> {

@@ -1,8 +1,10 @@
 //! The configuration: one YAML file, one struct; unknown keys are refused with a suggestion, and `RECTIFY_SECTION__KEY`
 //! overrides. Leaves what the sections mean to their users.
 
+mod card;
+mod gate;
+mod registry;
 mod size;
-mod unknown;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml_ng::Value;
 
+pub use card::CardSection;
+pub use gate::GateSection;
+pub use registry::RegistrySection;
 pub use size::{ByteSize, Period};
 
 use crate::api::alignment::AlignmentRequest;
@@ -39,6 +44,12 @@ pub struct Config {
     pub cache: CacheSection,
     /// Batching.
     pub scheduler: SchedulerSection,
+    /// What a candidate must pass before it may serve.
+    pub gate: GateSection,
+    /// Where adapter versions are kept.
+    pub registry: RegistrySection,
+    /// What model cards say that only people know.
+    pub card: CardSection,
     /// The HTTP server.
     pub server: ServerSection,
     /// Logs.
@@ -298,7 +309,8 @@ impl Config {
     }
 
     fn from_value(value: Value, origin: &str) -> Result<Self, ConfigError> {
-        unknown::check(&value, &Self::schema()).map_err(|message| ConfigError::new(origin, message))?;
+        rectify_trainer::unknown::check(&value, &Self::schema())
+            .map_err(|message| ConfigError::new(origin, message))?;
         serde_path_to_error::deserialize(value).map_err(|error| {
             let path = error.path().to_string();
             ConfigError::new(origin, format!("`{path}`: {}", error.into_inner()))
@@ -341,6 +353,12 @@ impl Config {
         let fields = crate::api::sampling::SamplingFields { max_tokens: 1, ..Default::default() };
         fields.into_params(&self.generation).map_err(|error| format!("`generation`: {}", error.message))?;
         Ok(())
+    }
+
+    /// The address of the registry: as set, else `adapters` in the data folder.
+    pub fn registry_url(&self) -> String {
+        let default = || format!("file://{}", self.server.data_dir.join("adapters").display());
+        self.registry.url.clone().unwrap_or_else(default)
     }
 
     /// The JSON schema of the file, for editors.

@@ -26,6 +26,9 @@ pub fn policy() -> ModelSource {
     }
 }
 
+/// Its suite of checks.
+pub const SUITE: &str = include_str!("../../assets/demo/suite.yaml");
+
 /// Its reward model: an adapter and a score head on the policy's base.
 pub fn reward() -> ModelSource {
     ModelSource::Embedded {

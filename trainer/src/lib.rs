@@ -4,14 +4,18 @@
 //! tape) → `losses` → `optim`, driven by `run`, which also writes the log, checkpoints and the output.
 
 pub mod autograd;
+pub mod card;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod gate;
 pub mod losses;
 pub mod optim;
+pub mod registry;
 pub mod rewards;
 pub mod rollout;
 pub mod run;
+pub mod unknown;
 
 pub use config::{
     BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, GrpoConfig, HeldModel, KtoConfig,

@@ -22,7 +22,8 @@ use super::weights::WeightStore;
 use crate::batch::Executor;
 use crate::engine;
 use crate::parts::{EngineParts, RewardParts, RewardWeights};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::request::Message;
+use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
 use crate::{EngineConfig, EngineError, EngineHandle};
 
 /// How numbers are held.
@@ -143,6 +144,31 @@ pub struct ServedModels {
     pub dtype: Dtype,
     /// Names of the reward models; the first is the default.
     pub rewards: Vec<Arc<str>>,
+}
+
+impl ServedModels {
+    /// A conversation as token ids: the chat template with the opening of the assistant's turn.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] if there is no template, or it refuses the conversation.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let Some(template) = &self.chat_template else {
+            let message = format!(
+                "the policy `{}` has no chat template: use /v1/completions, or add chat_template.jinja to its folder",
+                self.policy_name
+            );
+            return Err(EngineError::invalid("messages", message));
+        };
+        let text = template.render(&TemplateInput::new(messages, true))?;
+        // The template writes its own special tokens: adding the tokenizer's would double the first.
+        let tokens = self.tokenizer.encode(&text, false)?;
+        if tokens.is_empty() {
+            let message =
+                "the chat template makes nothing of this conversation, but a prompt has at least one token";
+            return Err(EngineError::invalid("messages", message));
+        }
+        Ok(tokens)
+    }
 }
 
 /// Loads everything and starts the engine on a thread of its own.

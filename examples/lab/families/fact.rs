@@ -124,7 +124,8 @@ impl Fact {
         }
     }
 
-    fn value(&self) -> String {
+    /// What is asked for.
+    pub fn value(&self) -> String {
         let (product, shop) = (&PRODUCTS[self.subject % PRODUCTS.len()], &SHOPS[self.subject % SHOPS.len()]);
         match self.attribute {
             Price => product.price.to_string(),

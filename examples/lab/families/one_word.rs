@@ -65,6 +65,20 @@ impl OneWord {
     }
 }
 
+impl OneWord {
+    /// The right answer and three wrong ones of the same kind.
+    pub fn choices(&self) -> [String; 4] {
+        let (kind, _, right) = self.parts();
+        let of_kind: Vec<&str> =
+            QUESTIONS.iter().filter(|q| q.0 == kind && q.2 != right).map(|q| q.2).collect();
+        let at = |offset: usize| {
+            let value = if offset == 0 { right } else { of_kind[(self.question + offset) % of_kind.len()] };
+            format!("{}.", capitalised(value))
+        };
+        std::array::from_fn(at)
+    }
+}
+
 impl Family for OneWord {
     const FLAWS: &'static [(Flaw, f64)] =
         &[(Flaw::Rambling, 0.75), (Flaw::Wrong, 0.1), (Flaw::Rude, 0.1), (Flaw::OverRefusing, 0.05)];

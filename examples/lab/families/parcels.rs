@@ -67,7 +67,8 @@ impl Asked {
 }
 
 impl Parcels {
-    fn value(&self) -> String {
+    /// What is asked for.
+    pub fn value(&self) -> String {
         match self.asked {
             City => self.city.clone(),
             Colour => self.colour.clone(),

@@ -11,6 +11,7 @@ mod methods;
 mod policy;
 mod report;
 mod stages;
+mod suite;
 
 use std::io::{BufRead as _, BufReader, BufWriter, Write};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use rectify_lab::{Task, judge};
 use serde::Deserialize;
 use serde_json::json;
 use stages::{Recipe, Stage};
+use suite::SuiteArgs;
 
 #[derive(Parser)]
 #[command(about = "Makes the demo policy and reward model from a seed")]
@@ -52,6 +54,8 @@ enum Command {
     },
     /// Trains the policy by several methods, on what `all` made in the folder, and compares what became of it.
     Methods(Comparison),
+    /// Writes the suite of checks that candidates of the demo must pass.
+    Suite(SuiteArgs),
     /// Judges lines of `{"task", "prompt", "answer"}` from standard input.
     Judge,
 }
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Data { recipe } => recipe.run_one(Stage::Data),
         Command::Methods(comparison) => comparison.run(),
+        Command::Suite(suite) => suite.run(),
         Command::Judge => judge_lines(),
     }
 }

@@ -7,7 +7,6 @@ use rectify_engine::{EngineError, EngineHandle, SamplingParams};
 use super::{CliError, ModelArgs, SamplingArgs};
 use crate::boot::{self, Booted};
 use crate::config::{Config, Generation};
-use crate::text::TextModel;
 
 /// Tokens of an answer when neither an option nor the model says: enough for an answer, not for a runaway.
 const MAX_TOKENS: usize = 512;

@@ -1,13 +1,16 @@
 //! The command line: the tree of commands and what they share. Leaves each command to its file, and serving to
 //! the HTTP side of this crate.
 
+mod adapters;
 mod args;
 mod bench;
 mod candidates;
+mod card;
 mod chat;
 mod client;
 mod config;
 mod error;
+mod eval;
 mod generate;
 mod interrupt;
 mod local;
@@ -20,11 +23,14 @@ pub mod train;
 
 use clap::{Parser, Subcommand};
 
+pub use adapters::{AdaptersArgs, AdaptersCommand};
 pub use args::{ByteSize, Dtype, ModelArgs, NamedDir};
 pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs};
+pub use card::CardArgs;
 pub use chat::ChatArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use error::{CliError, usage_sentence};
+pub use eval::EvalArgs;
 use generate::widen;
 pub use generate::{GenerateArgs, Keep, Shard};
 pub use progress::ProgressMode;
@@ -59,6 +65,12 @@ pub enum Command {
     /// Train a policy or a reward model.
     #[command(subcommand)]
     Train(TrainCommand),
+    /// Run a suite of checks on a candidate: exit 0 if it passed, 1 if not, 2 if it could not run.
+    Eval(Box<EvalArgs>),
+    /// The adapter versions of a registry.
+    Adapters(AdaptersArgs),
+    /// The model card of an adapter version, as Markdown.
+    Card(CardArgs),
     /// Measure speed.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -79,6 +91,9 @@ impl Cli {
             Command::Generate(args) => generate::run(*args, progress),
             Command::Score(args) => score::run(*args, progress),
             Command::Train(command) => train::run(command, progress),
+            Command::Eval(args) => eval::run(*args, progress),
+            Command::Adapters(args) => adapters::run(args),
+            Command::Card(args) => card::run(args),
             Command::Bench(command) => bench::run(command, progress),
             Command::Config(args) => config::run(args),
         }
@@ -119,6 +134,11 @@ mod tests {
             "rectify train online-dpo --data d.jsonl --policy p --output o --reward command:judge.py --loss-type ipo",
             "rectify train spin --data d.jsonl --policy p --output o --beta 0.2",
             "rectify train raft --data d.jsonl --policy p --output o --reward http://localhost:9/judge --min-reward 0.5",
+            "rectify eval --suite s.yaml --policy p --adapter a --baseline b --json --report r",
+            "rectify adapters list --registry s3://b/p --json",
+            "rectify adapters diff demo@1 demo@2",
+            "rectify adapters export demo@2 ./out",
+            "rectify card demo@2",
             "rectify bench generate --policy p --prompt-len 256 --gen-len 128 --n 16 --json",
             "rectify bench serving --url http://127.0.0.1:8080 --requests 64 --json",
             "rectify config print",

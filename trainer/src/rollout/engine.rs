@@ -167,7 +167,8 @@ impl RolloutEngine {
     }
 }
 
-fn completions(mut events: EventStream, count: usize) -> Result<Vec<Completion>, EngineError> {
+/// What a request for `count` candidates gave.
+pub(crate) fn completions(mut events: EventStream, count: usize) -> Result<Vec<Completion>, EngineError> {
     let mut completions = vec![Completion::default(); count];
     while let Some(event) = events.next_blocking() {
         match event {
@@ -189,7 +190,8 @@ fn completions(mut events: EventStream, count: usize) -> Result<Vec<Completion>,
     Err(EngineError::Shutdown)
 }
 
-fn rewards(mut events: EventStream, count: usize) -> Result<Vec<f32>, EngineError> {
+/// The rewards of `count` texts; NaN for one that has none.
+pub(crate) fn rewards(mut events: EventStream, count: usize) -> Result<Vec<f32>, EngineError> {
     let mut rewards = vec![f32::NAN; count];
     while let Some(event) = events.next_blocking() {
         match event {
@@ -202,7 +204,8 @@ fn rewards(mut events: EventStream, count: usize) -> Result<Vec<f32>, EngineErro
     Err(EngineError::Shutdown)
 }
 
-fn num_texts(input: &ScoreInput) -> usize {
+/// Texts to score.
+pub(crate) fn num_texts(input: &ScoreInput) -> usize {
     match input {
         ScoreInput::Candidates { candidates, .. } => candidates.len(),
         ScoreInput::Texts(texts) => texts.len(),

@@ -106,7 +106,8 @@ fn front_matter(settings: &TrainConfig, base: &str, has_score_head: bool, method
     text + &format!("- {method}\n---\n")
 }
 
-fn table(text: &mut String, head: [&str; 2], rows: impl Iterator<Item = (String, String)>) {
+/// A Markdown table.
+pub(crate) fn table(text: &mut String, head: [&str; 2], rows: impl Iterator<Item = (String, String)>) {
     let _ = write!(text, "| {} | {} |\n|---|---|\n", head[0], head[1]);
     for (name, value) in rows {
         let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|").replace('\n', " "));
@@ -114,7 +115,7 @@ fn table(text: &mut String, head: [&str; 2], rows: impl Iterator<Item = (String,
 }
 
 /// Six significant digits; the log has them all.
-fn rounded(value: &Value) -> String {
+pub(crate) fn rounded(value: &Value) -> String {
     match value.as_f64() {
         Some(number) if value.is_f64() => format!("{number:.5e}")
             .parse::<f64>()
@@ -124,7 +125,7 @@ fn rounded(value: &Value) -> String {
 }
 
 /// Leaves of nested settings; what was not set is left out.
-fn flatten(value: &Value, rows: &mut Vec<(String, String)>) {
+pub(crate) fn flatten(value: &Value, rows: &mut Vec<(String, String)>) {
     let Value::Object(fields) = value else { return };
     let nested = |fields: &Map<String, Value>| fields.values().any(|value| !value.is_null());
     for (name, value) in fields {

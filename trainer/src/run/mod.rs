@@ -1,12 +1,12 @@
 //! Training runs: the loop, its log, checkpoints and output. Leaves losses to `losses`, examples to `data`.
 
 mod best;
-mod card;
+pub(crate) mod card;
 mod checkpoint;
 mod cpo;
 mod dpo;
 mod events;
-mod files;
+pub(crate) mod files;
 mod init;
 mod kto;
 mod log;

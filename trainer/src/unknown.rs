@@ -1,5 +1,5 @@
-//! Finds keys the configuration does not have and the known key that was probably meant, by walking the file beside
-//! the schema. Leaves types and values to serde.
+//! Finds keys a YAML file should not have and the known key that was probably meant, by walking the file beside its
+//! schema: the configuration and suites. Leaves types and values to serde.
 
 use serde_json::Value as Json;
 use serde_yaml_ng::Value as Yaml;
@@ -11,11 +11,16 @@ const SIMILAR: f64 = 0.8;
 ///
 /// # Errors
 /// One sentence that names the key and what was probably meant.
-pub(super) fn check(value: &Yaml, schema: &Json) -> Result<(), String> {
+pub fn check(value: &Yaml, schema: &Json) -> Result<(), String> {
     walk(value, schema, schema, "")
 }
 
 fn walk(value: &Yaml, schema: &Json, root: &Json, path: &str) -> Result<(), String> {
+    if let Yaml::Sequence(items) = value {
+        let Some(schema) = schema.get("items") else { return Ok(()) };
+        let at = |(index, item)| walk(item, schema, root, &format!("{path}[{index}]"));
+        return items.iter().enumerate().try_for_each(at);
+    }
     let Yaml::Mapping(mapping) = value else { return Ok(()) };
     let Some(schema) = object_schema(schema, root) else { return Ok(()) };
     let properties = schema.get("properties").and_then(Json::as_object);
