@@ -36,6 +36,8 @@ CREATE TABLE feedback (
     quarantined    TEXT,
     -- Person, answer and kind while the vote is in force: one vote each, also between processes.
     slot           TEXT UNIQUE,
+    -- 1 or -1 of a thumb, the stars of a rating.
+    score          BIGINT,
     -- Value, comment and tags.
     body           TEXT NOT NULL
 );

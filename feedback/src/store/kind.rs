@@ -102,6 +102,15 @@ impl FeedbackKind {
         }
     }
 
+    /// What can be counted without reading the value: 1 or -1 of a thumb, the stars of a rating.
+    pub(super) fn score(&self) -> Option<i64> {
+        match self {
+            Self::Thumb { up } => Some(if *up { 1 } else { -1 }),
+            Self::Rating { stars } => Some(i64::from(*stars)),
+            _ => None,
+        }
+    }
+
     /// Reads the word and what stands beside it.
     ///
     /// # Errors

@@ -7,7 +7,9 @@
 mod completions;
 mod error;
 mod events;
+mod intake;
 mod kind;
+mod labeling;
 mod lease;
 mod open;
 mod records;
@@ -25,13 +27,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 pub use error::StoreError;
 pub use events::{Event, NewEvent};
+pub use intake::{NewFeedback, Stored, VoteError};
 pub use kind::{FeedbackKind, KINDS, Margin, Signal};
+pub use labeling::Task;
 pub use open::Dialect;
 pub use records::{
     CandidateRecord, CompletionRecord, Deleted, FeedbackRecord, Millis, Vote, VoteFilter, now,
 };
 pub use training::{ServingPointer, TrainingRun, Transition};
-pub use votes::{NewFeedback, Stored, VoteError};
 pub use writer::{Writer, WriterConfig};
 
 /// An open store. Clones share it.

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{CompletionRecord, NewFeedback, Store, StoreError, Stored, VoteError, completions, votes};
+use super::{
+    CompletionRecord, FeedbackKind, NewFeedback, Store, StoreError, Stored, VoteError, completions, intake,
+};
 
 /// Most entries of one transaction: votes wait for all of their group.
 const MAX_GROUP: usize = 512;
@@ -87,6 +89,9 @@ impl Writer {
     /// [`VoteError`]; [`VoteError::Busy`] at once if the queue is full.
     pub async fn feedback(&self, mut new: NewFeedback) -> Result<Stored, VoteError> {
         if !self.config.store_text {
+            if matches!(new.kind, FeedbackKind::Edit { .. }) {
+                return Err(VoteError::NoText);
+            }
             new.comment = None;
         }
         let (answer, answered) = oneshot::channel();
@@ -209,7 +214,7 @@ async fn write(store: &Store, group: &[Entry]) -> Result<Vec<Outcome>, Failure> 
             Entry::Completion { record, .. } => {
                 completions::insert(write.connection(), record).await.map(|_| Outcome::Nothing)
             }
-            Entry::Vote { new, .. } => votes::cast(write.connection(), new).await.map(Outcome::Vote),
+            Entry::Vote { new, .. } => intake::cast(write.connection(), new).await.map(Outcome::Vote),
             Entry::Flush(_) | Entry::Close(_) => Ok(Outcome::Nothing),
         };
         outcomes.push(outcome.map_err(|error| Failure { entry: Some(index), error })?);

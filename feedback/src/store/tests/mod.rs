@@ -1,9 +1,11 @@
 //! The store's own tests: one suite, run on SQLite and, where `RECTIFY_TEST_POSTGRES` names a server, on PostgreSQL.
 
+mod labeling;
 mod records;
 mod sqlite;
 mod training;
 mod voting;
+mod writer;
 
 use sqlx::Connection;
 
@@ -81,7 +83,7 @@ fn thumb(completion_id: &str, user: &str, up: bool) -> NewFeedback {
 /// One vote in a transaction of its own.
 async fn cast(store: &Store, new: &NewFeedback) -> Result<Stored, VoteError> {
     let mut write = store.write().await?;
-    let outcome = super::votes::cast(write.connection(), new).await?;
+    let outcome = super::intake::cast(write.connection(), new).await?;
     write.commit().await?;
     outcome
 }
