@@ -8,12 +8,12 @@
 //! | a label that names one of two fields (`response_a`, or its ending `a`) | `prompt`, `chosen`, `rejected` |
 //! | a ranking of fields | the same, of the best and the worst |
 //! | yes/no, good/bad, or a rating from 1 to 5, about one answer's field | `prompt`, `completion`, `label` |
-//! | a written text | `prompt`, `completion` |
+//! | a written text | `prompt`, `completion`, and `original` where the record shows the text that was edited |
 //!
 //! Of several people's answers to a question the most common counts; without any, a suggestion does. Ties, ratings of 3
 //! and records that nobody answered become nothing.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::RecordError;
 
@@ -51,10 +51,74 @@ const BAD: [&str; 12] = [
     "unsafe",
 ];
 
+/// The question whose answer is always a written text, even one that looks like a label.
+pub(crate) const EDIT: &str = "edit";
+/// The field, and the column, of the text that was edited.
+pub(crate) const ORIGINAL: &str = "original";
+
 /// Whether an object is one of Argilla's records.
 pub(crate) fn is_record(fields: &Fields) -> bool {
     fields.get("fields").is_some_and(Value::is_object)
         && (fields.contains_key("responses") || fields.contains_key("suggestions"))
+}
+
+/// Every person's answers by themselves: who it was and the columns that [`columns`] makes of them; a record that only
+/// has suggestions is nobody's. People who said nothing are left out.
+///
+/// # Errors
+/// As [`columns`].
+pub(crate) fn by_person(record: Fields) -> Result<Vec<(Option<String>, Fields)>, RecordError> {
+    // A person and their answer to each question.
+    let mut people: Vec<(Option<String>, Fields)> = Vec::new();
+    let mut add = |name: &str, response: &Value, user: Option<&Value>| {
+        let user = user.or_else(|| response.get("user_id")).and_then(|user| match user {
+            Value::String(user) => Some(user.clone()),
+            Value::Null => None,
+            other => Some(other.to_string()),
+        });
+        let answer = Value::Array(vec![response.clone()]);
+        // Answers without a name are as many people as there are answers to the same question.
+        let same = people.iter_mut().find(|(known, answers)| *known == user && !answers.contains_key(name));
+        match same {
+            Some((_, answers)) => {
+                answers.insert(name.to_owned(), answer);
+            }
+            None => people.push((user, Fields::from_iter([(name.to_owned(), answer)]))),
+        }
+    };
+    match record.get("responses") {
+        Some(Value::Object(questions)) => {
+            for (name, list) in questions {
+                list.as_array().into_iter().flatten().for_each(|response| add(name, response, None));
+            }
+        }
+        Some(Value::Array(responses)) => {
+            for response in responses {
+                let values = response.get("values").and_then(Value::as_object);
+                for (name, value) in values.into_iter().flatten() {
+                    let mut value = value.clone();
+                    if let (Value::Object(value), Some(status)) = (&mut value, response.get("status")) {
+                        value.insert("status".to_owned(), status.clone());
+                    }
+                    add(name, &value, response.get("user_id"));
+                }
+            }
+        }
+        _ => {}
+    }
+    if people.is_empty() {
+        return Ok(columns(record)?.map(|columns| (None, columns)).into_iter().collect());
+    }
+    let mut found = Vec::new();
+    for (user, answers) in people {
+        let mut own = record.clone();
+        own.shift_remove("suggestions");
+        own.insert("responses".to_owned(), Value::Object(answers));
+        if let Some(columns) = columns(own)? {
+            found.push((user, columns));
+        }
+    }
+    Ok(found)
 }
 
 /// The record's columns; `None` if it says nothing.
@@ -78,7 +142,7 @@ pub(crate) fn columns(mut record: Fields) -> Result<Option<Fields>, RecordError>
     };
     let mut columns = Fields::from_iter([("prompt".to_owned(), prompt)]);
     let outcomes: Vec<Outcome> =
-        answers.values().filter_map(|answer| Outcome::read(answer, &fields)).collect();
+        answers.iter().filter_map(|(question, answer)| Outcome::read(question, answer, &fields)).collect();
     let Some(outcome) = outcomes.into_iter().min_by_key(Outcome::rank) else {
         let names: Vec<&str> = answers.keys().map(String::as_str).collect();
         return Err(RecordError::new(format!(
@@ -98,7 +162,12 @@ pub(crate) fn columns(mut record: Fields) -> Result<Option<Fields>, RecordError>
             columns.insert("label".to_owned(), label.into());
         }
         Outcome::Written(text) => {
-            columns.insert("completion".to_owned(), text.into());
+            let as_turns = columns["prompt"].is_array();
+            let text = if as_turns { json!([{"role": "assistant", "content": text}]) } else { text.into() };
+            columns.insert("completion".to_owned(), text);
+            if let Some(original) = fields.get(ORIGINAL).and_then(plain) {
+                columns.insert(ORIGINAL.to_owned(), original.into());
+            }
         }
     }
     if let Some(Value::Object(metadata)) = record.shift_remove("metadata") {
@@ -165,6 +234,14 @@ fn most_common(values: &[Value]) -> Option<Value> {
     values.iter().rev().max_by_key(|value| count(value)).cloned()
 }
 
+/// The text of a field: a string, or the one turn of a conversation.
+fn plain(field: &Value) -> Option<&str> {
+    field.as_str().or_else(|| match field.as_array()?.as_slice() {
+        [turn] => turn.get("content")?.as_str(),
+        _ => None,
+    })
+}
+
 /// What an answer says of the fields besides the prompt.
 enum Outcome {
     Preference { chosen: String, rejected: String },
@@ -184,8 +261,9 @@ impl Outcome {
         }
     }
 
-    fn read(answer: &Value, fields: &Fields) -> Option<Self> {
+    fn read(question: &str, answer: &Value, fields: &Fields) -> Option<Self> {
         match answer {
+            Value::String(text) if question == EDIT => Some(Self::Written(text.clone())),
             Value::Array(ranking) => Self::ranking(ranking, fields),
             Value::String(text) => Self::word(text, fields),
             Value::Bool(label) => Self::label(*label, fields),
@@ -256,7 +334,6 @@ fn field_named(name: &str, fields: &Fields) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn read(record: Value) -> Result<Option<Value>, RecordError> {
         let Value::Object(record) = record else { panic!("{record}") };
@@ -312,7 +389,8 @@ mod tests {
         assert_eq!(record(json!(3)), Ok(None));
         assert_eq!(
             record(json!("Hello there.")).expect("valid").expect("an answer")["completion"],
-            "Hello there."
+            json!([{"role": "assistant", "content": "Hello there."}]),
+            "turns, as its prompt is"
         );
     }
 

@@ -11,7 +11,8 @@ use crate::argilla;
 use crate::{FeedbackError, JsonlReader, Line, Record, parquet};
 
 type Fields = Map<String, Value>;
-type Source = Box<dyn Iterator<Item = Result<Line<Fields>, FeedbackError>>>;
+/// Rows of a file as they are.
+pub(crate) type Source = Box<dyn Iterator<Item = Result<Line<Fields>, FeedbackError>>>;
 
 /// Records of a file, in its order; see [`read_records`].
 pub struct Records<T> {
@@ -29,14 +30,18 @@ pub struct Records<T> {
 /// [`FeedbackError::File`]; later [`FeedbackError::Line`] for the first record that is none of `T`.
 pub fn read_records<T: Record>(path: impl AsRef<Path>) -> Result<Records<T>, FeedbackError> {
     let path = path.as_ref();
+    Ok(Records { path: path.to_owned(), source: open(path)?, record: std::marker::PhantomData })
+}
+
+/// Opens a file of any kind.
+pub(crate) fn open(path: &Path) -> Result<Source, FeedbackError> {
     let fail = |error: std::io::Error| FeedbackError::file(path, format!("cannot open the file: {error}"));
     let mut file = BufReader::new(File::open(path).map_err(fail)?);
-    let source: Source = match first_byte(&mut file).map_err(fail)? {
+    Ok(match first_byte(&mut file).map_err(fail)? {
         Start::Parquet => Box::new(parquet::read(path)?),
         Start::List => Box::new(list(path, file)?),
         Start::Other => Box::new(JsonlReader::<Fields, _>::new(path, file)),
-    };
-    Ok(Records { path: path.to_owned(), source, record: std::marker::PhantomData })
+    })
 }
 
 impl<T: Record> Iterator for Records<T> {

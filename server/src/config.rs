@@ -3,6 +3,7 @@
 
 mod card;
 mod gate;
+mod quality;
 mod registry;
 mod size;
 
@@ -16,6 +17,7 @@ use serde_yaml_ng::Value;
 
 pub use card::CardSection;
 pub use gate::GateSection;
+pub use quality::QualitySection;
 pub use registry::RegistrySection;
 pub use size::{ByteSize, Period};
 
@@ -54,6 +56,8 @@ pub struct Config {
     pub server: ServerSection,
     /// Logs.
     pub log: LogSection,
+    /// Which votes may be trained on.
+    pub quality: QualitySection,
 }
 
 /// The policy.
@@ -334,6 +338,7 @@ impl Config {
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`{key}` is 0, but must be at least 1"));
         }
+        self.quality.validate()?;
         let block_size = self.cache.block_size;
         if block_size == 0 || !block_size.is_multiple_of(16) {
             return Err(format!("`cache.block_size` is {block_size}, but must be a multiple of 16"));

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod error;
 mod eval;
+mod feedback;
 mod generate;
 mod interrupt;
 mod local;
@@ -31,6 +32,7 @@ pub use chat::ChatArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use error::{CliError, usage_sentence};
 pub use eval::EvalArgs;
+pub use feedback::{ExportFormat, FeedbackArgs, FeedbackCommand};
 use generate::widen;
 pub use generate::{GenerateArgs, Keep, Shard};
 pub use progress::ProgressMode;
@@ -62,6 +64,8 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Score a file of answers with a reward model.
     Score(Box<ScoreArgs>),
+    /// Votes in and out of the store, and which of them may be trained on.
+    Feedback(Box<FeedbackArgs>),
     /// Train a policy or a reward model.
     #[command(subcommand)]
     Train(TrainCommand),
@@ -90,6 +94,7 @@ impl Cli {
             Command::Chat(args) => chat::run(*args),
             Command::Generate(args) => generate::run(*args, progress),
             Command::Score(args) => score::run(*args, progress),
+            Command::Feedback(args) => feedback::run(*args),
             Command::Train(command) => train::run(command, progress),
             Command::Eval(args) => eval::run(*args, progress),
             Command::Adapters(args) => adapters::run(args),
@@ -139,6 +144,11 @@ mod tests {
             "rectify adapters diff demo@1 demo@2",
             "rectify adapters export demo@2 ./out",
             "rectify card demo@2",
+            "rectify feedback import a.jsonl b.parquet --gold --store sqlite://f.db --json",
+            "rectify feedback export -o a.parquet --format argilla --trusted",
+            "rectify feedback stats --data-dir d",
+            "rectify feedback dedup --similarity 0.8 --keep 4 --answers --quarantine",
+            "rectify feedback check --snapshot s --config c.yaml",
             "rectify bench generate --policy p --prompt-len 256 --gen-len 128 --n 16 --json",
             "rectify bench serving --url http://127.0.0.1:8080 --requests 64 --json",
             "rectify config print",

@@ -1,0 +1,123 @@
+//! Groups of annotators who vote alike against the rest: found by the items on which they contradict what everybody and
+//! the reward say, judged together. Catches many accounts with few votes each. Leaves single annotators to `annotators`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Reason;
+use super::accuracy::Likelihood;
+use super::annotators::{Annotator, Calibration, Quarantine};
+use super::config::AnnotatorRules;
+use super::minhash::Clusters;
+use super::report::{Anomaly, AnomalyKind};
+
+/// The truth of an item is taken as sure from this probability on.
+const SURE: f64 = 0.8;
+/// At most so many annotators of one item are compared with each other.
+const MAX_COMPARED: usize = 64;
+/// A pair of annotators is linked if chance alone would link fewer than this many pairs in all.
+const MAX_CHANCE_LINKS: f64 = 0.01;
+
+/// Marks the members of groups; returns one anomaly for each group.
+pub(crate) fn find(calibration: &mut Calibration, rules: &AnnotatorRules) -> Vec<Anomaly> {
+    let links = linked(calibration);
+    let mut clusters = Clusters::new(calibration.annotators.len());
+    links.iter().for_each(|&(a, b)| clusters.join(a, b));
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for annotator in 0..calibration.annotators.len() {
+        groups.entry(clusters.first(annotator)).or_default().push(annotator);
+    }
+    let mut anomalies = Vec::new();
+    for members in groups.into_values().filter(|members| members.len() >= rules.min_group) {
+        let mut together = Likelihood::default();
+        for (answer, &right) in calibration.opinions.answers.iter().zip(&calibration.model.others) {
+            if members.binary_search(&answer.annotator).is_ok() {
+                together.observe(right);
+            }
+        }
+        let measured = together.accuracy().interval.high;
+        if measured >= rules.min_accuracy {
+            continue;
+        }
+        anomalies.push(Anomaly {
+            kind: AnomalyKind::Group,
+            who: members.iter().map(|&member| calibration.annotators[member].name.clone()).collect(),
+            what: "votes of a group that are right by everybody else and the reward, at most".to_owned(),
+            measured,
+            limit: rules.min_accuracy,
+            votes: members.iter().map(|&member| calibration.annotators[member].votes).sum(),
+            since: 0,
+        });
+        for member in members {
+            let annotator: &mut Annotator = &mut calibration.annotators[member];
+            annotator.quarantine.get_or_insert_with(|| Quarantine {
+                reason: Reason::Coordinated,
+                measured,
+                limit: rules.min_accuracy,
+                what: "votes of the group that are right by everybody else and the reward".to_owned(),
+            });
+        }
+    }
+    anomalies
+}
+
+/// Pairs of annotators who contradict the truth of the same items more often than two ordinary people would by chance.
+fn linked(calibration: &Calibration) -> Vec<(usize, usize)> {
+    let truth = &calibration.model.truth;
+    let mut of_item: BTreeMap<usize, Vec<(usize, bool)>> = BTreeMap::new();
+    let (mut wrong, mut sure) = (0.0, 0.0);
+    for answer in &calibration.opinions.answers {
+        let truth = truth[answer.item];
+        if truth.max(1.0 - truth) >= SURE {
+            let against = answer.says != (truth > 0.5);
+            of_item.entry(answer.item).or_default().push((answer.annotator, against));
+            wrong += f64::from(u8::from(against));
+            sure += 1.0;
+        }
+    }
+    // What an ordinary person gets wrong; the floor keeps a perfect crowd from making two slips a conspiracy.
+    let ordinary = (wrong / f64::max(sure, 1.0)).clamp(0.1, 0.3);
+    let mut pairs: HashMap<(usize, usize), (u32, u32)> = HashMap::new();
+    for people in of_item.values() {
+        let people = &people[..people.len().min(MAX_COMPARED)];
+        for (index, &(a, a_against)) in people.iter().enumerate() {
+            for &(b, b_against) in people[..index].iter().filter(|(b, _)| *b != a) {
+                let (shared, together) = pairs.entry((a.min(b), a.max(b))).or_default();
+                *shared += 1;
+                *together += u32::from(a_against && b_against);
+            }
+        }
+    }
+    let limit = MAX_CHANCE_LINKS / pairs.len().max(1) as f64;
+    let mut links: Vec<(usize, usize)> = pairs
+        .into_iter()
+        .filter(|&(_, (shared, together))| {
+            together >= 2 && binomial_tail(together, shared, ordinary * ordinary) < limit
+        })
+        .map(|(pair, _)| pair)
+        .collect();
+    links.sort_unstable();
+    links
+}
+
+/// `P(X ≥ k)` of `n` trials with probability `p`.
+fn binomial_tail(k: u32, n: u32, p: f64) -> f64 {
+    let mut term = (1.0 - p).powi(n as i32);
+    let mut below = 0.0;
+    for i in 0..k {
+        below += term;
+        term *= f64::from(n - i) / f64::from(i + 1) * p / (1.0 - p);
+    }
+    (1.0 - below).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binomial_tail_is_exact() {
+        assert!((binomial_tail(1, 3, 0.5) - 0.875).abs() < 1e-12);
+        assert!((binomial_tail(2, 2, 0.1) - 0.01).abs() < 1e-12);
+        assert_eq!(binomial_tail(0, 5, 0.3), 1.0);
+    }
+}
