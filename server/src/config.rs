@@ -17,6 +17,7 @@ use serde_yaml_ng::Value;
 
 pub use card::CardSection;
 pub use gate::GateSection;
+pub use log::{LogFormat, LogSection};
 pub use quality::QualitySection;
 pub use registry::RegistrySection;
 pub use size::{ByteSize, Period};
@@ -222,32 +223,6 @@ impl Default for ServerSection {
             data_dir: "rectify-data".into(),
         }
     }
-}
-
-/// Logs, on standard error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSection {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,rectify_engine=debug`.
-    pub level: String,
-    /// Lines for people or for programs.
-    pub format: LogFormat,
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
-    }
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// A configuration that cannot be used. The message is one sentence that names the file or variable and the key.

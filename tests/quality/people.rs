@@ -46,13 +46,18 @@ pub(crate) struct People {
     pool: Vec<Served>,
     verdicts: HashMap<(String, String), bool>,
     pub(crate) gold_share: f64,
+    /// Votes are on so many of the pool's answers.
+    pub(crate) targets: usize,
 }
+
+/// Answers in the pool.
+pub(crate) const POOL: usize = 200;
 
 impl People {
     pub(crate) fn new(crowd: Crowd, seed: u64) -> Self {
         let (rng, pool, verdicts) = (rng_for(seed, "people"), Vec::new(), HashMap::new());
-        let mut people = Self { crowd, rng, pool, verdicts, gold_share: 0.0 };
-        people.pool = (0..200).map(|_| people.serve()).collect();
+        let mut people = Self { crowd, rng, pool, verdicts, gold_share: 0.0, targets: POOL };
+        people.pool = (0..POOL).map(|_| people.serve()).collect();
         people
     }
 
@@ -82,8 +87,8 @@ impl People {
         for person in 0..num {
             for turn in 0..each {
                 let served = if self.crowd.shared {
-                    let place = index(&mut self.rng, self.pool.len());
-                    let gold = (place as f64) < self.gold_share * self.pool.len() as f64;
+                    let place = index(&mut self.rng, self.targets);
+                    let gold = (place as f64) < self.gold_share * POOL as f64;
                     Served { gold, ..self.pool[place].clone() }
                 } else {
                     self.serve()

@@ -51,7 +51,7 @@ pub fn assess(votes: &[Vote], config: &QualityConfig) -> QualityReport {
     ballot.out.iter().flatten().for_each(|reason| *reasons.entry(*reason).or_default() += 1);
     let mut findings = vec![
         something_left(&ballot),
-        suspicion(&reasons, votes.len(), &config.stop),
+        suspicion(&reasons, ballot.remaining().len(), &config.stop),
         noise(&ballot, &calibration, &config.stop),
     ];
     findings.extend(of_balance(&balance, config));
@@ -91,9 +91,13 @@ fn something_left(ballot: &Ballot<'_>) -> Finding {
     )
 }
 
-fn suspicion(reasons: &BTreeMap<Reason, usize>, votes: usize, rules: &StopRules) -> Finding {
-    let suspect: usize =
-        reasons.iter().filter(|(reason, _)| reason.is_suspicion()).map(|(_, count)| count).sum();
+/// Of the votes that could be learnt from, how many are suspect.
+fn suspicion(reasons: &BTreeMap<Reason, usize>, left: usize, rules: &StopRules) -> Finding {
+    let count = |wanted: fn(Reason) -> bool| -> usize {
+        reasons.iter().filter(|(reason, _)| wanted(**reason)).map(|(_, count)| count).sum()
+    };
+    let suspect = count(Reason::is_suspicion);
+    let votes = left + count(|reason| !reason.is_housekeeping());
     let share = suspect as f64 / votes.max(1) as f64;
     let level = match share {
         share if share > rules.max_suspect => Level::Stop,
@@ -101,8 +105,9 @@ fn suspicion(reasons: &BTreeMap<Reason, usize>, votes: usize, rules: &StopRules)
         _ => Level::Ok,
     };
     let (percent, limit) = (100.0 * share, 100.0 * rules.max_suspect);
-    let message =
-        format!("{suspect} votes ({percent:.1} %) are under suspicion; at most {limit:.0} % may be");
+    let message = format!(
+        "{suspect} of {votes} votes ({percent:.1} %) are under suspicion; at most {limit:.0} % may be"
+    );
     finding("suspicion", level, Some(share), rules.max_suspect, message)
 }
 

@@ -1,7 +1,7 @@
 //! Votes that reward a text for its own sake: texts that repeat themselves, and one text rewarded whatever was asked
 //! ("Excellent!" as the answer to everything). Leaves whether an answer is good to the reward model and the people.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::Reason;
 use super::ballot::{Ballot, rewarded};
@@ -9,15 +9,20 @@ use super::config::CampaignRules;
 use super::report::{Anomaly, AnomalyKind};
 use super::words::{distinct, normalised, words};
 
-/// A word so many times in a row is no language.
-const RUN: usize = 4;
+/// A word more often than this in a row is no language; a text of three words may not be one word.
+const MAX_RUN: usize = 3;
 
-/// Whether a text of three words or more mostly repeats itself.
-pub fn is_degenerate(text: &str, min_distinct: f64) -> bool {
+/// How a text repeats itself more than language does: what was measured, how much it is and the limit.
+pub fn repetition(text: &str, min_distinct: f64) -> Option<(&'static str, f64, f64)> {
     let words: Vec<String> = words(text).collect();
-    let same = |run: &[String]| run.iter().all(|word| *word == run[0]);
-    let is_run = words.len() >= 3 && same(&words) || words.windows(RUN).any(same);
-    is_run || words.len() > RUN && distinct(text, 2) < min_distinct
+    let runs = words.chunk_by(|a, b| a == b).map(<[String]>::len);
+    let longest = runs.max().unwrap_or(0);
+    if longest > MAX_RUN || longest == MAX_RUN && words.len() == MAX_RUN {
+        return Some(("times one word follows itself", longest as f64, MAX_RUN as f64));
+    }
+    let share = distinct(text, 2);
+    let degenerate = words.len() > MAX_RUN + 1 && share < min_distinct;
+    degenerate.then_some(("share of distinct word pairs", share, min_distinct))
 }
 
 /// Leaves out votes that reward degenerate texts, and all rewards of one text that somebody gives, or that all together
@@ -30,33 +35,26 @@ pub(crate) fn find(ballot: &mut Ballot<'_>, rules: &CampaignRules) -> Vec<Anomal
 }
 
 fn degenerate(ballot: &mut Ballot<'_>, rules: &CampaignRules) -> Vec<Anomaly> {
-    let caught: Vec<usize> = ballot
-        .remaining()
-        .into_iter()
-        .filter(|&vote| {
-            rewarded(&ballot.votes[vote]).is_some_and(|text| is_degenerate(text, rules.min_distinct))
-        })
-        .collect();
-    let mut who: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for vote in caught {
+    let mut anomalies: BTreeMap<usize, Anomaly> = BTreeMap::new();
+    for vote in ballot.remaining() {
+        let text = rewarded(&ballot.votes[vote]);
+        let Some((what, measured, limit)) = text.and_then(|text| repetition(text, rules.min_distinct)) else {
+            continue;
+        };
         ballot.exclude(vote, Reason::Degenerate);
-        who.entry(ballot.annotator[vote]).or_default().push(vote);
-    }
-    let least = |votes: &[usize]| {
-        let text = |&vote: &usize| rewarded(&ballot.votes[vote]).map(|text| distinct(text, 2));
-        votes.iter().filter_map(text).fold(1.0, f64::min)
-    };
-    who.into_iter()
-        .map(|(annotator, votes)| Anomaly {
+        let annotator = ballot.annotator[vote];
+        let anomaly = anomalies.entry(annotator).or_insert_with(|| Anomaly {
             kind: AnomalyKind::RewardsRepetition,
             who: vec![ballot.annotators[annotator].clone()],
-            what: "share of distinct word pairs in a rewarded text".to_owned(),
-            measured: least(&votes),
-            limit: rules.min_distinct,
-            since: ballot.votes[votes[0]].feedback.created_at,
-            votes: votes.len(),
-        })
-        .collect()
+            what: format!("{what} in a rewarded text"),
+            measured,
+            limit,
+            since: ballot.votes[vote].feedback.created_at,
+            votes: 0,
+        });
+        anomaly.votes += 1;
+    }
+    anomalies.into_values().collect()
 }
 
 /// The rewards of each text, as (votes, different prompts).
@@ -96,16 +94,19 @@ fn by_person(ballot: &mut Ballot<'_>, rules: &CampaignRules) -> Vec<Anomaly> {
 
 fn by_text(ballot: &mut Ballot<'_>, rules: &CampaignRules) -> Vec<Anomaly> {
     let mut anomalies = Vec::new();
-    for (text, (votes, prompts)) in by_rewarded(ballot, &ballot.remaining()) {
-        if prompts.len() <= rules.max_prompts {
+    let rewards = by_rewarded(ballot, &ballot.remaining());
+    let all: HashSet<u64> = rewards.values().flat_map(|(_, prompts)| prompts).copied().collect();
+    let allowed = rules.max_prompts.max((rules.max_share * all.len() as f64) as usize);
+    for (text, (votes, prompts)) in rewards {
+        if prompts.len() <= allowed {
             continue;
         }
         // A polite refusal may be the right answer to many prompts: as many stay as may be.
-        let mut kept: HashMap<u64, usize> = HashMap::new();
+        let mut kept: HashSet<u64> = HashSet::new();
         let mut beyond = Vec::new();
         for vote in ballot.in_turn(&votes) {
-            if kept.len() < rules.max_prompts || kept.contains_key(&ballot.prompt[vote]) {
-                *kept.entry(ballot.prompt[vote]).or_default() += 1;
+            if kept.len() < allowed || kept.contains(&ballot.prompt[vote]) {
+                kept.insert(ballot.prompt[vote]);
             } else {
                 beyond.push(vote);
             }
@@ -119,7 +120,7 @@ fn by_text(ballot: &mut Ballot<'_>, rules: &CampaignRules) -> Vec<Anomaly> {
             who,
             what: format!("prompts for which `{}` is rewarded", shown(&text)),
             measured: prompts.len() as f64,
-            limit: rules.max_prompts as f64,
+            limit: allowed as f64,
             since: ballot.votes[votes[0]].feedback.created_at,
             votes: beyond.len(),
         });
@@ -148,7 +149,7 @@ mod tests {
             "Sure. Excellent excellent excellent excellent, and goodbye for now my friend.",
             "very good very good very good very good",
         ] {
-            assert!(is_degenerate(text, 0.5), "{text}");
+            assert!(repetition(text, 0.5).is_some(), "{text}");
         }
         for text in [
             "Excellent",
@@ -156,7 +157,7 @@ mod tests {
             "Bye bye.",
             "The parcel with the lamp is in the van, and the parcel with the map is here.",
         ] {
-            assert!(!is_degenerate(text, 0.5), "{text}");
+            assert_eq!(repetition(text, 0.5), None, "{text}");
         }
     }
 }

@@ -118,8 +118,10 @@ impl Default for FloodRules {
 pub struct CampaignRules {
     /// Texts of which fewer runs of two words are distinct than this share are degenerate.
     pub min_distinct: f64,
-    /// Different prompts for which one and the same text may be rewarded.
+    /// Different prompts for which one and the same text may be rewarded, whatever its share.
     pub max_prompts: usize,
+    /// Beyond that number, one text may be rewarded for this share of all prompts.
+    pub max_share: f64,
     /// A person who rewards one and the same text for more different prompts than this, and with most of their
     /// votes, campaigns for it: none of these votes counts.
     pub max_prompts_per_person: usize,
@@ -127,7 +129,7 @@ pub struct CampaignRules {
 
 impl Default for CampaignRules {
     fn default() -> Self {
-        Self { min_distinct: 0.5, max_prompts: 16, max_prompts_per_person: 4 }
+        Self { min_distinct: 0.5, max_prompts: 16, max_share: 0.05, max_prompts_per_person: 4 }
     }
 }
 
@@ -144,7 +146,7 @@ pub struct AnnotatorRules {
     pub min_kappa: f64,
     /// Limit for how often someone is right by what everybody else and the reward model say.
     pub min_accuracy: f64,
-    /// People who vote alike against the rest are judged together from this number on.
+    /// People who contradict the rest on the same answers are judged together from this number on.
     pub min_group: usize,
 }
 
@@ -225,6 +227,7 @@ impl QualityConfig {
         let shares = [
             ("dedup.similarity", self.dedup.similarity),
             ("campaign.min_distinct", self.campaign.min_distinct),
+            ("campaign.max_share", self.campaign.max_share),
             ("annotators.min_gold_accuracy", self.annotators.min_gold_accuracy),
             ("annotators.min_kappa", self.annotators.min_kappa),
             ("annotators.min_accuracy", self.annotators.min_accuracy),

@@ -1,7 +1,7 @@
-//! Groups of annotators who vote alike against the rest: found by the items on which they contradict what everybody and
-//! the reward say, judged together. Catches many accounts with few votes each. Leaves single annotators to `annotators`.
+//! Groups of annotators who contradict everybody and the reward on the same items, more of them than err by chance, and
+//! are judged together. Catches many accounts with few votes each. Leaves single annotators to `annotators`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::Reason;
 use super::accuracy::Likelihood;
@@ -12,16 +12,20 @@ use super::report::{Anomaly, AnomalyKind};
 
 /// The truth of an item is taken as sure from this probability on.
 const SURE: f64 = 0.8;
-/// At most so many annotators of one item are compared with each other.
-const MAX_COMPARED: usize = 64;
-/// A pair of annotators is linked if chance alone would link fewer than this many pairs in all.
-const MAX_CHANCE_LINKS: f64 = 0.01;
+/// Items on which so many err are expected by chance at most this often in all.
+const MAX_CHANCE_ITEMS: f64 = 0.01;
 
 /// Marks the members of groups; returns one anomaly for each group.
 pub(crate) fn find(calibration: &mut Calibration, rules: &AnnotatorRules) -> Vec<Anomaly> {
-    let links = linked(calibration);
     let mut clusters = Clusters::new(calibration.annotators.len());
-    links.iter().for_each(|&(a, b)| clusters.join(a, b));
+    for against in contradicted(calibration) {
+        // Somebody who is mostly right does not become part of a group by one slip.
+        let suspects = against
+            .into_iter()
+            .filter(|&annotator| calibration.annotators[annotator].accuracy.value < rules.min_accuracy);
+        let suspects: Vec<usize> = suspects.collect();
+        suspects.windows(2).for_each(|pair| clusters.join(pair[0], pair[1]));
+    }
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for annotator in 0..calibration.annotators.len() {
         groups.entry(clusters.first(annotator)).or_default().push(annotator);
@@ -60,43 +64,29 @@ pub(crate) fn find(calibration: &mut Calibration, rules: &AnnotatorRules) -> Vec
     anomalies
 }
 
-/// Pairs of annotators who contradict the truth of the same items more often than two ordinary people would by chance.
-fn linked(calibration: &Calibration) -> Vec<(usize, usize)> {
+/// For each item that more people contradict than err by chance: who does.
+fn contradicted(calibration: &Calibration) -> Vec<Vec<usize>> {
     let truth = &calibration.model.truth;
-    let mut of_item: BTreeMap<usize, Vec<(usize, bool)>> = BTreeMap::new();
+    let mut of_item: BTreeMap<usize, (u32, Vec<usize>)> = BTreeMap::new();
     let (mut wrong, mut sure) = (0.0, 0.0);
     for answer in &calibration.opinions.answers {
         let truth = truth[answer.item];
         if truth.max(1.0 - truth) >= SURE {
-            let against = answer.says != (truth > 0.5);
-            of_item.entry(answer.item).or_default().push((answer.annotator, against));
-            wrong += f64::from(u8::from(against));
+            let (all, against) = of_item.entry(answer.item).or_default();
+            *all += 1;
             sure += 1.0;
+            if answer.says != (truth > 0.5) {
+                against.push(answer.annotator);
+                wrong += 1.0;
+            }
         }
     }
     // What an ordinary person gets wrong; the floor keeps a perfect crowd from making two slips a conspiracy.
     let ordinary = (wrong / f64::max(sure, 1.0)).clamp(0.1, 0.3);
-    let mut pairs: HashMap<(usize, usize), (u32, u32)> = HashMap::new();
-    for people in of_item.values() {
-        let people = &people[..people.len().min(MAX_COMPARED)];
-        for (index, &(a, a_against)) in people.iter().enumerate() {
-            for &(b, b_against) in people[..index].iter().filter(|(b, _)| *b != a) {
-                let (shared, together) = pairs.entry((a.min(b), a.max(b))).or_default();
-                *shared += 1;
-                *together += u32::from(a_against && b_against);
-            }
-        }
-    }
-    let limit = MAX_CHANCE_LINKS / pairs.len().max(1) as f64;
-    let mut links: Vec<(usize, usize)> = pairs
-        .into_iter()
-        .filter(|&(_, (shared, together))| {
-            together >= 2 && binomial_tail(together, shared, ordinary * ordinary) < limit
-        })
-        .map(|(pair, _)| pair)
-        .collect();
-    links.sort_unstable();
-    links
+    let limit = MAX_CHANCE_ITEMS / of_item.len().max(1) as f64;
+    let unlikely =
+        |(all, against): &(u32, Vec<usize>)| binomial_tail(against.len() as u32, *all, ordinary) < limit;
+    of_item.into_values().filter(unlikely).map(|(_, against)| against).collect()
 }
 
 /// `P(X ≥ k)` of `n` trials with probability `p`.

@@ -28,7 +28,7 @@ pub use annotators::{Annotator, Quarantine};
 pub use assess::assess;
 pub use balance::{Balance, is_refusal};
 pub use ballot::{ANONYMOUS, IMPORTED, IMPORTER};
-pub use campaign::is_degenerate;
+pub use campaign::repetition;
 pub use config::{
     AnnotatorRules, BalanceRules, CampaignRules, CapRules, DedupRules, DedupText, FloodRules, PairRules,
     QualityConfig, StalenessRules, StopRules,

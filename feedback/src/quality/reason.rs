@@ -72,6 +72,11 @@ impl Reason {
         }
     }
 
+    /// Whether the vote could not have been learnt from anyway.
+    pub fn is_housekeeping(self) -> bool {
+        self <= Self::Stale
+    }
+
     /// Whether it speaks of an attempt to mislead, rather than of housekeeping.
     pub fn is_suspicion(self) -> bool {
         matches!(
