@@ -3,6 +3,7 @@
 
 mod card;
 mod gate;
+mod log;
 mod quality;
 mod registry;
 mod size;
