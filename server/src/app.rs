@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rectify_engine::{AdapterRef, EngineError, EngineHandle, SamplingParams};
 
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
 use crate::config::Generation;
 use crate::error::ApiError;
+use crate::learning::Learning;
 use crate::serving::{Served, ServingPointer};
 use crate::text::TextModel;
 
@@ -29,6 +31,8 @@ pub struct Shared {
     pub engine: EngineHandle,
     /// The versions that requests for the policy's name run under.
     pub serving: ServingPointer,
+    /// The learning loop, where there is a store.
+    pub learning: Option<Learning>,
     /// The policy's tokenizer and chat template.
     pub text: Arc<dyn TextModel>,
     /// The policy's names; the first is the main one.
@@ -260,6 +264,32 @@ impl App {
             )),
             error => error.into(),
         }
+    }
+
+    /// The learning loop.
+    ///
+    /// # Errors
+    /// 404 if this server has none.
+    pub fn learning(&self) -> Result<&Learning, ApiError> {
+        self.learning.as_ref().ok_or_else(|| {
+            let message =
+                "this server keeps no feedback, so it does not learn; see `store` in the configuration";
+            ApiError::new(StatusCode::NOT_FOUND, message).code("no_store")
+        })
+    }
+
+    /// Checks that `name` is the policy's.
+    ///
+    /// # Errors
+    /// 404 naming the policy.
+    pub fn check_policy(&self, name: &str) -> Result<(), ApiError> {
+        if self.is_policy(name) {
+            return Ok(());
+        }
+        let policy = self.policy_name();
+        Err(ApiError::model_not_found(format!(
+            "`{name}` is not the policy, whose versions these are; it is `{policy}`"
+        )))
     }
 
     /// Whether the server has been told to stop.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
+use rectify_engine::model::weights::WeightStore;
 use rectify_engine::request::Message;
 use rectify_engine::{EngineConfig, EngineError, EngineHandle};
 
@@ -25,6 +26,10 @@ pub struct Booted {
     pub engine: EngineHandle,
     /// The models behind it.
     pub models: ServedModels,
+    /// Where the policy came from.
+    pub source: ModelSource,
+    /// The policy's weights, which the engine and whoever trains on them hold together.
+    pub weights: WeightStore,
     /// Sampling when a request does not say: the configuration's, then the model's own.
     pub generation: Generation,
 }
@@ -98,7 +103,9 @@ pub fn start(config: &Config) -> Result<Booted, EngineError> {
         prefix_caching: config.cache.prefix_caching,
         ..EngineConfig::default()
     };
-    let (engine, models) = assemble::start(engine, models_of(config)?)?;
+    let models = models_of(config)?;
+    let (source, weights) = (models.policy.clone(), models.weights.clone());
+    let (engine, models) = assemble::start(engine, models)?;
     let own = &models.generation;
     let own = Generation {
         temperature: own.temperature,
@@ -109,7 +116,7 @@ pub fn start(config: &Config) -> Result<Booted, EngineError> {
         do_sample: own.do_sample,
         max_tokens: own.max_new_tokens,
     };
-    Ok(Booted { generation: config.generation.or(own), engine, models })
+    Ok(Booted { generation: config.generation.or(own), engine, models, source, weights })
 }
 
 fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {

@@ -4,9 +4,12 @@
 mod card;
 mod gate;
 mod log;
+mod probation;
 mod quality;
 mod registry;
+mod shadow;
 mod size;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,9 +22,12 @@ use serde_yaml_ng::Value;
 pub use card::CardSection;
 pub use gate::GateSection;
 pub use log::{LogFormat, LogSection};
+pub use probation::ProbationSection;
 pub use quality::QualitySection;
-pub use registry::RegistrySection;
+pub use registry::{IfDamaged, RegistrySection};
+pub use shadow::{Approval, MethodSection, Reference, ShadowSection, Start};
 pub use size::{ByteSize, Period};
+pub use webhooks::Webhook;
 
 use crate::api::alignment::AlignmentRequest;
 
@@ -48,8 +54,26 @@ pub struct Config {
     pub cache: CacheSection,
     /// Batching.
     pub scheduler: SchedulerSection,
+    /// When the learning loop trains, and how.
+    pub shadow: ShadowSection,
+    /// Keys of `rectify train dpo` for the loop.
+    pub dpo: MethodSection,
+    /// Keys of `rectify train kto` for the loop.
+    pub kto: MethodSection,
+    /// Keys of `rectify train sft` for the loop.
+    pub sft: MethodSection,
+    /// Keys of `rectify train ppo` for the loop.
+    pub ppo: MethodSection,
+    /// Keys of `rectify train grpo` for the loop.
+    pub grpo: MethodSection,
+    /// Keys of `rectify train reward` for the loop.
+    pub reward_model: MethodSection,
     /// What a candidate must pass before it may serve.
     pub gate: GateSection,
+    /// How a published candidate is compared before it is kept.
+    pub probation: ProbationSection,
+    /// Who is told of the loop's events.
+    pub webhooks: Vec<Webhook>,
     /// Where adapter versions are kept.
     pub registry: RegistrySection,
     /// What model cards say that only people know.
@@ -315,6 +339,7 @@ impl Config {
             return Err(format!("`{key}` is 0, but must be at least 1"));
         }
         self.quality.validate()?;
+        self.probation.validate()?;
         let block_size = self.cache.block_size;
         if block_size == 0 || !block_size.is_multiple_of(16) {
             return Err(format!("`cache.block_size` is {block_size}, but must be a multiple of 16"));
@@ -334,6 +359,11 @@ impl Config {
         let fields = crate::api::sampling::SamplingFields { max_tokens: 1, ..Default::default() };
         fields.into_params(&self.generation).map_err(|error| format!("`generation`: {}", error.message))?;
         Ok(())
+    }
+
+    /// The address of the feedback store: `feedback.db` in the data folder.
+    pub fn store_url(&self) -> String {
+        format!("sqlite://{}", self.server.data_dir.join("feedback.db").display())
     }
 
     /// The address of the registry: as set, else `adapters` in the data folder.

@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod extract;
+pub mod learning;
 pub mod routes;
 pub mod serve;
 pub mod serving;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rectify_feedback::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use crate::app::{App, Shared};
 use crate::boot::{self, Booted};
 use crate::config::Config;
+use crate::learning::{self, Learning};
 use crate::serving::ServingPointer;
 use crate::{cli::CliError, telemetry};
 
@@ -49,13 +51,19 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let metrics = telemetry::metrics();
     let booted = tokio::task::block_in_place(|| boot::start(config))?;
     let signals = Signals::new()?;
-    let app = app(config, &booted, metrics);
+    let learning = open_learning(config).await?;
+    let app = app(config, &booted, learning, metrics);
     check_profiles(&app)?;
+    let running = learning::start(&app, config, &booted).await?;
     announce(&app, &booted, address)?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "everyone who reaches this address can use the server: there are no API keys yet");
     }
-    until_stopped(app, listener, signals, config.server.drain_timeout.0).await
+    let served = until_stopped(app, listener, signals, config.server.drain_timeout.0).await;
+    if let Some(running) = running {
+        tokio::task::block_in_place(|| running.stop());
+    }
+    served
 }
 
 async fn bind(host: &str, port: u16) -> Result<TcpListener, CliError> {
@@ -72,7 +80,13 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, CliError> {
     })
 }
 
-fn app(config: &Config, booted: &Booted, metrics: PrometheusHandle) -> App {
+/// The store and what is learnt from it.
+async fn open_learning(config: &Config) -> Result<Option<Learning>, CliError> {
+    let store = Store::open(&config.store_url()).await.map_err(|error| CliError::Usage(error.to_string()))?;
+    Learning::open(config, store).map(Some)
+}
+
+fn app(config: &Config, booted: &Booted, learning: Option<Learning>, metrics: PrometheusHandle) -> App {
     let models = &booted.models;
     let mut policy_names = config.model.served_names.clone();
     if policy_names.is_empty() {
@@ -82,6 +96,7 @@ fn app(config: &Config, booted: &Booted, metrics: PrometheusHandle) -> App {
     App::new(Shared {
         engine: booted.engine.clone(),
         serving: ServingPointer::default(),
+        learning,
         text: boot::text_model(models),
         policy_names,
         max_model_len: models.max_model_len,

@@ -81,6 +81,14 @@ fn describe() {
         ("rectify_candidates_total", "Candidates sampled for best-of-N"),
         ("rectify_pruned_tokens_total", "Tokens of candidates dropped before they ended"),
         ("rectify_scorer_failures_total", "Candidates that a reward model failed to score"),
+        ("rectify_training_events_total", "Steps of the learning loop's runs"),
+        ("rectify_gate_verdicts_total", "Candidates by what the gate said of them"),
+        ("rectify_gate_checks_total", "Checks of the gate by verdict"),
+        ("rectify_swaps_total", "Changes of the active version"),
+        ("rectify_rollbacks_total", "Candidates taken back, and returns to the version before"),
+        ("rectify_swap_failures_total", "Versions that could not be loaded; the one before goes on serving"),
+        ("rectify_webhooks_sent_total", "Events delivered to a webhook"),
+        ("rectify_webhooks_dropped_total", "Events that were not delivered to a webhook"),
     ];
     counters.into_iter().for_each(|(name, text)| describe_counter!(name, text));
     let gauges = [
@@ -88,6 +96,10 @@ fn describe() {
         ("rectify_sequences_running", "Sequences admitted and not finished"),
         ("rectify_kv_blocks_total", "KV blocks by model"),
         ("rectify_kv_blocks_used", "KV blocks referenced by a sequence, by model"),
+        ("rectify_adapter_version", "Number of the version that is served, 0 for the base, by arm"),
+        ("rectify_canary_share", "Share of new requests that the candidate on probation answers"),
+        ("rectify_probation_mean", "Mean of a measurement during a probation, by arm"),
+        ("rectify_probation_observations", "Observations behind that mean"),
     ];
     gauges.into_iter().for_each(|(name, text)| describe_gauge!(name, text));
     let seconds = [
@@ -99,6 +111,9 @@ fn describe() {
         ("rectify_inter_token_latency_seconds", "Time between a candidate's tokens"),
         ("rectify_scorer_seconds", "Time from a candidate's end to its reward"),
         ("rectify_step_seconds", "Time of an engine step"),
+        ("rectify_swap_seconds", "Time to move requests to another version"),
+        ("rectify_adapter_load_seconds", "Time to fetch, read and pack a version before that"),
+        ("rectify_training_state_seconds", "Time of a state's work in the learning loop"),
     ];
     seconds.into_iter().for_each(|(name, text)| describe_histogram!(name, Unit::Seconds, text));
     let others = [

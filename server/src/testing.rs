@@ -72,6 +72,7 @@ pub(crate) fn app() -> (App, Seen) {
     let shared = Shared {
         engine,
         serving: ServingPointer::default(),
+        learning: None,
         text: Arc::new(ByteText),
         policy_names: vec!["demo".into(), "org/demo".into()],
         max_model_len: MAX_MODEL_LEN,

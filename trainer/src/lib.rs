@@ -15,6 +15,7 @@ pub mod registry;
 pub mod rewards;
 pub mod rollout;
 pub mod run;
+pub mod shadow;
 pub mod unknown;
 
 pub use config::{

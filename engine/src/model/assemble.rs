@@ -45,7 +45,8 @@ impl Dtype {
         }
     }
 
-    fn weights(self) -> WeightDtype {
+    /// As packed weights have it.
+    pub fn weights(self) -> WeightDtype {
         match self {
             Self::Float32 => WeightDtype::F32,
             Self::Bfloat16 => WeightDtype::Bf16,

@@ -26,9 +26,9 @@ pub enum StoreError {
     /// Somebody else changed the training run since it was read.
     #[error("the training run `{id}` is no longer at revision {revision}; read it again")]
     Stale {
-        /// The run.
+        /// The run, or the adapter whose pointer it is.
         id: String,
-        /// The revision that was expected.
+        /// The revision that was expected, or the time since which the pointer stood.
         revision: i64,
     },
 }

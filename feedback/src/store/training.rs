@@ -69,6 +69,8 @@ pub struct Transition<'a> {
     pub run: Option<&'a TrainingRun>,
     /// The new pointer.
     pub serving: Option<&'a ServingPointer>,
+    /// The pointer's `since` as it was read; the store must still be there. 0 if there was none.
+    pub serving_was: Option<Millis>,
     /// What the audit log says of it.
     pub events: &'a [NewEvent],
 }
@@ -77,7 +79,7 @@ impl Store {
     /// Makes a change whole, or not at all. The run as it now is, its revision one higher.
     ///
     /// # Errors
-    /// [`StoreError::Stale`] if the run has changed since it was read; nothing is written then.
+    /// [`StoreError::Stale`] if the run or the pointer has changed since it was read; nothing is written then.
     pub async fn commit(&self, transition: Transition<'_>) -> Result<Option<TrainingRun>, StoreError> {
         let mut write = self.write().await?;
         let run = match transition.run {
@@ -85,7 +87,7 @@ impl Store {
             None => None,
         };
         if let Some(pointer) = transition.serving {
-            put_pointer(write.connection(), pointer).await?;
+            put_pointer(write.connection(), pointer, transition.serving_was).await?;
         }
         events::append(write.connection(), transition.events).await?;
         write.commit().await?;
@@ -181,11 +183,16 @@ async fn put_run(connection: &mut AnyConnection, run: &TrainingRun) -> Result<Tr
     Ok(new)
 }
 
-async fn put_pointer(connection: &mut AnyConnection, pointer: &ServingPointer) -> Result<(), StoreError> {
-    sqlx::query(
+async fn put_pointer(
+    connection: &mut AnyConnection,
+    pointer: &ServingPointer,
+    was: Option<Millis>,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(
         "INSERT INTO serving (name, version, previous_version, canary, share, since) VALUES ($1, $2, $3, $4, $5, $6) \
          ON CONFLICT (name) DO UPDATE SET version = excluded.version, previous_version = excluded.previous_version, \
-         canary = excluded.canary, share = excluded.share, since = excluded.since",
+         canary = excluded.canary, share = excluded.share, since = excluded.since \
+         WHERE $7 < 0 OR serving.since = $7",
     )
     .bind(pointer.name.as_str())
     .bind(pointer.version.as_deref())
@@ -193,10 +200,15 @@ async fn put_pointer(connection: &mut AnyConnection, pointer: &ServingPointer) -
     .bind(pointer.canary.as_deref())
     .bind(pointer.share)
     .bind(pointer.since)
+    // Below zero: whatever was there.
+    .bind(was.unwrap_or(-1))
     .execute(connection)
     .await
     .map_err(StoreError::database("write the serving pointer"))?;
-    Ok(())
+    match done.rows_affected() {
+        0 => Err(StoreError::Stale { id: pointer.name.clone(), revision: was.unwrap_or(-1) }),
+        _ => Ok(()),
+    }
 }
 
 fn read_run(row: &AnyRow) -> Result<TrainingRun, StoreError> {

@@ -9,6 +9,7 @@ pub mod logprobs;
 pub mod models;
 pub mod sampling;
 pub mod score;
+pub mod training;
 
 use rectify_engine::request::Usage as EngineUsage;
 use serde::{Deserialize, Serialize};

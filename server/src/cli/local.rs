@@ -44,7 +44,7 @@ impl Local {
     /// # Errors
     /// As [`Local::start`].
     pub(crate) fn boot(config: &Config) -> Result<Self, CliError> {
-        let Booted { engine, models, generation } = boot::start(config)?;
+        let Booted { engine, models, generation, .. } = boot::start(config)?;
         let rewards = models.rewards.iter().map(ToString::to_string).collect();
         let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
         Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, generation, adapter: None })

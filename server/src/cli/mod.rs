@@ -20,6 +20,7 @@ mod random;
 mod sampling;
 mod score;
 mod serve;
+mod shadow;
 pub mod train;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,7 @@ pub use adapters::{AdaptersArgs, AdaptersCommand};
 pub use args::{ByteSize, Dtype, ModelArgs, NamedDir};
 pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs};
 pub use card::CardArgs;
+pub(crate) use card::statement;
 pub use chat::ChatArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use error::{CliError, usage_sentence};
@@ -39,6 +41,7 @@ pub use progress::ProgressMode;
 pub use sampling::SamplingArgs;
 pub use score::ScoreArgs;
 pub use serve::ServeArgs;
+pub use shadow::ShadowArgs;
 pub use train::TrainCommand;
 
 /// Inference-time alignment: sample N candidates, score them with a reward model in the same process, return the best.
@@ -69,6 +72,8 @@ pub enum Command {
     /// Train a policy or a reward model.
     #[command(subcommand)]
     Train(TrainCommand),
+    /// Run the shadow trainer as a process of its own, beside servers on the same store and registry.
+    Shadow(Box<ShadowArgs>),
     /// Run a suite of checks on a candidate: exit 0 if it passed, 1 if not, 2 if it could not run.
     Eval(Box<EvalArgs>),
     /// The adapter versions of a registry.
@@ -96,6 +101,7 @@ impl Cli {
             Command::Score(args) => score::run(*args, progress),
             Command::Feedback(args) => feedback::run(*args),
             Command::Train(command) => train::run(command, progress),
+            Command::Shadow(args) => shadow::run(*args),
             Command::Eval(args) => eval::run(*args, progress),
             Command::Adapters(args) => adapters::run(args),
             Command::Card(args) => card::run(args),
@@ -139,9 +145,12 @@ mod tests {
             "rectify train online-dpo --data d.jsonl --policy p --output o --reward command:judge.py --loss-type ipo",
             "rectify train spin --data d.jsonl --policy p --output o --beta 0.2",
             "rectify train raft --data d.jsonl --policy p --output o --reward http://localhost:9/judge --min-reward 0.5",
+            "rectify shadow --config c.yaml --data-dir d",
             "rectify eval --suite s.yaml --policy p --adapter a --baseline b --json --report r",
             "rectify adapters list --registry s3://b/p --json",
             "rectify adapters diff demo@1 demo@2",
+            "rectify adapters promote demo@2 --config c.yaml",
+            "rectify adapters rollback demo",
             "rectify adapters export demo@2 ./out",
             "rectify card demo@2",
             "rectify feedback import a.jsonl b.parquet --gold --store sqlite://f.db --json",

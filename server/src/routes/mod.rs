@@ -12,6 +12,8 @@ mod score;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod training;
+mod versions;
 
 use std::time::Instant;
 
@@ -45,6 +47,15 @@ pub fn router(app: App) -> Router {
         .route("/v1/load_lora_adapter", post(adapters::load))
         .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/v1/adapters", get(adapters::list))
+        .route("/v1/adapters/{name}", get(versions::pointer))
+        .route("/v1/adapters/{name}/rollback", post(versions::rollback))
+        .route("/v1/adapters/{name}/{version}", get(versions::retrieve))
+        .route("/v1/adapters/{name}/{version}/promote", post(versions::promote))
+        .route("/v1/training/runs", get(training::list).post(training::start))
+        .route("/v1/training/runs/{id}", get(training::retrieve))
+        .route("/v1/training/runs/{id}/cancel", post(training::cancel))
+        .route("/v1/training/runs/{id}/approve", post(training::approve))
+        .route("/v1/events", get(training::events))
         .route("/health", get(ops::health))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))

@@ -123,7 +123,8 @@ pub struct Suite {
     pub(super) early_stop: bool,
     pub(super) in_flight: usize,
     pub(super) sampling: Sampling,
-    pub(super) refusal: RegexSet,
+    /// Patterns of a refusal.
+    pub refusal: RegexSet,
     pub(super) prompts: BTreeMap<String, PromptSet>,
     pub(super) checks: Vec<CheckEntry>,
 }

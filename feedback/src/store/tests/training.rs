@@ -42,6 +42,7 @@ async fn a_transition_is_whole_or_nothing() {
         let publish = Transition {
             run: Some(&published),
             serving: Some(&pointer),
+            serving_was: Some(0),
             events: &[NewEvent::new("published", "demo@3", json!({"by": "gate"}))],
         };
         let published = store.commit(publish).await.expect("published").expect("the run");
@@ -55,14 +56,23 @@ async fn a_transition_is_whole_or_nothing() {
             run: Some(&run),
             serving: Some(&late),
             events: &[NewEvent::new("published", "demo@4", json!({}))],
+            ..Transition::default()
         };
         assert_eq!(store.commit(stale).await, Err(StoreError::Stale { id: "r1".into(), revision: 1 }));
+        for was in [0, 6] {
+            let late = Transition { serving: Some(&late), serving_was: Some(was), ..Transition::default() };
+            let refused = StoreError::Stale { id: "demo".into(), revision: was };
+            assert_eq!(store.commit(late).await, Err(refused));
+        }
         assert_eq!(store.serving("demo").await.expect("read").and_then(|p| p.version).as_deref(), Some("3"));
         assert_eq!(store.events(0, 10).await.map(|events| events.len()), Ok(2));
         assert!(
             store.commit(Transition { run: Some(&run_of("r1")), ..Transition::default() }).await.is_err()
         );
 
+        let next = ServingPointer { since: 8, ..late };
+        let follows = Transition { serving: Some(&next), serving_was: Some(7), ..Transition::default() };
+        store.commit(follows).await.expect("follows");
         store.commit(Transition { run: Some(&run_of("r2")), ..Transition::default() }).await.expect("begun");
         let ids: Vec<String> = store.runs(10).await.expect("runs").into_iter().map(|run| run.id).collect();
         assert_eq!(ids.len(), 2);

@@ -3,6 +3,7 @@
 
 mod diff;
 mod list;
+mod serving;
 
 use std::fmt;
 use std::io::Write;
@@ -51,6 +52,17 @@ pub enum AdaptersCommand {
         /// The version that is compared.
         #[arg(value_name = "NAME@VERSION")]
         to: Version,
+    },
+    /// Make a version the active one: servers on this store follow within a second.
+    Promote {
+        /// The version, as demo@3, or demo@base for none.
+        #[arg(value_name = "NAME@VERSION")]
+        version: String,
+    },
+    /// Take the candidate on probation back; without one, make the version before the active one again.
+    Rollback {
+        /// The policy.
+        name: String,
     },
     /// Copy a version into a folder that PEFT, vLLM and rectify load.
     Export {
@@ -126,12 +138,14 @@ pub(super) fn registry_error(error: RegistryError) -> CliError {
 }
 
 pub(crate) fn run(args: AdaptersArgs) -> Result<(), CliError> {
-    let (_, registry) = args.registry.open()?;
+    let (config, registry) = args.registry.open()?;
     let work = async {
         match &args.command {
             AdaptersCommand::List { name, json } => list::list(&registry, name.as_deref(), *json).await,
             AdaptersCommand::Show { version } => list::show(&registry, version).await,
             AdaptersCommand::Diff { from, to } => diff::diff(&registry, from, to).await,
+            AdaptersCommand::Promote { version } => serving::promote(&config, &registry, version).await,
+            AdaptersCommand::Rollback { name } => serving::roll_back(&config, name).await,
             AdaptersCommand::Export { version, folder } => export(&registry, version, folder).await,
         }
     };

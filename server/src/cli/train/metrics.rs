@@ -23,8 +23,9 @@ const NAMES: [(&str, &str); 8] = [
     ("rloo reward", "env_reward_mean"),
 ];
 
-/// The endpoint of one run.
-pub(super) struct RunMetrics {
+/// The metrics of one run at a time.
+#[derive(Debug, Default)]
+pub(crate) struct RunMetrics {
     /// Known once the run has started.
     method: &'static str,
 }
@@ -56,7 +57,7 @@ impl RunMetrics {
     }
 
     /// Takes an event in.
-    pub(super) fn record(&mut self, event: &Progress) {
+    pub(crate) fn record(&mut self, event: &Progress) {
         match event {
             Progress::Started(info) => {
                 self.method = info.method;

@@ -47,7 +47,8 @@ pub use sft::SftKeys;
 pub use spin::SpinKeys;
 
 use super::{CliError, ProgressMode, interrupt};
-use metrics::RunMetrics;
+pub(crate) use metrics::RunMetrics;
+pub(crate) use settings::section;
 use view::{View, short};
 
 /// What to train.

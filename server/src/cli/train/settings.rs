@@ -27,6 +27,48 @@ where
     Merged::<C>::new()?.read(&args.shared, &[args.shared.given(), args.keys.given()].concat())
 }
 
+/// Keys that the learning loop decides.
+const DECIDED: [&str; 9] = [
+    "model_name_or_path",
+    "init",
+    "use_peft",
+    "data",
+    "eval_data",
+    "output_dir",
+    "resume",
+    "init_adapter",
+    "reference",
+];
+
+/// What the loop changes of a method's defaults: an adapter takes a higher learning rate than a whole model.
+const LOOP_DEFAULTS: [(&str, f64); 2] = [("learning_rate", 2e-4), ("lora_alpha", 32.0)];
+
+/// Settings of a method from its section of the server's configuration; what the loop decides itself is left open.
+///
+/// # Errors
+/// [`CliError::Usage`] naming the section and the key.
+pub(crate) fn section<C>(name: &str, keys: &Map<String, Value>) -> Result<C, CliError>
+where
+    C: Default + Serialize + DeserializeOwned,
+{
+    let place = |sentence: String| format!("configuration: `{name}`: {sentence}");
+    if let Some(key) = keys.keys().find(|key| DECIDED.contains(&key.as_str())) {
+        return Err(CliError::Usage(place(format!("{key}: leave it out; the loop decides it"))));
+    }
+    let mut merged = Merged::<C>::new()?;
+    for (key, value) in LOOP_DEFAULTS {
+        merged.set(key, json!(value), &place)?;
+    }
+    for (key, value) in keys {
+        merged.set(key, value.clone(), &place)?;
+    }
+    for (key, value) in [("model_name_or_path", "served"), ("data", "snapshot"), ("output_dir", "run")] {
+        merged.set(key, json!(value), &place)?;
+    }
+    merged.use_peft = true;
+    merged.build()
+}
+
 /// Flat keys on their way to `T`, whose `train` is a [`TrainConfig`].
 struct Merged<T> {
     train: Map<String, Value>,
@@ -316,6 +358,24 @@ mod tests {
         let Tuning::Lora(lora) = config.train.tuning else { panic!("no adapter") };
         assert_eq!(lora.target_modules, ["q_proj", "v_proj"]);
         assert!(config.train.dry_run);
+    }
+
+    #[test]
+    fn a_section_of_the_server_holds_the_same_keys() {
+        let keys = |text: &str| serde_json::from_str::<Map<String, Value>>(text).expect("an object");
+        let config: DpoConfig =
+            section("dpo", &keys(r#"{"beta": 0.5, "lora_r": 8, "max_steps": 9}"#)).expect("valid");
+        let Tuning::Lora(lora) = &config.train.tuning else { panic!("no adapter") };
+        assert_eq!((config.beta, lora.lora_r, lora.lora_alpha), (0.5, 8, 32.0));
+        assert_eq!((config.train.learning_rate, config.train.max_steps), (2e-4, 9));
+        for (text, part) in [
+            (r#"{"output_dir": "x"}"#, "`dpo`: output_dir: leave it out"),
+            (r#"{"bata": 1}"#, "did you mean `beta`"),
+            (r#"{"beta": "high"}"#, "`dpo`: beta: invalid type"),
+        ] {
+            let error = section::<DpoConfig>("dpo", &keys(text)).expect_err(text).to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -1,0 +1,54 @@
+//! `rectify shadow`: the shadow trainer as a process of its own, beside servers on the same store and registry. Leaves the
+//! loop to the trainer, and serving to `serve`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rectify_feedback::store::Store;
+
+use super::{CliError, ModelArgs, interrupt};
+use crate::learning::{Learning, Parts, worker};
+use crate::{boot, telemetry};
+
+/// Options of `rectify shadow`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ShadowArgs {
+    /// Models: those of the servers, whose engine this process has a copy of.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Threads of the store's connections.
+const IO_THREADS: usize = 1;
+
+pub(crate) fn run(args: ShadowArgs) -> Result<(), CliError> {
+    let config = boot::configure(&args.model)?;
+    telemetry::init_logs(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
+    let refuse = |error: &dyn std::fmt::Display| CliError::Refused(error.to_string());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .thread_name("rectify-io")
+        .enable_all()
+        .build()
+        .map_err(|error| refuse(&error))?;
+    let store = runtime
+        .block_on(Store::open(&config.store_url()))
+        .map_err(|error| CliError::Usage(error.to_string()))?;
+    // Before the engine, whose threads inherit it.
+    rectify_trainer::shadow::step_back();
+    let booted = boot::start(&config)?;
+    let learning = Learning::open(&config, store)?;
+    let stop = interrupt::flag()?;
+    let worker = {
+        let _runtime = runtime.enter();
+        worker(&Parts { learning: &learning, booted: &booted, config: &config, stop: Arc::clone(&stop) })?
+    };
+    // On this thread, which steps back behind whatever serves.
+    worker.run();
+    if stop.load(Ordering::Relaxed) {
+        return Err(CliError::Interrupted(
+            "the run goes on where it is when the shadow trainer starts again".to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The server's memory follows the store: whatever moves the serving pointer, here or in another process, is loaded and
+//! served from the next request on. Leaves moving it to the shadow loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rectify_engine::model::adapter::Adapter;
+use rectify_feedback::store::{ServingPointer, Store};
+use rectify_trainer::registry::Registry;
+use rectify_trainer::shadow::{ShadowError, ops};
+use tokio::sync::Notify;
+
+use crate::app::App;
+use crate::serving::{Canary, Serving};
+
+/// How often the store is asked, for changes by other processes.
+const POLL: Duration = Duration::from_secs(1);
+
+/// What is served, as the store says it.
+pub(super) struct Follower {
+    app: App,
+    store: Store,
+    registry: Registry,
+    /// Where adapters of the registry are kept on this machine.
+    cache: PathBuf,
+    followed: Option<ServingPointer>,
+}
+
+impl Follower {
+    /// A follower that has not looked yet.
+    pub(super) fn new(app: App, store: Store, registry: Registry, cache: PathBuf) -> Self {
+        Self { app, store, registry, cache, followed: None }
+    }
+
+    /// Serves what the store says now. Adapters are read and packed on other threads, and only then is the pointer of the
+    /// requests moved; if one cannot be loaded, nothing changes.
+    ///
+    /// # Errors
+    /// What the store or the registry says, or a version that cannot be loaded.
+    pub(super) async fn follow(&mut self) -> Result<(), ShadowError> {
+        let name = self.app.policy_name().to_owned();
+        let pointer = ops::pointer(&self.store, &name).await?;
+        if self.followed.as_ref() == Some(&pointer) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let active = self.load(&name, pointer.version.as_deref()).await?;
+        let canary = match &pointer.canary {
+            Some(version) => {
+                let adapter = self.load(&name, Some(version)).await?;
+                Some(Canary { adapter, share: pointer.share })
+            }
+            None => None,
+        };
+        let loaded = begun.elapsed();
+        let serving = Serving { active, canary };
+        let (from, to) =
+            (self.app.serving.get().active_version().to_owned(), serving.active_version().to_owned());
+        let swapping = Instant::now();
+        self.app.serving.set(serving);
+        if self.followed.is_some() {
+            metrics::histogram!("rectify_swap_seconds").record(swapping.elapsed());
+            metrics::histogram!("rectify_adapter_load_seconds").record(loaded);
+            if from != to {
+                metrics::counter!("rectify_swaps_total").increment(1);
+            }
+            if self.followed.as_ref().is_some_and(|before| is_rollback(before, &pointer)) {
+                metrics::counter!("rectify_rollbacks_total").increment(1);
+            }
+        }
+        report(&pointer);
+        tracing::info!(
+            from,
+            to,
+            canary = pointer.canary.as_deref(),
+            share = pointer.share,
+            ?loaded,
+            "serving"
+        );
+        self.followed = Some(pointer);
+        Ok(())
+    }
+
+    /// The adapter of a version: the one in memory, or from the registry.
+    async fn load(&self, name: &str, version: Option<&str>) -> Result<Option<Arc<Adapter>>, ShadowError> {
+        let Some(version) = version else { return Ok(None) };
+        if let Some(adapter) = self.app.serving.get().adapter(version) {
+            return Ok(Some(adapter));
+        }
+        let adapter = load(&self.app, &self.registry, &self.cache, (name, version)).await?;
+        Ok(Some(Arc::new(adapter)))
+    }
+
+    /// Follows until the process ends.
+    pub(super) async fn run(mut self, changed: Arc<Notify>) {
+        let mut was_silent = true;
+        loop {
+            let _ = tokio::time::timeout(POLL, changed.notified()).await;
+            match self.follow().await {
+                Ok(()) => was_silent = true,
+                // Once for each trouble: what is served goes on.
+                Err(error) => {
+                    if was_silent {
+                        tracing::error!(%error, "the served version stays, since the new one cannot be loaded");
+                        metrics::counter!("rectify_swap_failures_total").increment(1);
+                    }
+                    was_silent = false;
+                }
+            }
+        }
+    }
+}
+
+/// Reads a version of the registry and packs it, off the threads that serve.
+///
+/// # Errors
+/// If the registry does not have it whole, or it does not fit the policy.
+async fn load(
+    app: &App,
+    registry: &Registry,
+    cache: &std::path::Path,
+    (name, version): (&str, &str),
+) -> Result<Adapter, ShadowError> {
+    let number: u64 = version.parse().map_err(|_| {
+        ShadowError::NotFound(format!("the store names the version `{name}@{version}`, which is no number"))
+    })?;
+    let folder = registry.fetch(name, number, cache).await?;
+    let (engine, name, version) = (app.engine.clone(), name.to_owned(), version.to_owned());
+    let read = tokio::task::spawn_blocking(move || engine.read_adapter(&name, &folder));
+    let adapter = read.await.map_err(|_| ShadowError::Broken("reading an adapter panicked".to_owned()))??;
+    Ok(adapter.with_version(&version))
+}
+
+/// Whether the candidate of `before` was taken back, or the version before it is active again.
+fn is_rollback(before: &ServingPointer, after: &ServingPointer) -> bool {
+    let taken_back = before.canary.is_some() && after.canary.is_none() && after.version == before.version;
+    taken_back || (after.version != before.version && after.version == before.previous)
+}
+
+fn report(pointer: &ServingPointer) {
+    let number = |version: Option<&str>| version.and_then(|version| version.parse().ok()).unwrap_or(0.0);
+    let gauge = |arm: &'static str| metrics::gauge!("rectify_adapter_version", "name" => pointer.name.clone(), "arm" => arm);
+    gauge("active").set(number(pointer.version.as_deref()));
+    gauge("canary").set(number(pointer.canary.as_deref()));
+    metrics::gauge!("rectify_canary_share").set(pointer.share);
+}
