@@ -14,6 +14,8 @@ use crate::api::Usage;
 use crate::api::alignment::AlignmentReport;
 use crate::app::{App, Target};
 use crate::error::ApiError;
+use crate::recorder::{About, Recorder, Recording};
+use crate::serving::Arm;
 
 /// What is to be generated for one HTTP request.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub struct Plan {
     pub requests: Vec<GenerateRequest>,
     /// Report every candidate.
     pub return_candidates: bool,
+    /// For the records of the answer.
+    pub about: About,
 }
 
 /// News of a choice. Choices are numbered through all prompts.
@@ -76,6 +80,8 @@ pub struct Answer {
     queue: VecDeque<Piece>,
     running: usize,
     usage: EngineUsage,
+    /// None where nothing is kept.
+    recording: Option<Recording>,
 }
 
 enum Events {
@@ -99,7 +105,12 @@ impl Answer {
     /// # Errors
     /// The first refusal.
     pub async fn start(app: &App, plan: Plan) -> Result<Self, ApiError> {
-        let Plan { target, requests, return_candidates } = plan;
+        let Plan { target, requests, return_candidates, about } = plan;
+        let arm = target.served.arm.map(Arm::as_str);
+        let recording = app.feedback.as_ref().map(|feedback| Recording {
+            recorder: Recorder::new(&about, arm, &requests),
+            writer: feedback.writer.clone(),
+        });
         let num_choices = requests.first().map_or(1, |request| request.num_choices);
         let mut streams = Vec::with_capacity(requests.len());
         let mut prompts = Vec::with_capacity(requests.len());
@@ -118,6 +129,7 @@ impl Answer {
             usage: EngineUsage::default(),
             prompts,
             events: Events::Many(SelectAll::new()),
+            recording,
         };
         for (index, stream) in streams.iter_mut().enumerate() {
             let first = stream.next().await.unwrap_or(Event::Failed(EngineError::Shutdown));
@@ -155,6 +167,9 @@ impl Answer {
     }
 
     fn apply(&mut self, prompt: usize, event: Event) -> Result<(), ApiError> {
+        if let Some(recording) = &mut self.recording {
+            recording.observe(prompt, &event);
+        }
         let Some(state) = self.prompts.get_mut(prompt) else { return Ok(()) };
         let choice = |index: usize| prompt * self.num_choices + index;
         match event {

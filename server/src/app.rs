@@ -12,6 +12,7 @@ use rectify_engine::{AdapterRef, EngineError, EngineHandle, SamplingParams};
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
 use crate::config::Generation;
 use crate::error::ApiError;
+use crate::feedback::Feedback;
 use crate::learning::Learning;
 use crate::serving::{Served, ServingPointer};
 use crate::text::TextModel;
@@ -51,6 +52,8 @@ pub struct Shared {
     pub max_candidates: usize,
     /// Largest request body in bytes.
     pub max_body: usize,
+    /// Where answers and votes are kept, if they are.
+    pub feedback: Option<Feedback>,
     /// When the server started, in seconds since 1970.
     pub created: u64,
     /// Renders the metrics.
@@ -274,6 +277,17 @@ impl App {
         self.learning.as_ref().ok_or_else(|| {
             let message =
                 "this server keeps no feedback, so it does not learn; see `store` in the configuration";
+            ApiError::new(StatusCode::NOT_FOUND, message).code("no_store")
+        })
+    }
+
+    /// Where answers and votes are kept.
+    ///
+    /// # Errors
+    /// 404 if they are not.
+    pub fn feedback(&self) -> Result<&Feedback, ApiError> {
+        self.feedback.as_ref().ok_or_else(|| {
+            let message = "this server keeps no answers and takes no votes (`store.url` is none)";
             ApiError::new(StatusCode::NOT_FOUND, message).code("no_store")
         })
     }

@@ -2,6 +2,7 @@
 //! overrides. Leaves what the sections mean to their users.
 
 mod card;
+mod engine;
 mod gate;
 mod log;
 mod probation;
@@ -9,6 +10,7 @@ mod quality;
 mod registry;
 mod shadow;
 mod size;
+mod store;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_yaml_ng::Value;
 
 pub use card::CardSection;
+pub use engine::{CacheSection, SchedulerSection};
 pub use gate::GateSection;
 pub use log::{LogFormat, LogSection};
 pub use probation::ProbationSection;
@@ -27,6 +30,7 @@ pub use quality::QualitySection;
 pub use registry::{IfDamaged, RegistrySection};
 pub use shadow::{Approval, MethodSection, Reference, ShadowSection, Start};
 pub use size::{ByteSize, Period};
+pub use store::{FeedbackSection, StoreSection};
 pub use webhooks::Webhook;
 
 use crate::api::alignment::AlignmentRequest;
@@ -78,6 +82,10 @@ pub struct Config {
     pub registry: RegistrySection,
     /// What model cards say that only people know.
     pub card: CardSection,
+    /// Where answers and votes are kept.
+    pub store: StoreSection,
+    /// What is kept of them.
+    pub feedback: FeedbackSection,
     /// The HTTP server.
     pub server: ServerSection,
     /// Logs.
@@ -168,56 +176,6 @@ impl Generation {
             repetition_penalty: self.repetition_penalty.or(other.repetition_penalty),
             do_sample,
             max_tokens: self.max_tokens.or(other.max_tokens),
-        }
-    }
-}
-
-/// The KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct CacheSection {
-    /// Memory for the policy's KV blocks, as `4GiB`; 1GiB if unset.
-    pub memory: Option<ByteSize>,
-    /// Memory for the KV blocks of each reward model with weights of its own; 512MiB if unset.
-    pub reward_memory: Option<ByteSize>,
-    /// Tokens of a block; a multiple of 16.
-    pub block_size: usize,
-    /// Precision of keys and values; that of the weights if unset.
-    pub dtype: Option<Precision>,
-    /// Reuse the blocks of equal prefixes.
-    pub prefix_caching: bool,
-}
-
-impl Default for CacheSection {
-    fn default() -> Self {
-        Self { memory: None, reward_memory: None, block_size: 16, dtype: None, prefix_caching: true }
-    }
-}
-
-/// Batching.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct SchedulerSection {
-    /// Most sequences in a step.
-    pub max_num_seqs: usize,
-    /// Most tokens in a step.
-    pub max_num_batched_tokens: usize,
-    /// Most requests that wait; more are answered with 429.
-    pub max_waiting: usize,
-    /// Most candidates of one prompt.
-    pub max_candidates: usize,
-    /// Threads that compute; one per core if unset.
-    pub threads: Option<usize>,
-}
-
-impl Default for SchedulerSection {
-    fn default() -> Self {
-        Self {
-            max_num_seqs: 256,
-            max_num_batched_tokens: 2048,
-            max_waiting: 1024,
-            max_candidates: 256,
-            threads: None,
         }
     }
 }
@@ -331,6 +289,7 @@ impl Config {
             ("scheduler.max_num_batched_tokens", self.scheduler.max_num_batched_tokens),
             ("scheduler.max_waiting", self.scheduler.max_waiting),
             ("scheduler.max_candidates", self.scheduler.max_candidates),
+            ("store.queue", self.store.queue),
             ("scheduler.threads", self.scheduler.threads.unwrap_or(1)),
             ("model.max_model_len", self.model.max_model_len.unwrap_or(1)),
             ("generation.max_tokens", self.generation.max_tokens.unwrap_or(1)),
@@ -361,9 +320,9 @@ impl Config {
         Ok(())
     }
 
-    /// The address of the feedback store: `feedback.db` in the data folder.
-    pub fn store_url(&self) -> String {
-        format!("sqlite://{}", self.server.data_dir.join("feedback.db").display())
+    /// The address of the feedback store: as set, else `feedback.db` in the data folder; none if nothing is kept.
+    pub fn store_url(&self) -> Option<String> {
+        self.store.url(&self.server.data_dir)
     }
 
     /// The address of the registry: as set, else `adapters` in the data folder.

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponseParts, ResponseParts};
 use serde::de::DeserializeOwned;
@@ -67,6 +68,27 @@ where
         }
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
         parse(&body)
+    }
+}
+
+/// The parameters behind the `?` of a path, as `T`; unknown ones are refused by types that say so.
+pub struct ApiQuery<T>(pub T);
+
+impl<S, T> FromRequestParts<S> for ApiQuery<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let read = Query::<T>::try_from_uri(&parts.uri);
+        read.map(|Query(query)| Self(query)).map_err(|rejection| {
+            let cause = rejection.body_text();
+            let cause = cause.split_once(": ").map_or(cause.as_str(), |(_, cause)| cause);
+            ApiError::new(StatusCode::BAD_REQUEST, format!("a parameter of the path is wrong: {cause}"))
+                .code("invalid_value")
+        })
     }
 }
 

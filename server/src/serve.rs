@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use rectify_feedback::store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use crate::app::{App, Shared};
 use crate::boot::{self, Booted};
 use crate::config::Config;
+use crate::feedback::Feedback;
 use crate::learning::{self, Learning};
 use crate::serving::ServingPointer;
 use crate::{cli::CliError, telemetry};
@@ -47,12 +47,14 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     // The address first: it fails at once, a model takes its time.
     let listener = bind(&config.server.host, config.server.port).await?;
     let address = listener.local_addr().map_err(|error| CliError::Refused(error.to_string()))?;
-    // Before the engine, which looks its metrics up when it starts.
+    // Before the engine and the store, which look their metrics up when they start.
     let metrics = telemetry::metrics();
+    let feedback = Feedback::open(config).await.map_err(|error| CliError::Usage(error.to_string()))?;
     let booted = tokio::task::block_in_place(|| boot::start(config))?;
     let signals = Signals::new()?;
-    let learning = open_learning(config).await?;
-    let app = app(config, &booted, learning, metrics);
+    let learning =
+        feedback.as_ref().map(|feedback| Learning::open(config, feedback.store.clone())).transpose()?;
+    let app = app(config, &booted, metrics, feedback.clone(), learning);
     check_profiles(&app)?;
     let running = learning::start(&app, config, &booted).await?;
     announce(&app, &booted, address)?;
@@ -62,6 +64,9 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let served = until_stopped(app, listener, signals, config.server.drain_timeout.0).await;
     if let Some(running) = running {
         tokio::task::block_in_place(|| running.stop());
+    }
+    if let Some(feedback) = feedback {
+        feedback.close().await;
     }
     served
 }
@@ -80,13 +85,13 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, CliError> {
     })
 }
 
-/// The store and what is learnt from it.
-async fn open_learning(config: &Config) -> Result<Option<Learning>, CliError> {
-    let store = Store::open(&config.store_url()).await.map_err(|error| CliError::Usage(error.to_string()))?;
-    Learning::open(config, store).map(Some)
-}
-
-fn app(config: &Config, booted: &Booted, learning: Option<Learning>, metrics: PrometheusHandle) -> App {
+fn app(
+    config: &Config,
+    booted: &Booted,
+    metrics: PrometheusHandle,
+    feedback: Option<Feedback>,
+    learning: Option<Learning>,
+) -> App {
     let models = &booted.models;
     let mut policy_names = config.model.served_names.clone();
     if policy_names.is_empty() {
@@ -106,6 +111,7 @@ fn app(config: &Config, booted: &Booted, learning: Option<Learning>, metrics: Pr
         generation: booted.generation,
         max_candidates: config.scheduler.max_candidates,
         max_body: usize::try_from(config.server.max_body.0).unwrap_or(usize::MAX),
+        feedback,
         created: crate::api::unix_time(),
         metrics,
         draining: AtomicBool::new(false),

@@ -16,6 +16,7 @@ use rectify_engine::{AdapterRef, EngineError, EngineHandle, Event, GenerateReque
 use tokio::sync::mpsc;
 
 use crate::app::{App, Shared};
+use crate::feedback::Feedback;
 use crate::serving::ServingPointer;
 use crate::text::TextModel;
 
@@ -63,8 +64,13 @@ pub(crate) fn reward(index: usize) -> f32 {
     0.5 - (index as f32 - 3.0).abs() - 0.25 * f32::from(u8::from(index > 3))
 }
 
-/// An app over a fake engine.
+/// An app over a fake engine, which keeps nothing.
 pub(crate) fn app() -> (App, Seen) {
+    app_with(None)
+}
+
+/// An app over a fake engine that keeps answers and votes.
+pub(crate) fn app_with(feedback: Option<Feedback>) -> (App, Seen) {
     let (engine, commands) = EngineHandle::new(Arc::new(read_adapter));
     let seen = Seen::default();
     tokio::spawn(run(commands, seen.clone()));
@@ -86,6 +92,7 @@ pub(crate) fn app() -> (App, Seen) {
         generation: Default::default(),
         max_candidates: 64,
         max_body: 1 << 20,
+        feedback,
         created: 1_700_000_000,
         metrics: crate::telemetry::metrics(),
         draining: AtomicBool::new(false),

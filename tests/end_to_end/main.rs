@@ -1,4 +1,4 @@
-//! The real binary over real sockets: OpenAI's wire format, best-of-N, adapters, clients, bad input, start and stop.
+//! The real binary over real sockets: OpenAI's wire format, best-of-N, adapters, feedback, clients, bad input, start and stop.
 //! Built by the `server` package, which makes the binary first. Leaves the wire types' details to that crate's tests.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed check of a test is a panic")]
@@ -9,6 +9,7 @@ mod bad_input;
 mod clients;
 mod command_line;
 mod demo;
+mod feedback;
 mod harness;
 mod lifecycle;
 mod offline;

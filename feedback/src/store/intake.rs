@@ -1,6 +1,8 @@
 //! Taking a vote in: is there such an answer, has this person voted, was this request seen before. Leaves writing the
 //! row to `votes` and waiting for the commit to the writer.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -8,7 +10,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::sql::{from_json, to_json};
 use super::votes::insert;
-use super::{FeedbackKind, FeedbackRecord, StoreError, now};
+use super::{FeedbackKind, FeedbackRecord, Millis, StoreError, now};
 
 /// A vote as it arrives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -168,9 +170,10 @@ async fn decide(connection: &mut AnyConnection, new: &NewFeedback) -> Result<Ans
     };
     let user = new.user.clone().or(place.user);
     let slot = slot(&place.id, new.choice, &kind, user.as_deref())?;
+    let created_at = now();
     let mut record = FeedbackRecord {
-        id: format!("fb_{}", uuid::Uuid::new_v4().simple()),
-        created_at: now(),
+        id: new_id(created_at),
+        created_at,
         completion_id: place.id,
         choice: new.choice,
         kind,
@@ -199,6 +202,13 @@ async fn decide(connection: &mut AnyConnection, new: &NewFeedback) -> Result<Ans
     record.replaces = Some(previous);
     insert(connection, &record, slot.as_deref()).await?;
     Ok(Answer::Stored(record))
+}
+
+/// An id in whose order votes were taken, also within one millisecond of one process.
+fn new_id(at: Millis) -> String {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+    format!("fb_{at:012x}{number:04x}{:016x}", uuid::Uuid::new_v4().as_u64_pair().0)
 }
 
 /// The record that a vote is about.

@@ -5,10 +5,13 @@ pub mod adapters;
 pub mod alignment;
 pub mod chat;
 pub mod completions;
+pub mod feedback;
+pub mod labeling;
 pub mod logprobs;
 pub mod models;
 pub mod sampling;
 pub mod score;
+pub mod stored;
 pub mod training;
 
 use rectify_engine::request::Usage as EngineUsage;

@@ -58,6 +58,16 @@ impl Client {
         name.ok_or_else(|| CliError::Refused(format!("{}{path}: the server names no model", self.base)))
     }
 
+    /// Posts `body` and reads the answer.
+    ///
+    /// # Errors
+    /// [`CliError::Refused`] with the server's own sentence if it refuses.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        let sent = self.http.post(format!("{}{path}", self.base)).json(body).send().await;
+        let response = accepted(sent.map_err(|error| self.unreachable(&error))?).await?;
+        response.json().await.map_err(|error| self.broken(path, &error))
+    }
+
     /// Posts `body` and streams the answer.
     ///
     /// # Errors

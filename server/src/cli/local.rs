@@ -4,6 +4,7 @@ use rectify_engine::model::assemble::ServedModels;
 use rectify_engine::request::{Alignment, GenerateRequest, Message, Select};
 use rectify_engine::{EngineError, EngineHandle, SamplingParams};
 
+use super::chat::LocalStore;
 use super::{CliError, ModelArgs, SamplingArgs};
 use crate::boot::{self, Booted};
 use crate::config::{Config, Generation};
@@ -24,6 +25,8 @@ pub(crate) struct Local {
     pub(crate) max_num_seqs: usize,
     /// Requests the engine lets wait.
     pub(crate) max_waiting: usize,
+    /// Where votes are kept; opened for a vote only.
+    pub(crate) store: LocalStore,
     generation: Generation,
     /// The adapter that answers, unless the policy itself does.
     adapter: Option<String>,
@@ -47,7 +50,8 @@ impl Local {
         let Booted { engine, models, generation, .. } = boot::start(config)?;
         let rewards = models.rewards.iter().map(ToString::to_string).collect();
         let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
-        Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, generation, adapter: None })
+        let store = LocalStore { url: config.store_url(), store_text: config.feedback.store_text };
+        Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, store, generation, adapter: None })
     }
 
     /// Sampling of `n` answers: the options, then the configuration's and the model's own settings, then the defaults.

@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 pub use adapters::{AdaptersArgs, AdaptersCommand};
 pub use args::{ByteSize, Dtype, ModelArgs, NamedDir};
-pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs};
+pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs, BenchVotesArgs};
 pub use card::CardArgs;
 pub(crate) use card::statement;
 pub use chat::ChatArgs;
@@ -160,6 +160,7 @@ mod tests {
             "rectify feedback check --snapshot s --config c.yaml",
             "rectify bench generate --policy p --prompt-len 256 --gen-len 128 --n 16 --json",
             "rectify bench serving --url http://127.0.0.1:8080 --requests 64 --json",
+            "rectify bench votes --url http://127.0.0.1:8080 --rate 1000 --seconds 10 --live 4 --json",
             "rectify config print",
             "rectify config check",
             "rectify config schema",

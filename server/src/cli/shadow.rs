@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rectify_feedback::store::Store;
-
 use super::{CliError, ModelArgs, interrupt};
+use crate::feedback::open_store;
 use crate::learning::{Learning, Parts, worker};
 use crate::{boot, telemetry};
 
@@ -31,9 +30,7 @@ pub(crate) fn run(args: ShadowArgs) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| refuse(&error))?;
-    let store = runtime
-        .block_on(Store::open(&config.store_url()))
-        .map_err(|error| CliError::Usage(error.to_string()))?;
+    let store = runtime.block_on(open_store(config.store_url().as_deref()))?;
     // Before the engine, whose threads inherit it.
     rectify_trainer::shadow::step_back();
     let booted = boot::start(&config)?;

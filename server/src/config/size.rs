@@ -55,7 +55,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// A length of time, written with a unit: `500ms`, `30s`, `5m`, `1h`.
+/// A length of time, written with a unit: `500ms`, `30s`, `5m`, `1h`, `90d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Period(pub Duration);
 
@@ -63,9 +63,9 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refusal = || "write a number and a unit, such as 500ms, 30s, 5m or 1h".to_owned();
+        let refusal = || "write a number and a unit, such as 500ms, 30s, 5m, 1h or 90d".to_owned();
         let text = text.trim();
-        let (number, unit) = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
+        let (number, unit) = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)]
             .iter()
             .find_map(|&(unit, seconds)| text.strip_suffix(unit).map(|number| (number, seconds)))
             .ok_or_else(refusal)?;
@@ -120,7 +120,7 @@ macro_rules! written_as_text {
 }
 
 written_as_text!(ByteSize, "ByteSize", "^[0-9.]+ *(B|KiB|MiB|GiB|TiB|KB|MB|GB)?$");
-written_as_text!(Period, "Period", "^[0-9.]+ *(ms|s|m|h)$");
+written_as_text!(Period, "Period", "^[0-9.]+ *(ms|s|m|h|d)$");
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-// The chat page: /v1/models fills the menus, /v1/chat/completions streams the answers.
+// The chat page: /v1/models fills the menus, /v1/chat/completions streams the answers, /v1/feedback takes the thumbs.
 const $ = (id) => document.getElementById(id);
 const SIZES = [1, 2, 4, 8, 16, 32, 64];
 const SUGGESTIONS = [
@@ -7,6 +7,19 @@ const SUGGESTIONS = [
   "You are useless.",
   "Spell the word house backwards.",
 ];
+
+// One name for each browser, so that a changed thumb replaces the first one. It says nothing of the person.
+const USER = (() => {
+  try {
+    const known = localStorage.getItem("rectify-user");
+    if (known) return known;
+    const fresh = `web-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16).padStart(2, "0")).join("")}`;
+    localStorage.setItem("rectify-user", fresh);
+    return fresh;
+  } catch {
+    return undefined; // A browser that keeps nothing: every answer has its own voter.
+  }
+})();
 
 let history = [];
 let running = null; // The AbortController of the answer in progress.
@@ -83,6 +96,7 @@ async function ask(text) {
     temperature: Number($("temperature").value),
     stream: true,
     stream_options: { include_usage: true },
+    user: USER,
   };
   if (n > 1) {
     body.alignment = { strategy: "best_of_n", n, return_candidates: true };
@@ -122,6 +136,7 @@ async function ask(text) {
         turn.classList.remove("waiting");
         turn.querySelector(".text").textContent = answer;
       }
+      chunkWith.id = chunk.id;
       if (choice?.reward !== undefined) chunkWith.reward = choice.reward;
       if (chunk.alignment) chunkWith.alignment = chunk.alignment;
       if (chunk.usage) chunkWith.usage = chunk.usage;
@@ -155,15 +170,74 @@ function number(value) {
   return value === null || value === undefined ? "–" : value.toFixed(2);
 }
 
-function showOutcome(turn, { reward, alignment, usage }, seconds) {
+function showOutcome(turn, { id, reward, alignment, usage }, seconds) {
   const parts = [];
   if (alignment) parts.push(`best of ${alignment.n}`, `reward ${number(reward)}`);
   if (alignment && alignment.scoring !== "ok") parts.push(`scoring ${alignment.scoring}`);
   if (usage) parts.push(`${usage.completion_tokens} tokens in ${seconds.toFixed(1)} s`);
   if (alignment) parts.push(`at most ${number(alignment.kl_bound)} nats from the policy`);
-  turn.append(element("p", "meta", parts.join(" · ")));
+  const foot = element("div", "foot");
+  if (id) foot.append(votingButtons(id));
+  foot.append(element("p", "meta", parts.join(" · ")));
+  turn.append(foot);
   $("status").textContent = alignment ? `The best of ${alignment.n} answers has reward ${number(reward)}.` : "The answer is complete.";
   if (alignment?.candidates) turn.append(candidateList(alignment));
+}
+
+const THUMBS = [
+  { value: 1, label: "Good answer", path: "M7 10v11H3V10h4Zm3 11h7.5a2 2 0 0 0 2-1.6l1.4-7A2 2 0 0 0 19 10h-5l.8-4.4A2.2 2.2 0 0 0 12.7 3L9 10v9a2 2 0 0 0 1 2Z" },
+  { value: -1, label: "Bad answer", path: "M17 14V3h4v11h-4ZM14 3H6.5a2 2 0 0 0-2 1.6l-1.4 7A2 2 0 0 0 5 14h5l-.8 4.4A2.2 2.2 0 0 0 11.3 21L15 14V5a2 2 0 0 0-1-2Z" },
+];
+
+// Thumbs on an answer, and after one a line for words.
+function votingButtons(id) {
+  const group = element("span", "votes");
+  group.setAttribute("role", "group");
+  group.setAttribute("aria-label", "Rate this answer");
+  const buttons = THUMBS.map(({ value, label, path }) => {
+    const button = element("button", "thumb");
+    button.type = "button";
+    button.title = label;
+    button.setAttribute("aria-label", label);
+    button.setAttribute("aria-pressed", "false");
+    button.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${path}"/></svg>`;
+    button.addEventListener("click", () => vote(value, undefined));
+    return button;
+  });
+  async function vote(value, comment) {
+    try {
+      const response = await fetch("/v1/feedback", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ completion_id: id, kind: "thumb", value, comment, user: USER, replace: true }),
+      });
+      if (!response.ok) throw new Error((await response.json()).error.message);
+      buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(THUMBS[index].value === value)));
+      $("status").textContent = comment ? "Thank you for the words." : "Thank you, the vote is stored.";
+      askForWords(group, value, vote);
+    } catch (error) {
+      $("status").textContent = `The vote was not stored: ${error.message}`;
+    }
+  }
+  group.append(...buttons);
+  return group;
+}
+
+function askForWords(group, value, vote) {
+  group.querySelector("form")?.remove();
+  const form = element("form", "words");
+  const field = element("input");
+  field.maxLength = 1000;
+  field.placeholder = value > 0 ? "What was good? (optional)" : "What was wrong? (optional)";
+  field.setAttribute("aria-label", field.placeholder);
+  form.append(field, element("button", "quiet", "Send"));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const words = field.value.trim();
+    if (words) await vote(value, words);
+    group.querySelector("form")?.remove();
+  });
+  group.append(form);
 }
 
 function candidateList({ candidates, selected }) {

@@ -19,6 +19,7 @@ use crate::api::{Usage, new_id, unix_time};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::ApiJson;
+use crate::recorder::{About, labels};
 use crate::text::TextModel;
 
 /// Answer a conversation.
@@ -92,7 +93,13 @@ async fn plan(app: &App, mut request: ChatRequest, id: &str) -> Result<Plan, Api
         priority: request.priority.unwrap_or(0),
     };
     let return_candidates = alignment.and_then(|alignment| alignment.return_candidates).unwrap_or(false);
-    Ok(Plan { target, requests: vec![generate], return_candidates })
+    let about = About {
+        id: id.to_owned(),
+        model: target.name.clone(),
+        user: request.user.take(),
+        metadata: labels(request.metadata.take()),
+    };
+    Ok(Plan { target, requests: vec![generate], return_candidates, about })
 }
 
 /// What all chunks of an answer have in common.

@@ -18,6 +18,7 @@ use crate::api::{new_id, unix_time};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::ApiJson;
+use crate::recorder::{About, labels};
 use crate::text::TextModel;
 
 /// Continue one or more prompts.
@@ -128,7 +129,13 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
         });
     }
     let return_candidates = alignment.and_then(|alignment| alignment.return_candidates).unwrap_or(false);
-    Ok((Plan { target, requests, return_candidates }, encoded))
+    let about = About {
+        id: id.to_owned(),
+        model: target.name.clone(),
+        user: request.user.take(),
+        metadata: labels(request.metadata.take()),
+    };
+    Ok((Plan { target, requests, return_candidates, about }, encoded))
 }
 
 /// The report of a strategy stands beside the choices, so it can be about one prompt only.

@@ -4,6 +4,8 @@
 mod adapters;
 mod chat;
 mod completions;
+mod feedback;
+mod labeling;
 mod models;
 pub mod openapi;
 mod ops;
@@ -37,6 +39,10 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/completions/{id}", get(feedback::completion))
+        .route("/v1/feedback", post(feedback::create).get(feedback::list).delete(feedback::delete))
+        .route("/v1/labeling/next", get(labeling::next))
+        .route("/v1/labeling/{id}", post(labeling::answer))
         .route("/v1/models", get(models::list))
         // A name may hold slashes, as `org/model`.
         .route("/v1/models/{*id}", get(models::retrieve))

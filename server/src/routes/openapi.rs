@@ -14,6 +14,12 @@ use utoipa::OpenApi;
     paths(
         super::chat::create,
         super::completions::create,
+        super::feedback::create,
+        super::feedback::list,
+        super::feedback::delete,
+        super::feedback::completion,
+        super::labeling::next,
+        super::labeling::answer,
         super::models::list,
         super::models::retrieve,
         super::score::score,
@@ -41,6 +47,7 @@ use utoipa::OpenApi;
     components(schemas(crate::api::chat::ChatChunk)),
     tags(
         (name = "generation", description = "Chat and completions, with best-of-N"),
+        (name = "feedback", description = "Votes on answers, and questions for people who label"),
         (name = "models", description = "What the server answers to"),
         (name = "rewards", description = "Scoring by reward models"),
         (name = "adapters", description = "LoRA adapters"),

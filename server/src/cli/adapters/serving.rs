@@ -7,6 +7,7 @@ use rectify_trainer::shadow::{ShadowError, label, ops};
 
 use crate::cli::CliError;
 use crate::config::Config;
+use crate::feedback::open_store;
 
 /// Who the audit log names.
 const BY: &str = "rectify adapters";
@@ -33,7 +34,7 @@ pub(super) async fn roll_back(config: &Config, name: &str) -> Result<String, Cli
 }
 
 async fn open(config: &Config) -> Result<Store, CliError> {
-    Store::open(&config.store_url()).await.map_err(|error| CliError::Usage(error.to_string()))
+    open_store(config.store_url().as_deref()).await
 }
 
 fn told(pointer: &ServingPointer) -> String {

@@ -4,11 +4,13 @@ mod generate;
 mod limit;
 mod serving;
 mod stats;
+mod votes;
 
 use std::io::Write;
 
 pub use generate::BenchGenerateArgs;
 pub use serving::BenchServingArgs;
+pub use votes::BenchVotesArgs;
 
 use super::{CliError, ProgressMode};
 
@@ -19,12 +21,15 @@ pub enum BenchCommand {
     Generate(Box<BenchGenerateArgs>),
     /// A running server under ragged traffic with Poisson arrivals.
     Serving(BenchServingArgs),
+    /// Votes at a steady rate beside live streams of a running server.
+    Votes(BenchVotesArgs),
 }
 
 pub(crate) fn run(command: BenchCommand, progress: ProgressMode) -> Result<(), CliError> {
     match command {
         BenchCommand::Generate(args) => generate::run(&args, progress),
         BenchCommand::Serving(args) => serving::run(&args, progress),
+        BenchCommand::Votes(args) => votes::run(&args, progress),
     }
 }
 

@@ -55,10 +55,10 @@ fn range(text: &str) -> Result<RangeInclusive<usize>, String> {
 
 /// One request of the load.
 #[derive(Clone, Debug, PartialEq)]
-struct Arrival {
-    at: Duration,
-    prompt: Vec<usize>,
-    max_tokens: usize,
+pub(super) struct Arrival {
+    pub(super) at: Duration,
+    pub(super) prompt: Vec<usize>,
+    pub(super) max_tokens: usize,
 }
 
 /// The load of a seed: exponential gaps between arrivals (a Poisson process), lengths uniform in their ranges.
@@ -83,17 +83,17 @@ fn load(args: &BenchServingArgs) -> Vec<Arrival> {
 
 /// What one request saw.
 #[derive(Debug, Default)]
-struct Trace {
+pub(super) struct Trace {
     /// From sending to the first token, in seconds.
     ttft: Option<f64>,
     /// Between tokens, in seconds.
-    gaps: Vec<f64>,
+    pub(super) gaps: Vec<f64>,
     latency: f64,
     prompt_tokens: u64,
     completion_tokens: u64,
 }
 
-async fn request(client: &Client, model: &str, arrival: &Arrival) -> Result<Trace, CliError> {
+pub(super) async fn request(client: &Client, model: &str, arrival: &Arrival) -> Result<Trace, CliError> {
     let body = json!({
         "model": model, "prompt": arrival.prompt, "max_tokens": arrival.max_tokens, "temperature": 1.0,
         "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true},
@@ -225,11 +225,6 @@ pub(super) fn run(args: &BenchServingArgs, mode: ProgressMode) -> Result<(), Cli
 }
 
 fn table(report: &Report) -> String {
-    let ms = |name: &str, times: &Summary| {
-        let [mean, p50, p90, p99, max] =
-            [times.mean, times.p50, times.p90, times.p99, times.max].map(|seconds| 1e3 * seconds);
-        format!("\n{name:<22}{mean:>10.1}{p50:>10.1}{p90:>10.1}{p99:>10.1}{max:>10.1}")
-    };
     let head = format!(
         "{} of {} requests in {:.1} s: {:.2} requests/s, {:.1} tokens/s ({} prompt and {} generated tokens)",
         report.completed,
@@ -240,12 +235,14 @@ fn table(report: &Report) -> String {
         report.prompt_tokens,
         report.completion_tokens,
     );
-    let names =
-        format!("\n{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}", "milliseconds", "mean", "p50", "p90", "p99", "max");
-    head + &names
-        + &ms("time to first token", &report.ttft_s)
-        + &ms("inter-token latency", &report.itl_s)
-        + &ms("end to end", &report.latency_s)
+    [
+        head,
+        Summary::HEAD.to_owned(),
+        report.ttft_s.line("time to first token"),
+        report.itl_s.line("inter-token latency"),
+        report.latency_s.line("end to end"),
+    ]
+    .join("\n")
 }
 
 #[cfg(test)]

@@ -13,6 +13,16 @@ pub(super) struct Summary {
 }
 
 impl Summary {
+    /// Stands above lines of [`Summary::line`].
+    pub(super) const HEAD: &str = "milliseconds                mean       p50       p90       p99       max";
+
+    /// Times in seconds, shown in milliseconds.
+    pub(super) fn line(&self, name: &str) -> String {
+        let [mean, p50, p90, p99, max] =
+            [self.mean, self.p50, self.p90, self.p99, self.max].map(|seconds| 1e3 * seconds);
+        format!("{name:<22}{mean:>10.1}{p50:>10.1}{p90:>10.1}{p99:>10.1}{max:>10.1}")
+    }
+
     pub(super) fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let Some(&max) = samples.last() else { return Self::default() };

@@ -6,10 +6,13 @@ use rectify_engine::EngineError;
 use rectify_engine::request::{Event, Message};
 use serde_json::{Value, json};
 
+use super::vote::{self, Answered};
+use crate::api::new_id;
 use crate::cli::candidates::Collector;
 use crate::cli::client::{Client, ServerEvent};
 use crate::cli::local::Local;
 use crate::cli::{CliError, SamplingArgs};
+use crate::recorder::{About, Recorder};
 
 /// Who answers.
 pub(super) enum Backend {
@@ -37,6 +40,8 @@ pub(super) struct Footer {
     pub(super) tokens: Option<u64>,
     /// Why there is no reward, if there should be one.
     pub(super) scoring_failure: Option<String>,
+    /// What a vote would be about.
+    pub(super) answered: Option<Answered>,
 }
 
 impl Backend {
@@ -56,6 +61,23 @@ impl Backend {
         }
     }
 
+    /// Votes on an answer.
+    pub(super) async fn vote(
+        &self,
+        answered: &Answered,
+        up: bool,
+        comment: Option<String>,
+    ) -> Result<(), CliError> {
+        match (self, answered) {
+            (Self::Local(local, _), Answered::Local(record)) => {
+                vote::keep(&local.store, record, up, comment).await
+            }
+            (Self::Server { client, .. }, Answered::Server(id)) => vote::send(client, id, up, comment).await,
+            // A chat has one backend from its begin to its end.
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses options out of range, and `n` candidates where nothing could choose among them.
     pub(super) fn check(&self, n: usize) -> Result<(), CliError> {
         let Self::Local(local, sampling) = self else { return Ok(()) };
@@ -72,9 +94,12 @@ async fn local_answer(
     say: &mut dyn FnMut(Said),
 ) -> Result<Footer, CliError> {
     let request = local.request(turns.to_vec(), n, n > 1, local.sampling(sampling, n)?)?;
+    let about = About { id: new_id("chat"), model: local.models.policy_name.to_string(), ..About::default() };
+    let (mut recorder, mut answered) = (Recorder::new(&about, None, std::slice::from_ref(&request)), None);
     let mut events = local.engine.generate(request).await?;
     let (mut collector, mut finished) = (Collector::new(n), 0);
     while let Some(event) = events.next().await {
+        answered = recorder.observe(0, &event).or(answered);
         match &event {
             Event::Token { text, .. } | Event::Finished { text, .. } if n == 1 && !text.is_empty() => {
                 say(Said::Text(text.clone()));
@@ -88,7 +113,8 @@ async fn local_answer(
         if let Some(outcome) = collector.take(event)? {
             let tokens = Some(outcome.usage.completion_tokens as u64);
             let scoring_failure = outcome.scoring_failure;
-            let mut footer = Footer { reward: None, tokens, scoring_failure };
+            let answered = answered.map(|record| Answered::Local(Box::new(record)));
+            let mut footer = Footer { reward: None, tokens, scoring_failure, answered };
             if n > 1 {
                 let winner = outcome.selected.first().and_then(|&index| outcome.candidates.get(index));
                 let winner = winner.ok_or(EngineError::Shutdown)?;
@@ -122,6 +148,9 @@ async fn server_answer(client: &Client, body: &Value, say: &mut dyn FnMut(Said))
             ServerEvent::Comment(note) => say(Said::Note(note)),
             ServerEvent::Chunk(chunk) => {
                 let choice = &chunk["choices"][0];
+                if let Some(id) = chunk["id"].as_str() {
+                    footer.answered = Some(Answered::Server(id.to_owned()));
+                }
                 if let Some(text) = choice["delta"]["content"].as_str().filter(|text| !text.is_empty()) {
                     say(Said::Text(text.to_owned()));
                 }

@@ -13,6 +13,13 @@ pub(super) enum Input {
     Reset,
     /// `/system`: show the system prompt, or set it and start again.
     System(Option<String>),
+    /// `/up` and `/down`: a vote on the last answer, and words if there are any.
+    Vote {
+        /// Up.
+        up: bool,
+        /// The words.
+        comment: Option<String>,
+    },
     /// `/help`.
     Help,
     /// `/quit`.
@@ -24,6 +31,7 @@ pub(super) enum Input {
 /// What `/help` shows.
 pub(super) const HELP: &str = "\
 /n N           sample N candidates and answer with the best (1: stream as it comes)
+/up, /down     say that the last answer was good or bad; words may follow
 /system TEXT   set the system prompt and start again; without TEXT, show it
 /reset         forget the conversation
 /help          this
@@ -41,6 +49,7 @@ impl Input {
         }
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
+        let words = (!rest.is_empty()).then(|| rest.to_owned());
         let plain = |input: Self| {
             if rest.is_empty() { input } else { Self::Wrong(format!("{command} takes nothing after it")) }
         };
@@ -50,7 +59,8 @@ impl Input {
                 Ok(n) if n > 0 => Self::Candidates(Some(n)),
                 _ => Self::Wrong(format!("/n takes a number of candidates from 1 on, not `{rest}`")),
             },
-            "/system" => Self::System((!rest.is_empty()).then(|| rest.to_owned())),
+            "/up" | "/down" => Self::Vote { up: command == "/up", comment: words },
+            "/system" => Self::System(words),
             "/reset" => plain(Self::Reset),
             "/help" | "/?" => plain(Self::Help),
             "/quit" | "/exit" | "/q" => plain(Self::Quit),
@@ -73,6 +83,8 @@ mod tests {
             ("/n 16", Input::Candidates(Some(16))),
             ("/system  Be brief. ", Input::System(Some("Be brief.".into()))),
             ("/system", Input::System(None)),
+            ("/up", Input::Vote { up: true, comment: None }),
+            ("/down  too long ", Input::Vote { up: false, comment: Some("too long".into()) }),
             ("/reset", Input::Reset),
             ("/help", Input::Help),
             ("/quit", Input::Quit),
@@ -86,7 +98,7 @@ mod tests {
 
     #[test]
     fn help_names_every_command() {
-        for command in ["/n", "/system", "/reset", "/help", "/quit"] {
+        for command in ["/n", "/up", "/down", "/system", "/reset", "/help", "/quit"] {
             assert!(HELP.contains(command));
         }
     }

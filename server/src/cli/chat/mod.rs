@@ -2,6 +2,7 @@
 
 mod backend;
 mod input;
+mod vote;
 
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
@@ -11,6 +12,8 @@ use rustyline::error::ReadlineError;
 
 use self::backend::{Backend, Footer, Said};
 use self::input::{HELP, Input};
+use self::vote::Answered;
+pub(crate) use self::vote::LocalStore;
 use super::client::Client;
 use super::local::Local;
 use super::{CliError, ModelArgs, SamplingArgs, interrupt};
@@ -45,7 +48,8 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), CliError> {
     let terminal = |error: ReadlineError| CliError::Usage(format!("standard input: cannot read: {error}"));
     let mut editor = rustyline::DefaultEditor::new().map_err(terminal)?;
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let mut chat = Chat { backend, n: args.n, system: args.system, turns: Vec::new(), interactive };
+    let mut chat =
+        Chat { backend, n: args.n, system: args.system, turns: Vec::new(), last: None, interactive };
     if interactive {
         chat.print("/help lists the commands; Ctrl-D leaves.\n")?;
     }
@@ -62,6 +66,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), CliError> {
         match Input::parse(&line) {
             Input::Quit => return Ok(()),
             Input::Say(text) => runtime.block_on(chat.say(text))?,
+            Input::Vote { up, comment } => runtime.block_on(chat.vote(up, comment))?,
             other => chat.command(other)?,
         }
     }
@@ -89,6 +94,8 @@ struct Chat {
     n: usize,
     system: Option<String>,
     turns: Vec<Message>,
+    /// What `/up` and `/down` are about.
+    last: Option<Answered>,
     /// Prompts, status and footers are for people; programs that pipe lines in get the answers alone.
     interactive: bool,
 }
@@ -126,7 +133,18 @@ impl Chat {
             Input::System(None) => self.remark(self.system.as_deref().unwrap_or("there is no system prompt")),
             Input::Help => self.remark(HELP),
             Input::Wrong(sentence) => self.complain(&CliError::Usage(sentence)),
-            Input::Empty | Input::Say(_) | Input::Quit => Ok(()),
+            Input::Empty | Input::Say(_) | Input::Vote { .. } | Input::Quit => Ok(()),
+        }
+    }
+
+    async fn vote(&mut self, up: bool, comment: Option<String>) -> Result<(), CliError> {
+        let Some(answered) = &self.last else {
+            let sentence = "there is no answer to vote on yet; ask something first";
+            return self.complain(&CliError::Usage(sentence.to_owned()));
+        };
+        match self.backend.vote(answered, up, comment).await {
+            Ok(()) => self.remark(if up { "stored: a good answer" } else { "stored: a bad answer" }),
+            Err(error) => self.complain(&error),
         }
     }
 
@@ -180,7 +198,8 @@ impl Chat {
         }
         self.print(if status { CLEAR } else { "\n" })?;
         match outcome {
-            Some(Ok(footer)) => {
+            Some(Ok(mut footer)) => {
+                self.last = footer.answered.take();
                 self.turns.push(Message { role: "assistant".to_owned(), content: answer });
                 self.remark(&describe(&footer, self.n, started.elapsed().as_secs_f64()))
             }
@@ -235,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_footer_says_what_is_known() {
-        let footer = Footer { reward: Some(1.2345), tokens: Some(812), scoring_failure: None };
+        let footer = Footer { reward: Some(1.2345), tokens: Some(812), ..Footer::default() };
         assert_eq!(describe(&footer, 16, 0.92), "best of 16, reward 1.234, 812 tokens in 0.9 s");
         assert_eq!(describe(&Footer::default(), 1, 2.0), "2.0 s");
         let failed = Footer { scoring_failure: Some("NaN".into()), ..Footer::default() };

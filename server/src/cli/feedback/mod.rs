@@ -16,6 +16,7 @@ use rectify_feedback::store::{Store, StoreError, Vote, VoteFilter};
 
 use super::{CliError, ModelArgs};
 use crate::boot;
+use crate::feedback::open_store;
 
 pub use export::ExportFormat;
 
@@ -80,9 +81,8 @@ impl Desk {
     async fn open(args: &FeedbackArgs) -> Result<Self, CliError> {
         let (config, data_dir) = (args.config.clone(), args.data_dir.clone());
         let config = boot::configure(&ModelArgs { config, data_dir, ..ModelArgs::default() })?;
-        let file = || format!("sqlite://{}", config.server.data_dir.join("feedback.db").display());
-        let url = args.store.clone().unwrap_or_else(file);
-        let store = Store::open(&url).await.map_err(refuse)?;
+        let url = args.store.clone().or_else(|| config.store_url());
+        let store = open_store(url.as_deref()).await?;
         Ok(Self { store, quality: config.quality, json: args.json })
     }
 

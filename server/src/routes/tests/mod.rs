@@ -4,6 +4,8 @@ mod adapters;
 mod alignment;
 mod chat;
 mod completions;
+mod feedback;
+mod labeling;
 mod models;
 mod operations;
 mod scoring;
@@ -14,7 +16,8 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::testing::{Seen, app};
+use crate::feedback::Feedback;
+use crate::testing::{Seen, app, app_with};
 
 /// A router over a fake engine.
 pub(super) struct Server {
@@ -48,6 +51,12 @@ impl Answer {
         (message, error["param"].clone(), error["code"].clone())
     }
 
+    /// The body of something that was made.
+    pub(super) fn created(&self) -> Value {
+        assert_eq!(self.status, 201, "{}", self.text);
+        serde_json::from_str(&self.text).unwrap()
+    }
+
     /// The JSON of a stream's `data:` lines; the last one must be `[DONE]`.
     pub(super) fn events(&self) -> Vec<Value> {
         let mut data: Vec<&str> = self.text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
@@ -67,6 +76,15 @@ impl Server {
         Self { router: crate::router(app.clone()), app, seen }
     }
 
+    /// One that keeps answers and votes, in a store configured by `yaml`, in a folder that lives as long as the first part.
+    pub(super) async fn keeping(yaml: &str) -> (tempfile::TempDir, Self) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = crate::config::Config::from_yaml(yaml).unwrap();
+        config.server.data_dir = folder.path().to_owned();
+        let (app, seen) = app_with(Feedback::open(&config).await.unwrap());
+        (folder, Self { router: crate::router(app.clone()), app, seen })
+    }
+
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -76,6 +94,10 @@ impl Server {
 
     pub(super) async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Answer {
+        self.send(Request::delete(path).body(Body::empty()).unwrap()).await
     }
 
     pub(super) async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -109,7 +131,7 @@ pub(super) fn with(mut body: Value, fields: Value) -> Value {
 }
 
 /// All paths that take a body.
-const POSTS: [&str; 8] = [
+const POSTS: [&str; 9] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/score",
@@ -118,6 +140,7 @@ const POSTS: [&str; 8] = [
     "/get_reward",
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
+    "/v1/feedback",
 ];
 
 #[tokio::test]
@@ -137,7 +160,8 @@ async fn every_body_that_is_no_request_is_refused_the_same_way() {
         let form = Request::post(path).header("content-type", "text/plain").body(Body::from("{}")).unwrap();
         let (message, ..) = server.send(form).await.refused(415);
         assert!(message.contains("application/json"), "{message}");
-        let (message, ..) = server.get(path).await.refused(405);
+        let put = Request::put(path).body(Body::empty()).unwrap();
+        let (message, ..) = server.send(put).await.refused(405);
         assert!(message.contains(path), "{message}");
     }
 }
