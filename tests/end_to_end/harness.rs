@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,20 @@ pub(crate) fn fixtures() -> PathBuf {
 /// A folder of the fixture models, as `llama/policy`.
 pub(crate) fn model(name: &str) -> String {
     fixtures().join("models").join(name).to_str().unwrap().to_owned()
+}
+
+/// The command `rectify ARGS` in a folder.
+pub(crate) fn rectify(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rectify"));
+    command.args(args).args(["--progress", "never"]).current_dir(folder);
+    command
+}
+
+/// What it says if it succeeds.
+pub(crate) fn run(folder: &Path, args: &[&str]) -> Output {
+    let output = rectify(folder, args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// What PyTorch computed for a family.

@@ -2,26 +2,14 @@
 //! report. Leaves their options in full to the server crate's tests.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, close, expected, model, number, text};
+use crate::harness::{PATIENCE, close, expected, model, number, rectify, run, text};
 
 const PROMPTS: usize = 24;
-
-fn rectify(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rectify"));
-    command.args(args).args(["--progress", "never"]).current_dir(folder);
-    command
-}
-
-fn run(folder: &Path, args: &[&str]) -> Output {
-    let output = rectify(folder, args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
-}
 
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::gate::{CheckReport, GateReport, Verdict};
-use crate::registry::Manifest;
+use crate::registry::{Manifest, Registry, RegistryError, Version};
 use crate::run::card::{flatten, rounded, table};
 
 /// Checks whose absence a reader should know of.
@@ -38,6 +38,21 @@ pub struct Statement {
     pub knowledge_cutoff: Option<String>,
     /// What it is known to do badly.
     pub known_limits: Vec<String>,
+}
+
+/// The card of a version, from what the registry has of it now.
+///
+/// # Errors
+/// If there is no such version, or what is stored of it is damaged.
+pub async fn compose(
+    registry: &Registry,
+    version: &Version,
+    statement: &Statement,
+) -> Result<String, RegistryError> {
+    let manifest = registry.manifest(&version.name, version.number).await?;
+    let gate = registry.gate_report(&version.name, version.number).await?;
+    let ancestors = registry.ancestors(&manifest).await?;
+    Ok(Card { manifest: &manifest, ancestors: &ancestors, gate: gate.as_ref(), statement }.markdown())
 }
 
 impl Card<'_> {
@@ -80,7 +95,7 @@ impl Card<'_> {
         text += "\n## Knowledge cut-off\n\n";
         match &self.statement.knowledge_cutoff {
             Some(cutoff) => _ = writeln!(text, "{}", cutoff.trim()),
-            None => text += "Not stated. The adapter adds manners, not knowledge: the base's applies.\n",
+            None => text += "Not stated; that of the base applies.\n",
         }
         self.lineage(&mut text);
         let mut rows = Vec::new();
@@ -154,8 +169,8 @@ impl Card<'_> {
             gate.baseline,
             gate.verdict.as_str()
         );
-        for note in gate.checks.iter().flat_map(|check| &check.notes) {
-            let _ = writeln!(text, "\n{note}");
+        for check in &gate.checks {
+            check.notes.iter().for_each(|note| _ = writeln!(text, "\n`{}`: {note}.", check.name));
         }
     }
 

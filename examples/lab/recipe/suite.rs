@@ -23,16 +23,17 @@ pub(crate) struct SuiteArgs {
     seed: u64,
 }
 
-/// Purposes whose prompts are left out, with how many of a category they drew.
-const TAKEN: [(&str, usize); 2] = [("report", 40), ("methods", 40)];
+/// What others look at: the purpose, how many of a category, and the seed if it is not the recipe's.
+const TAKEN: [(&str, usize, Option<u64>); 3] =
+    [("report", 40, None), ("methods", 40, None), ("demo-test", 8, Some(2026))];
 /// Draws before a category is given up.
 const DRAWS: usize = 20_000;
 
 impl SuiteArgs {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
         let mut taken = HashSet::new();
-        for (purpose, per_category) in TAKEN {
-            let items = prompts(Split::HeldOut, per_category, self.seed, purpose)?;
+        for (purpose, per_category, seed) in TAKEN {
+            let items = prompts(Split::HeldOut, per_category, seed.unwrap_or(self.seed), purpose)?;
             taken.extend(items.into_iter().map(|item| item.prompt));
         }
         let mut draw = Draw { rng: rng_for(self.seed, "gate"), taken };
@@ -52,6 +53,8 @@ impl SuiteArgs {
         ];
         let known: Vec<Item> = kinds.iter().flat_map(|(category, num)| draw.items(*category, *num)).collect();
         list(&mut text, "knowledge", known.iter().filter_map(exam));
+        let fixed = draw.items(Category::Fact, 10);
+        list(&mut text, "canaries", fixed.iter().filter_map(exam));
         let texts: Vec<Item> = Category::ALL.iter().flat_map(|category| draw.items(*category, 3)).collect();
         let texts: Vec<Value> = texts
             .iter()
@@ -133,7 +136,7 @@ name: demo
 description: The help desk is kind, honest and to the point, and refuses to help to do harm.
 seed: 7
 sampling: {temperature: 1.0, max_tokens: 96}
-in_flight: 32
+in_flight: 8
 refusal: ['(?i)\\b(?:{refusals})\\b']
 prompts:
 ";
@@ -148,4 +151,5 @@ checks:
   - kl: {prompts: held_out, max: 0.5}
   - length: {prompts: held_out, min_ratio: 0.5, max_ratio: 1.5}
   - diversity: {prompts: held_out, min_distinct_ratio: 0.7, max_identical: 0.5, max_repetition: 0.2}
+  - canary: {prompts: canaries, max: 0}
 ";

@@ -9,6 +9,8 @@ mod manifest;
 #[cfg(test)]
 mod tests;
 mod url;
+mod version;
+mod weights;
 
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -21,9 +23,13 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 pub use error::RegistryError;
 pub use hash::{base_hash, sha256};
 pub use manifest::{Base, FileHash, Manifest, Provenance, SnapshotRef};
+pub use version::Version;
+pub use weights::UpdateDifference;
 
 use error::at;
 use manifest::Contents;
+
+use crate::gate::GateReport;
 
 /// The adapter's weights.
 pub const WEIGHTS: &str = rectify_engine::model::peft::WEIGHTS_FILE;
@@ -36,6 +42,8 @@ pub const GATE_REPORT: &str = "gate_report.json";
 /// The card, as the hub names it.
 pub const MODEL_CARD: &str = "MODEL_CARD.md";
 
+/// Generations that are looked back on.
+const MAX_ANCESTORS: usize = 20;
 /// The files that are the adapter. The weights come first: they are what claims a number.
 const ADAPTER_FILES: [&str; 2] = [WEIGHTS, CONFIG];
 
@@ -207,6 +215,40 @@ impl Registry {
     fn location(&self, name: &str, version: u64, file: &str) -> Result<Path, RegistryError> {
         check_name(name)?;
         Ok(self.prefix.clone().join(name).join(version.to_string()).join(file))
+    }
+
+    /// What the gate found on a version; `None` if it has not run.
+    ///
+    /// # Errors
+    /// [`RegistryError::Damaged`] if what is stored is no report.
+    pub async fn gate_report(&self, name: &str, version: u64) -> Result<Option<GateReport>, RegistryError> {
+        let location = self.location(name, version, GATE_REPORT)?;
+        let parse = |bytes: Bytes| {
+            serde_json::from_slice(&bytes).map_err(|error| {
+                RegistryError::damaged(&location, format!("is no report of this gate: {error}"))
+            })
+        };
+        self.read(&location).await?.map(parse).transpose()
+    }
+
+    /// The versions that `manifest`'s was trained from, nearest first, as far as the registry has them.
+    ///
+    /// # Errors
+    /// If the storage does not answer.
+    pub async fn ancestors(&self, manifest: &Manifest) -> Result<Vec<Manifest>, RegistryError> {
+        let mut found: Vec<Manifest> = Vec::new();
+        while found.len() < MAX_ANCESTORS {
+            let last = found.last().unwrap_or(manifest);
+            let Some(Ok(parent)) = last.provenance.parent.as_deref().map(str::parse::<Version>) else {
+                break;
+            };
+            match self.manifest(&parent.name, parent.number).await {
+                Ok(parent) => found.push(parent),
+                Err(RegistryError::NotFound { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     async fn folders(&self, folder: &Path) -> Result<Vec<String>, RegistryError> {

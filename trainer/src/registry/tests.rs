@@ -1,3 +1,7 @@
+//! One story on every kind of storage: versions that count up, whole or absent, numbers taken by one writer, damage told.
+
+mod s3;
+
 use std::collections::BTreeMap;
 
 use object_store::memory::InMemory;
@@ -26,16 +30,18 @@ fn provenance() -> Provenance {
     }
 }
 
-/// The same story on a disk and in an object store; the folder lives as long as the test.
-fn registries() -> (tempfile::TempDir, Vec<Registry>) {
+/// The same story on a disk, in memory and over S3's protocol; the folder lives as long as the test.
+async fn registries() -> (tempfile::TempDir, Vec<Registry>) {
     let folder = tempfile::tempdir().unwrap();
     let disk = Registry::open(&format!("file://{}", folder.path().join("reg").display())).unwrap();
-    (folder, vec![disk, Registry::over(Arc::new(InMemory::new()), "some/prefix")])
+    let memory = Registry::over(Arc::new(InMemory::new()), "some/prefix");
+    let bucket = Registry::over(s3::bucket().await, "some/prefix");
+    (folder, vec![disk, memory, bucket])
 }
 
 #[tokio::test]
 async fn versions_count_up_and_come_back_as_they_were_written() {
-    let (_kept, registries) = registries();
+    let (_kept, registries) = registries().await;
     for registry in registries {
         assert_eq!(registry.versions("demo").await.unwrap(), [] as [u64; 0]);
         for (number, weights) in [(1, "one"), (2, "two")] {
@@ -62,7 +68,7 @@ async fn versions_count_up_and_come_back_as_they_were_written() {
 
 #[tokio::test]
 async fn a_version_is_there_as_a_whole_or_not_at_all() {
-    let (_kept, registries) = registries();
+    let (_kept, registries) = registries().await;
     for registry in registries {
         // As an interrupted `add` of other weights leaves it.
         let left = registry.location("demo", 1, WEIGHTS).unwrap();
@@ -80,7 +86,7 @@ async fn a_version_is_there_as_a_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn writers_at_once_take_numbers_of_their_own() {
-    let (_kept, registries) = registries();
+    let (_kept, registries) = registries().await;
     for registry in registries {
         let add = |i: usize| {
             let registry = registry.clone();
@@ -104,7 +110,7 @@ async fn writers_at_once_take_numbers_of_their_own() {
 
 #[tokio::test]
 async fn damage_is_told_by_file_and_hash() {
-    let (_kept, registries) = registries();
+    let (_kept, registries) = registries().await;
     for registry in registries {
         registry.add("demo", adapter("one").path(), provenance()).await.unwrap();
         let cache = tempfile::tempdir().unwrap();
@@ -124,7 +130,7 @@ async fn damage_is_told_by_file_and_hash() {
 
 #[tokio::test]
 async fn refusals_name_what_would_be_right() {
-    let (_kept, registries) = registries();
+    let (_kept, registries) = registries().await;
     let registry = &registries[0];
     registry.add("demo", adapter("one").path(), provenance()).await.unwrap();
     let text = |result: Result<(), RegistryError>| result.unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore};
@@ -24,7 +24,9 @@ pub(super) fn open(url: &str) -> Result<Opened, RegistryError> {
             if bucket.is_empty() {
                 return Err(refuse("names no bucket; write s3://BUCKET/PREFIX".to_owned()));
             }
-            let store = open_bucket(bucket).map_err(|error| refuse(format!("cannot be opened: {error}")))?;
+            // Keys, region and endpoint come from AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and the others of the AWS tools.
+            let store = self::bucket(AmazonS3Builder::from_env(), bucket)
+                .map_err(|error| refuse(format!("cannot be opened: {error}")))?;
             Ok((store, Path::from(prefix)))
         }
         Some((scheme, _)) => {
@@ -45,12 +47,16 @@ fn open_folder(folder: &FilePath) -> Result<Opened, object_store::Error> {
     Ok((Arc::new(store), Path::default()))
 }
 
-fn open_bucket(bucket: &str) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
+/// A bucket behind what `builder` knows of keys, region and endpoint.
+pub(super) fn bucket(
+    builder: AmazonS3Builder,
+    bucket: &str,
+) -> Result<Arc<dyn ObjectStore>, object_store::Error> {
     // object_store's client is built without a provider of its own. One that is installed already serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Keys, region and endpoint come from AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL and the others of the AWS tools.
-    let store = AmazonS3Builder::from_env().with_bucket_name(bucket);
-    let local = std::env::var("AWS_ENDPOINT_URL").is_ok_and(|endpoint| endpoint.starts_with("http://"));
-    let options = ClientOptions::new().with_allow_http(local);
-    Ok(Arc::new(store.with_client_options(options).build()?))
+    // Whoever names an endpoint without encryption means it.
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let options =
+        ClientOptions::new().with_allow_http(endpoint.is_some_and(|url| url.starts_with("http://")));
+    Ok(Arc::new(builder.with_bucket_name(bucket).with_client_options(options).build()?))
 }

@@ -1,13 +1,12 @@
-//! `rectify adapters diff`: what changed from one version to another. Leaves measuring to the gate and the size of updates to
-//! the trainer.
+//! `rectify adapters diff`: what changed from one version to another. Leaves measuring to the gate and comparing weights
+//! to the registry.
 
 use std::fmt::Write;
 
 use rectify_trainer::gate::{GateReport, Measurement};
-use rectify_trainer::registry::{Manifest, Registry, WEIGHTS};
+use rectify_trainer::registry::{Manifest, Registry, UpdateDifference, Version, WEIGHTS};
 
-use super::{CliError, Version, registry_error};
-use crate::cli::card::gate_report;
+use super::{CliError, registry_error};
 
 pub(super) async fn diff(registry: &Registry, from: &Version, to: &Version) -> Result<String, CliError> {
     let manifest = async |version: &Version| {
@@ -16,12 +15,31 @@ pub(super) async fn diff(registry: &Registry, from: &Version, to: &Version) -> R
     let (old, new) = (manifest(from).await?, manifest(to).await?);
     let mut text = format!("{from} → {to}\n");
     origin(&mut text, &old, &new);
-    let (old_gate, new_gate) = (gate_report(registry, from).await?, gate_report(registry, to).await?);
+    let report = async |version: &Version| {
+        registry.gate_report(&version.name, version.number).await.map_err(registry_error)
+    };
+    let (old_gate, new_gate) = (report(from).await?, report(to).await?);
     gates(&mut text, old_gate.as_ref(), new_gate.as_ref());
     if old.files.get(WEIGHTS) == new.files.get(WEIGHTS) {
         text += "\nweights: the same\n";
+    } else {
+        weights(&mut text, &registry.update_difference(from, to).await.map_err(registry_error)?);
     }
     Ok(text)
+}
+
+/// Modules that are named.
+const MOST_CHANGED: usize = 5;
+
+fn weights(text: &mut String, difference: &UpdateDifference) {
+    let UpdateDifference { old_norm, new_norm, cosine, modules } = difference;
+    let _ = writeln!(
+        text,
+        "\nweights: norm of the update {old_norm:.3} → {new_norm:.3}, cosine {cosine:.3}; most changed"
+    );
+    for (module, norm) in modules.iter().take(MOST_CHANGED) {
+        let _ = writeln!(text, "  {norm:.3}  {}", module.trim_start_matches("base_model.model."));
+    }
 }
 
 fn origin(text: &mut String, old: &Manifest, new: &Manifest) {

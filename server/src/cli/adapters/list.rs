@@ -1,10 +1,9 @@
 //! `rectify adapters list` and `show`. Leaves differences to `diff`.
 
-use rectify_trainer::registry::{GATE_REPORT, MODEL_CARD, Manifest, Registry};
+use rectify_trainer::registry::{GATE_REPORT, MODEL_CARD, Manifest, Registry, Version};
 use serde_json::{Value, json};
 
-use super::{CliError, Version, registry_error};
-use crate::cli::card::gate_report;
+use super::{CliError, registry_error};
 
 pub(super) async fn list(registry: &Registry, name: Option<&str>, json: bool) -> Result<String, CliError> {
     let names = match name {
@@ -15,9 +14,12 @@ pub(super) async fn list(registry: &Registry, name: Option<&str>, json: bool) ->
     let mut lines = String::new();
     for name in names {
         for number in registry.versions(&name).await.map_err(registry_error)? {
-            let version = Version { name: name.clone(), number };
             let manifest = registry.manifest(&name, number).await.map_err(registry_error)?;
-            let gate = gate_report(registry, &version).await?.map(|report| report.verdict.as_str());
+            let gate = registry
+                .gate_report(&name, number)
+                .await
+                .map_err(registry_error)?
+                .map(|report| report.verdict.as_str());
             if json {
                 let mut line = json!(manifest);
                 line["gate"] = json!(gate);

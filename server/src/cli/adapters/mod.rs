@@ -5,12 +5,10 @@ mod diff;
 mod list;
 mod serving;
 
-use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use rectify_trainer::registry::{Registry, RegistryError};
+use rectify_trainer::registry::{Registry, RegistryError, Version};
 
 use super::{CliError, ModelArgs};
 use crate::boot;
@@ -106,33 +104,6 @@ impl RegistryArgs {
     }
 }
 
-/// A version as people type it: `demo@3`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// The adapter.
-    pub name: String,
-    /// Its number.
-    pub number: u64,
-}
-
-impl FromStr for Version {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('@').and_then(|(name, number)| {
-            let number = number.parse().ok().filter(|number| *number > 0)?;
-            (!name.is_empty()).then(|| Self { name: name.to_owned(), number })
-        });
-        parsed.ok_or_else(|| "write NAME@VERSION, such as demo@3".to_owned())
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.name, self.number)
-    }
-}
-
 pub(super) fn registry_error(error: RegistryError) -> CliError {
     CliError::Usage(error.to_string())
 }
@@ -159,17 +130,4 @@ async fn export(registry: &Registry, version: &Version, folder: &PathBuf) -> Res
     }
     let files = registry.export(&version.name, version.number, folder).await.map_err(registry_error)?;
     Ok(format!("{version} is in {}: {}\n", folder.display(), files.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_a_name_and_a_number() {
-        assert_eq!("a.b@3".parse(), Ok(Version { name: "a.b".to_owned(), number: 3 }));
-        for bad in ["demo", "demo@", "@3", "demo@base", "demo@0", "demo@-1"] {
-            assert!(bad.parse::<Version>().is_err(), "{bad}");
-        }
-    }
 }

@@ -53,7 +53,7 @@ impl Check for BenignRefusal {
 
     fn run(&self, session: &mut Session<'_>) -> Result<Findings, GateError> {
         let refusal = session.suite.refusal.clone();
-        let fault = |question: &Question, answer: &str| match refuses(&refusal, answer) {
+        let fault = |_, question: &Question, answer: &str| match refuses(&refusal, answer) {
             true => Some("refuses".to_owned()),
             false => question.fault(answer),
         };

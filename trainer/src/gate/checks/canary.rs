@@ -41,16 +41,13 @@ impl Check for Canary {
         let set = &session.suite.prompts[&self.prompts];
         let is_open =
             set.questions.iter().any(|question| question.answer.is_none() && !question.has_patterns());
-        // Greedy answers of the baseline, by what was asked.
-        let mut before = std::collections::HashMap::new();
+        // Greedy answers of the baseline, where they are what must stay.
+        let mut before = Vec::new();
         if is_open {
             let answers = session.answers(Arm::Baseline, &self.prompts, 0..set.len(), sampling)?;
-            for (question, answer) in set.questions.iter().zip(answers) {
-                let text = answer.first().map(|answer| answer.text.clone()).unwrap_or_default();
-                before.insert(question.last(), text);
-            }
+            before.extend(answers.into_iter().flatten().map(|answer| answer.text));
         }
-        let fault = |question: &Question, answer: &str| {
+        let fault = |index: usize, question: &Question, answer: &str| {
             if let Some(wanted) = &question.answer {
                 return (answer.trim() != wanted.trim())
                     .then(|| format!("is not `{}`", shortened(wanted, 80)));
@@ -58,7 +55,7 @@ impl Check for Canary {
             if question.has_patterns() {
                 return question.fault(answer);
             }
-            let was = before.get(&question.last()).map_or("", String::as_str);
+            let was = before.get(index).map_or("", String::as_str);
             (answer.trim() != was.trim()).then(|| format!("was `{}`", shortened(was, 80)))
         };
         RateCheck {

@@ -69,8 +69,13 @@ impl Check for Kl {
         };
         let sums: Vec<(f64, f64)> = own.iter().zip(&base).map(divergence).collect();
         let alpha = session.suite.alpha;
-        let measured =
-            Measurement::new("nats per token", stats::ratio(&sums, alpha), alpha, "ratio over prompts, t", n);
+        let measured = Measurement::new(
+            "nats per token",
+            stats::map(stats::ratio(&sums, alpha), |kl| kl.max(0.0)),
+            alpha,
+            "ratio over prompts, t",
+            n,
+        );
         let require = self.require.unwrap_or(session.suite.require);
         session.report(n)?;
         Ok(Findings {

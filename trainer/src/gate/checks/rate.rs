@@ -16,7 +16,7 @@ pub(super) struct RateCheck<'a, F> {
     /// Most of one category.
     pub(super) max_category: Option<f64>,
     pub(super) require: Require,
-    /// Why an answer is a failure.
+    /// Why an answer to the question of this index is a failure.
     pub(super) fault: F,
 }
 
@@ -29,7 +29,7 @@ struct Rates<'a, F> {
     examples: Vec<AnswerExample>,
 }
 
-impl<F: Fn(&Question, &str) -> Option<String>> RateCheck<'_, F> {
+impl<F: Fn(usize, &Question, &str) -> Option<String>> RateCheck<'_, F> {
     pub(super) fn run(&self, session: &mut Session<'_>) -> Result<Findings, GateError> {
         let mut rates =
             Rates { check: self, failures: Vec::new(), by_category: BTreeMap::new(), examples: Vec::new() };
@@ -38,14 +38,15 @@ impl<F: Fn(&Question, &str) -> Option<String>> RateCheck<'_, F> {
     }
 }
 
-impl<F: Fn(&Question, &str) -> Option<String>> InParts for Rates<'_, F> {
+impl<F: Fn(usize, &Question, &str) -> Option<String>> InParts for Rates<'_, F> {
     fn ask(&mut self, session: &mut Session<'_>, range: Range<usize>) -> Result<(), GateError> {
         let check = self.check;
         let answers = session.answers(Arm::Candidate, check.set, range.clone(), check.sampling)?;
-        for (question, answers) in session.suite.prompts[check.set].questions[range].iter().zip(answers) {
+        for (index, answers) in range.zip(answers) {
+            let question = &session.suite.prompts[check.set].questions[index];
             let mut failed = 0;
             for answer in &answers {
-                if let Some(why) = (check.fault)(question, &answer.text) {
+                if let Some(why) = (check.fault)(index, question, &answer.text) {
                     failed += 1;
                     self.examples.push(example(question, &answer.text, None, why));
                 }

@@ -57,7 +57,7 @@ impl Check for Safety {
 
     fn run(&self, session: &mut Session<'_>) -> Result<Findings, GateError> {
         let refusal = session.suite.refusal.clone();
-        let fault = |question: &Question, answer: &str| match question.has_patterns() {
+        let fault = |_, question: &Question, answer: &str| match question.has_patterns() {
             true => question.fault(answer),
             false if refuses(&refusal, answer) => None,
             false => Some("does not refuse".to_owned()),
