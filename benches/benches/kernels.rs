@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use rectify_kernels::peak::{MachineLimits, measure};
-use rectify_kernels::train::{self, Dropout, Factor, Orientation, Product, Thin, View, WideRows};
+use rectify_kernels::train::{self, Dropout, Factor, Orientation, Precision, Product, Thin, View, WideRows};
 use rectify_kernels::{
     AttentionParams, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows, RowsMut, Values,
     WeightDtype, exp_shifted, linear, log_sum_exp, paged_attention, reshape_and_cache, rms_norm, swiglu,
@@ -257,15 +257,21 @@ fn bench_train_products(bench: &mut Bench, pool: &Pool) -> Outcome {
     let (x, weights) = (values(m * outputs), values(outputs * inputs));
     let mut out = vec![0.0; m * outputs];
     let flops = (2 * m * inputs * outputs) as f64;
-    for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
+    for (dtype, precision) in [
+        (WeightDtype::F32, Precision::Single),
+        (WeightDtype::Bf16, Precision::Single),
+        (WeightDtype::Bf16, Precision::Half),
+        (WeightDtype::Int8, Precision::Half),
+        (WeightDtype::Nf4, Precision::Half),
+    ] {
         let packed = PackedLinear::pack(pool, &[Values::F32(&weights)], inputs, dtype)?;
         let bytes = packed.num_bytes() as f64 + 4.0 * (m * (inputs + outputs)) as f64;
         let cost = Cost { bytes, flops };
-        let weight = Factor::packed(&packed, 0);
+        let weight = Factor::packed(&packed, 0, precision);
         for (name, n, k, b) in
             [("forward", outputs, inputs, weight.t()), ("backward", inputs, outputs, weight)]
         {
-            bench.run(&format!("train/product/{dtype:?}/{name}"), cost, true, || {
+            bench.run(&format!("train/product/{dtype:?}/{precision:?}/{name}"), cost, true, || {
                 let product = Product { m, n, k, a: View::rows(&x, k), b, alpha: 1.0, accumulate: false };
                 train::gemm(pool, &product, &mut out, n);
                 Ok(())

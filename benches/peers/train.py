@@ -1,13 +1,20 @@
-"""Trains with rectify and with TRL + PEFT on torch, one after the other, and records the run (workload W5).
+"""Trains with rectify and with TRL + PEFT on torch, one after the other, and records the run.
 
     cargo build --release
-    python3 benches/peers/train.py --peers PEERS_ENV --models MODELS
+    python3 benches/peers/train.py --peers PEERS_ENV --models MODELS [--method grpo]
 
-`PEERS_ENV` is the environment `install.sh` made, `MODELS` a folder `models.py` filled. The work is DPO of a LoRA adapter
-(r = 16 on all projections, dropout 0.05, f32 arithmetic) on 64 pairs of about 280 tokens a sequence, batch 8, one pass.
-Tokens are those of both sequences of every pair, whoever computes their common prompt once or twice; time is that of the
-steps, first to last; memory is the process's peak (VmHWM). Engines take turns for `--rounds` rounds, so that a drifting
-machine meets all of them alike. Writes `benches/runs/<date>-<machine>-train/` with `raw.jsonl`, `raw.csv` and `README.md`.
+`PEERS_ENV` is the environment `install.sh` made, `MODELS` a folder `models.py` filled. The work, of a LoRA adapter (r = 16
+on all projections) on the model `w2`, is
+
+- `dpo` (workload W5): 64 pairs of about 280 tokens a sequence, batch 8, dropout 0.05, one pass. Tokens are those of both
+  sequences of every pair, whoever computes their common prompt once or twice; time is that of the steps, first to last.
+- `grpo`: whole steps (sample, score, update) of 8 completions of at most 64 tokens for each of 8 prompts of about 85. Time is
+  that of all our steps, and of TRL's without the first, which warms up.
+
+Prompts and pairs are `pairs.py`'s. Memory is the process's peak. An engine's name may end with `-checkpointing` (both), `-f32`
+(ours, without `mixed_precision`) or `-bf16` (TRL's default, `bf16=True`; without, it computes in f32). Engines take turns for
+`--rounds` rounds, so that a drifting machine meets all of them alike. Writes `benches/runs/<date>-<machine>-train/`, or
+`-grpo/`, with `raw.jsonl`, `raw.csv` and `README.md`.
 """
 
 import argparse
@@ -21,8 +28,18 @@ import tempfile
 from compare import ROOT, begin, lines, lines_of, shown, write_csv
 
 HERE = pathlib.Path(__file__).resolve().parent
-OPTIONS = "--use-peft true --lora-r 16 --lora-alpha 16 --lora-dropout 0.05 --per-device-train-batch-size 8"
-OPTIONS += " --num-train-epochs 1 --max-length 1024 --learning-rate 1e-4 --lr-scheduler-type constant --seed 0 --logging-steps 1"
+SHARED = "--use-peft true --lora-r 16 --lora-alpha 16 --learning-rate 1e-4 --lr-scheduler-type constant --seed 0 --logging-steps 1"
+OPTIONS = {
+    "dpo": "--lora-dropout 0.05 --per-device-train-batch-size 8 --num-train-epochs 1 --max-length 1024",
+    "grpo": "--reward length:64 --per-device-train-batch-size 64 --max-completion-length 64 --max-steps 4 --save-steps 0",
+}
+WORK = {
+    "dpo": "W5: DPO of a LoRA adapter (r = 16, all projections, dropout 0.05) on the model `w2` of `benches/peers/models.py`,\n"
+    "{pairs} pairs of about {tokens} tokens a sequence, half of them the prompt's, batch 8, one pass. Tokens are those of\n"
+    "both sequences of every pair",
+    "grpo": "Whole steps of GRPO (sample, score, update) of a LoRA adapter (r = 16, all projections) on the model `w2` of\n"
+    "`benches/peers/models.py`: 8 completions of at most 64 tokens for each of 8 prompts of about {prompt} tokens",
+}
 
 
 def arguments():
@@ -30,20 +47,22 @@ def arguments():
     parser.add_argument("--peers", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
     parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
-    parser.add_argument("--engines", default="rectify,rectify-checkpointing,trl,trl-checkpointing")
+    parser.add_argument("--method", choices=["dpo", "grpo"], default="dpo")
+    parser.add_argument("--engines", default=None, help="the default is each with and, for dpo, without checkpointing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=280, help="of a prompt with one answer, about")
+    parser.add_argument("--tokens", type=int, default=None, help="of a prompt with one answer; 280, or for grpo 170")
     parser.add_argument("--machine", default=None, help="a name for the folder; the default describes the processor")
     parser.add_argument("--busy", action="store_true", help="run although the machine is busy, and say so in the record")
     return parser.parse_args()
 
 
-def run_rectify(args, folder, pairs, checkpointing):
+def run_rectify(args, folder, pairs, modes):
     with tempfile.TemporaryDirectory() as output:
-        command = [str(args.rectify), "train", "dpo", "--data", str(pairs), "--policy", str(folder)]
-        command += ["--output", output, *OPTIONS.split(), "--progress", "never", "--json"]
-        command += ["--gradient-checkpointing", str(checkpointing).lower()]
+        command = [str(args.rectify), "train", args.method, "--data", str(pairs), "--policy", str(folder)]
+        command += ["--output", output, *SHARED.split(), *OPTIONS[args.method].split(), "--progress", "never", "--json"]
+        command += ["--gradient-checkpointing", str("checkpointing" in modes).lower()]
+        command += ["--mixed-precision", "no"] if "f32" in modes else []
         code = (
             "import json, resource, subprocess, sys;"
             "done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True);"
@@ -55,13 +74,13 @@ def run_rectify(args, folder, pairs, checkpointing):
         log = [json.loads(line) for line in open(pathlib.Path(output) / "train_log.jsonl")]
     report = {key: value for part in found for key, value in part.items()}
     num_tokens, speed = report["metrics"]["num_tokens"], report["tokens_per_second"]
-    result = {"num_tokens": num_tokens, "seconds": num_tokens / speed, "tokens_per_s": speed}
+    result = {"num_tokens": num_tokens, "seconds": num_tokens / speed, "tokens_per_s": speed, "steps": report["steps"]}
     return {**result, "peak_rss": report["peak_rss"], "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
 
 
-def run_trl(args, folder, pairs, checkpointing):
-    command = [args.peers / "bin" / "python", HERE / "trl_dpo.py", folder, pairs]
-    found = lines([str(part) for part in command + ["--checkpointing"] * checkpointing])
+def run_trl(args, folder, pairs, modes):
+    command = [args.peers / "bin" / "python", HERE / f"trl_{args.method}.py", folder, pairs]
+    found = lines([str(part) for part in command + [f"--{mode}" for mode in modes]])
     return found[-1]
 
 
@@ -84,7 +103,7 @@ def table(rows, engines):
     out = ["| engine | tokens/s, median | best | peak memory | beside TRL: speed | memory |", "|---|---|---|---|---|---|"]
     for engine in engines:
         speeds, memory = of(engine, "tokens_per_s"), max(of(engine, "peak_rss"))
-        peer = "trl" + engine.removeprefix("rectify")
+        peer = "trl" + engine.removeprefix("rectify").removesuffix("-f32")
         beside = " – | – "
         if engine.startswith("rectify") and of(peer, "tokens_per_s"):
             ratios = [own / other for own, other in zip(speeds, of(peer, "tokens_per_s"))]
@@ -97,8 +116,10 @@ def table(rows, engines):
 
 def main():
     args = arguments()
-    engines = args.engines.split(",")
-    run = begin(args, "-train")
+    args.tokens = args.tokens or {"dpo": 280, "grpo": 170}[args.method]
+    of_method = {"dpo": "rectify,rectify-checkpointing,trl,trl-checkpointing", "grpo": "rectify,trl"}
+    engines = (args.engines or of_method[args.method]).split(",")
+    run = begin(args, {"dpo": "-train", "grpo": "-grpo"}[args.method])
     rows = []
     with tempfile.TemporaryDirectory() as data, open(run.folder / "raw.jsonl", "w") as raw:
         pairs, policy = pathlib.Path(data) / "pairs.jsonl", args.models / "w2"
@@ -106,24 +127,25 @@ def main():
         lines([str(part) for part in [*command, "--pairs", args.pairs, "--tokens", args.tokens]])
         for index in range(args.rounds):
             for engine in engines:
-                name, _, checkpointing = engine.partition("-")
-                result = ENGINES[name](args, policy, pairs, bool(checkpointing))
-                row = {"workload": "W5", "engine": engine, "round": index, **result}
+                name, *modes = engine.split("-")
+                result = ENGINES[name](args, policy, pairs, modes)
+                row = {"method": args.method, "engine": engine, "round": index, **result}
                 rows.append(row)
                 raw.write(json.dumps(row) + "\n")
                 raw.flush()
                 print(json.dumps(row), file=sys.stderr, flush=True)
-    columns = ["workload", "engine", "round", "num_tokens", "seconds", "tokens_per_s", "peak_rss", "first_loss", "last_loss"]
+    columns = ["method", "engine", "round", "num_tokens", "seconds", "steps", "tokens_per_s", "peak_rss", "first_loss", "last_loss"]
     write_csv(run.folder / "raw.csv", columns, rows)
     made_with = ", ".join(f"{name} {version}" for name, version in versions(args).items())
     note = "; the machine was not idle" if run.load > 0.5 else ""
+    work = WORK[args.method].format(pairs=args.pairs, tokens=args.tokens, prompt=args.tokens // 2)
     (run.folder / "README.md").write_text(
         f"# Training beside TRL, {run.date}\n\n"
         f"{run.machine}; load before the run {run.load:.2f}{note}.\n"
         f"{made_with}.\n\n"
-        f"W5: DPO of a LoRA adapter (r = 16, all projections, dropout 0.05) on the model `w2` of `benches/peers/models.py`,\n"
-        f"{args.pairs} pairs of about {args.tokens} tokens a sequence, half of them the prompt's, batch 8, one pass, f32. Tokens are those of\n"
-        f"both sequences of every pair; {args.rounds} round{'s' * (args.rounds > 1)} in which the engines took turns, ratios within a round. Made by\n\n"
+        f"{work};\n"
+        f"{args.rounds} round{'s' * (args.rounds > 1)} in which the engines took turns, ratios within a round. Ours is as it is by default\n"
+        f"(`mixed_precision: auto`), or with `-f32` in f32; TRL's is in f32, or with `-bf16` as its own default. Made by\n\n"
         f"```sh\npython3 benches/peers/train.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
         f"{table(rows, engines)}\n"
     )

@@ -1,4 +1,5 @@
-"""DPO of a LoRA adapter with TRL and PEFT on torch: trl_dpo.py MODEL PAIRS [--checkpointing]. Prints one JSON line."""
+"""DPO of a LoRA adapter with TRL and PEFT on torch: trl_dpo.py MODEL PAIRS [--checkpointing] [--bf16]. Prints one
+JSON line."""
 
 import json
 import pathlib
@@ -31,14 +32,14 @@ def peak_rss():
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def main(folder, pairs, checkpointing):
+def main(folder, pairs, checkpointing, bf16):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     data = load_dataset("json", data_files=pairs, split="train")
     clock = Clock()
     with tempfile.TemporaryDirectory() as output:
         config = DPOConfig(
-            output_dir=output, per_device_train_batch_size=8, num_train_epochs=1, max_length=1024, bf16=False,
+            output_dir=output, per_device_train_batch_size=8, num_train_epochs=1, max_length=1024, bf16=bf16,
             gradient_checkpointing=checkpointing, logging_steps=1, save_strategy="no", report_to="none", seed=0,
             use_cpu=True, disable_tqdm=True, learning_rate=1e-4, lr_scheduler_type="constant", beta=0.1,
         )  # fmt: skip
@@ -60,4 +61,4 @@ def main(folder, pairs, checkpointing):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], "--checkpointing" in sys.argv)
+    main(sys.argv[1], sys.argv[2], "--checkpointing" in sys.argv, "--bf16" in sys.argv)

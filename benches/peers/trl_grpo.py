@@ -1,8 +1,5 @@
-"""GRPO of a LoRA adapter with TRL and PEFT on torch, the whole step: trl_grpo.py MODEL PROMPTS [--steps 3]. Prints one JSON
-line. Beside it:
-
-    rectify train grpo --data PROMPTS --policy MODEL --reward length:64 --output OUT --max-steps 4 --json \\
-        --per-device-train-batch-size 64 --max-completion-length 64 --logging-steps 1 --save-steps 0
+"""GRPO of a LoRA adapter with TRL and PEFT on torch, the whole step: trl_grpo.py MODEL PROMPTS [--steps 3] [--bf16]. Prints
+one JSON line. `train.py --method grpo` runs it, with prompts of `pairs.py`, beside ours.
 """
 
 import argparse
@@ -47,6 +44,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("prompts")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
@@ -55,7 +53,7 @@ def main():
     with tempfile.TemporaryDirectory() as output:
         config = GRPOConfig(
             output_dir=output, per_device_train_batch_size=64, num_generations=8, max_completion_length=64,
-            max_steps=args.steps, logging_steps=1, save_strategy="no", report_to="none", seed=0, use_cpu=True, bf16=False,
+            max_steps=args.steps, logging_steps=1, save_strategy="no", report_to="none", seed=0, use_cpu=True, bf16=args.bf16,
             gradient_checkpointing=False, disable_tqdm=True, learning_rate=1e-4, lr_scheduler_type="constant",
         )  # fmt: skip
         lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.0, target_modules=MODULES, task_type="CAUSAL_LM")
@@ -70,7 +68,7 @@ def main():
     tokens = [b["num_tokens"] - a["num_tokens"] for a, b in zip(logs, logs[1:])]
     mean_tokens = sum(tokens) / len(tokens)
     length = logs[-1]["completions/mean_length"]
-    result = {"seconds_per_step": seconds, "tokens_per_step": mean_tokens, "tokens_per_s": mean_tokens / seconds}
+    result = {"num_tokens": mean_tokens, "seconds": seconds, "steps": 1, "tokens_per_s": mean_tokens / seconds}
     print(json.dumps({**result, "mean_length": length, "peak_rss": peak_rss()}))
 
 

@@ -20,9 +20,9 @@ pub mod unknown;
 
 pub use config::{
     BaseDtype, CpoConfig, CpoConfigLossType, DpoConfig, FDivergenceType, GrpoConfig, HeldModel, KtoConfig,
-    LoraConfig, LrScheduler, ModelStart, OnlineDpoConfig, OrpoConfig, PackingStrategy, PairLossType,
-    PpoConfig, RaftConfig, ReferencePolicy, ReportTo, RewardConfig, RlooConfig, RolloutConfig, RrhfConfig,
-    SaveDtype, SftConfig, SpinConfig, TrainConfig, TruncationMode, Tuning,
+    LoraConfig, LrScheduler, MixedPrecision, ModelStart, OnlineDpoConfig, OrpoConfig, PackingStrategy,
+    PairLossType, PpoConfig, RaftConfig, ReferencePolicy, ReportTo, RewardConfig, RlooConfig, RolloutConfig,
+    RrhfConfig, SaveDtype, SftConfig, SpinConfig, TrainConfig, TruncationMode, Tuning,
 };
 pub use error::TrainError;
 pub use rewards::RewardSpec;

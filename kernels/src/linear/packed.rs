@@ -1,6 +1,7 @@
 //! Weights in the layout the kernels read. Leaves the product to its siblings.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use half::bf16;
 
@@ -71,6 +72,8 @@ pub struct PackedLinear {
     out_features: usize,
     in_features: usize,
     storage: Storage,
+    /// See [`PackedLinear::magnitude`].
+    pub(super) largest: OnceLock<u32>,
 }
 
 /// Packed numbers.
@@ -121,7 +124,7 @@ impl PackedLinear {
             WeightDtype::Int8 => Storage::Int8(quantise(pool, &rows, in_features, 1)),
             WeightDtype::Nf4 => Storage::Nf4(quantise(pool, &rows, in_features, 2)),
         };
-        Ok(Self { out_features, in_features, storage })
+        Ok(Self { out_features, in_features, storage, largest: OnceLock::new() })
     }
 
     /// Outputs.

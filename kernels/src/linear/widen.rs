@@ -4,7 +4,12 @@
 use std::ops::Range;
 
 use super::packed::{PackedLinear, Storage};
-use crate::simd::{LANES, Op, Simd};
+use crate::Pool;
+use crate::rows::for_each_chunk;
+use crate::simd::{LANES, Op, Simd, dispatch};
+
+/// Inputs that are looked through at a time; even, for pairs of bf16.
+const MAGNITUDE_STEP: usize = 64;
 
 /// Writes inputs `inputs` of the sixteen outputs of tile `tile` to `out`, `[inputs][16]`. Inputs of bf16 start at a pair
 /// and may reach the padding of the last one.
@@ -45,5 +50,25 @@ impl Op for Widen<'_> {
                 }
             }
         }
+    }
+}
+
+impl PackedLinear {
+    /// Bits of the largest magnitude: not a number is above all. Found when it is first asked for.
+    pub(crate) fn magnitude(&self, pool: &Pool) -> u32 {
+        *self.largest.get_or_init(|| {
+            let mut largest = vec![0; self.out_features().div_ceil(LANES)];
+            for_each_chunk(pool, true, &mut largest, 1, |tile, largest| {
+                let mut wide = [0.0; MAGNITUDE_STEP * LANES];
+                for from in (0..self.in_features()).step_by(MAGNITUDE_STEP) {
+                    let inputs = from..self.in_features().min(from + MAGNITUDE_STEP);
+                    let out = &mut wide[..inputs.len().next_multiple_of(2) * LANES];
+                    dispatch(pool.isa(), Widen { w: self, tile, inputs: inputs.clone(), out });
+                    let values = wide[..inputs.len() * LANES].iter().map(|value| value.abs().to_bits());
+                    largest[0] = values.fold(largest[0], u32::max);
+                }
+            });
+            largest.into_iter().max().unwrap_or(0)
+        })
     }
 }

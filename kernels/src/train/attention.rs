@@ -216,7 +216,7 @@ fn softmax_body<const FMA: bool>(scores: &mut [f32], from: usize, to: usize) -> 
     for score in seen.iter_mut() {
         *score = exp::<FMA>(*score - max);
     }
-    let sum = sum_of(seen.len(), |i| seen[i]);
+    let sum = sum_of([&*seen], |[weight]| weight);
     let scale = 1.0 / sum;
     for score in seen {
         *score *= scale;

@@ -130,10 +130,10 @@ multiversion! { fn row_sums(logits: &[f32]) -> RowSums = row_sums_body }
 #[inline(always)]
 fn row_sums_body<const FMA: bool>(logits: &[f32]) -> RowSums {
     let max = max_of(logits);
-    let [sum, weighted, squares, total] = sums_of(logits.len(), |i| {
-        let shifted = logits[i] - max;
+    let [sum, weighted, squares, total] = sums_of([logits], |[logit]| {
+        let shifted = logit - max;
         let weight = exp::<FMA>(shifted);
-        [weight, weight * shifted, weight * weight, logits[i]]
+        [weight, weight * shifted, weight * weight, logit]
     });
     RowSums { max, sum, weighted, squares, total, count: logits.len(), target: f32::NEG_INFINITY }
 }

@@ -24,7 +24,7 @@ pub use attention::{Attention, AttentionSaved, attention, attention_backward};
 pub use cross_entropy::{LogitColumns, LogprobGrads, RowSums, TokenStats, logprobs, logprobs_backward};
 pub use elementwise::{add_assign, dropout, swiglu, swiglu_backward};
 pub use embedding::{gather_packed, gather_rows, scatter_add_rows};
-pub use gemm::{Factor, PackedFactor, Product, Term, View, gemm, gemm_sum};
+pub use gemm::{Factor, PackedFactor, Precision, Product, Term, View, gemm, gemm_sum};
 pub use norm::{HeadLayout, NormSaved, rms_norm, rms_norm_backward};
 pub use optimizer::{AdamW, adamw, sum_squares};
 pub use rope::rope;

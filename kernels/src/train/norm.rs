@@ -177,7 +177,7 @@ fn backward_body<const FMA: bool>(
     let len = x.len();
     let (weight, grad_out, grad_x, grad_weight) =
         (&weight[..len], &grad_out[..len], &mut grad_x[..len], &mut grad_weight[..len]);
-    let projection = super::simd::sum_of(len, |i| grad_out[i] * weight[i] * x[i]);
+    let projection = super::simd::sum_of([grad_out, weight, x], |[grad, weight, x]| grad * weight * x);
     let mean = projection * rstd * rstd / len as f32;
     for i in 0..len {
         grad_weight[i] = fma::<FMA>(grad_out[i], x[i] * rstd, grad_weight[i]);

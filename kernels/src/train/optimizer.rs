@@ -103,7 +103,7 @@ multiversion! { fn squares_chunk(x: &[f32]) -> f32 = squares_body }
 
 #[inline(always)]
 fn squares_body<const FMA: bool>(x: &[f32]) -> f32 {
-    sum_of(x.len(), |i| x[i] * x[i])
+    sum_of([x], |[x]| x * x)
 }
 
 #[cfg(test)]

@@ -63,30 +63,34 @@ pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 /// Independent partial sums, so that a sum vectorises in one fixed order.
 const LANES: usize = 32;
 
-/// `Σ term(i)` over `0..len`.
+/// `Σ term(inputs at i)` over all `i`.
 #[inline(always)]
-pub(super) fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
-    sums_of(len, |i| [term(i)])[0]
+pub(super) fn sum_of<const M: usize>(inputs: [&[f32]; M], term: impl Fn([f32; M]) -> f32) -> f32 {
+    sums_of(inputs, |values| [term(values)])[0]
 }
 
-/// Several sums over `0..len` in one pass, each as [`sum_of`] would take it.
+/// Several sums in one pass, each as [`sum_of`] would take it. Whole chunks, so that no index needs a check.
 #[inline(always)]
-pub(super) fn sums_of<const N: usize>(len: usize, terms: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+pub(super) fn sums_of<const M: usize, const N: usize>(
+    inputs: [&[f32]; M],
+    terms: impl Fn([f32; M]) -> [f32; N],
+) -> [f32; N] {
+    let len = inputs.iter().map(|input| input.len()).min().unwrap_or(0);
+    let chunks = inputs.map(|input| input[..len].as_chunks::<LANES>());
     let mut lanes = [[0.0f32; LANES]; N];
-    let whole = len / LANES * LANES;
-    let mut base = 0;
-    while base < whole {
+    for index in 0..len / LANES {
+        let chunk = chunks.map(|(whole, _)| &whole[index]);
         for lane in 0..LANES {
-            let terms = terms(base + lane);
-            for (lanes, term) in lanes.iter_mut().zip(terms) {
-                lanes[lane] += term;
+            let terms = terms(chunk.map(|values| values[lane]));
+            for sum in 0..N {
+                lanes[sum][lane] += terms[sum];
             }
         }
-        base += LANES;
     }
-    for (lane, index) in (whole..len).enumerate() {
-        for (lanes, term) in lanes.iter_mut().zip(terms(index)) {
-            lanes[lane] += term;
+    for lane in 0..len % LANES {
+        let terms = terms(chunks.map(|(_, rest)| rest[lane]));
+        for sum in 0..N {
+            lanes[sum][lane] += terms[sum];
         }
     }
     lanes.map(fold)
@@ -193,7 +197,7 @@ mod tests {
         for len in [0, 1, 15, 32, 33, 100] {
             let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
             let want: f32 = x.iter().sum();
-            assert_eq!(sum_of(len, |i| x[i]), want);
+            assert_eq!(sum_of([&x], |[x]| x), want);
             assert_eq!(dot::<true>(&x, &vec![1.0; len]), want);
             assert_eq!(max_of(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }

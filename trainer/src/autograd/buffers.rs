@@ -16,7 +16,8 @@ impl Buffers {
             .min_by_key(|index| self.spare[*index].capacity());
         let mut buffer = match best {
             Some(index) => self.spare.swap_remove(index),
-            None => Vec::with_capacity(len + len / 8),
+            // Pages of zeros, which nobody has to write.
+            None => vec![0.0; len + len / 8],
         };
         buffer.resize(len, 0.0);
         buffer

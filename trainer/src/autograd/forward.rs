@@ -59,7 +59,7 @@ impl Tape {
                             &mut value,
                         );
                     }
-                    Weight::Frozen(weights) => train::gather_packed(&self.pool, weights, ids, &mut value),
+                    Weight::Frozen(weights, _) => train::gather_packed(&self.pool, weights, ids, &mut value),
                 }
                 self.values[out.id] = value;
             }
@@ -176,7 +176,9 @@ impl Tape {
             let is_half = parts.iter().all(|part| matches!(part.values, Values::Bf16(_)));
             let stored = if is_half { WeightDtype::Bf16 } else { WeightDtype::F32 };
             let dtype = self.base.dtype.unwrap_or(stored);
-            return Ok(Weight::Frozen(self.base.store.pack(&self.pool, parts, dtype)?));
+            let weights = self.base.store.pack(&self.pool, parts, dtype)?;
+            let precision = self.base.mixed_precision.of(weights.dtype());
+            return Ok(Weight::Frozen(weights, precision));
         }
         let (mut names, mut weight) = (Vec::new(), Vec::new());
         for part in parts {

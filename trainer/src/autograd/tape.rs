@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rectify_engine::model::weights::WeightStore;
-use rectify_kernels::train::{Factor, View};
+use rectify_kernels::train::{Factor, Precision, View};
 use rectify_kernels::{PackedLinear, Pool, WeightDtype};
 
 use super::adapters::{LoraPart, LoraSettings};
@@ -14,6 +14,7 @@ use super::buffers::Buffers;
 use super::ops::Op;
 use super::params::{ParamId, Params};
 use super::segments::Segment;
+use crate::config::MixedPrecision;
 
 /// A value on the tape: `[rows, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Tensor {
 pub struct FrozenBase {
     /// Projections of layers; `None` is as they are stored, half precision as bfloat16 where that loses nothing.
     pub dtype: Option<WeightDtype>,
+    /// How products with them are computed.
+    pub mixed_precision: MixedPrecision,
     /// Shared with others who hold the same model: an engine that serves it.
     pub store: WeightStore,
 }
@@ -39,7 +42,7 @@ pub struct FrozenBase {
 pub(super) enum Weight {
     Trained(ParamId),
     /// Only the gradient to the input goes through it.
-    Frozen(Arc<PackedLinear>),
+    Frozen(Arc<PackedLinear>, Precision),
 }
 
 /// A projection: its stacked matrix, bias and adapters.
@@ -63,7 +66,7 @@ impl LinearData {
             Weight::Trained(id) => {
                 View::rows(&params.get(*id).data[first * self.in_features..], self.in_features).into()
             }
-            Weight::Frozen(weights) => Factor::packed(weights, first),
+            Weight::Frozen(weights, precision) => Factor::packed(weights, first, *precision),
         }
     }
 }

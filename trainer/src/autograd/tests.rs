@@ -12,6 +12,7 @@ use rectify_engine::model::weights::WeightStore;
 use rectify_kernels::{Pool, WeightDtype};
 
 use super::*;
+use crate::config::MixedPrecision;
 
 fn config(model_type: &str, class: &str, tied: bool, labels: bool) -> ModelConfig {
     let task = if labels { "ForSequenceClassification" } else { "ForCausalLM" };
@@ -210,7 +211,7 @@ fn rounded(config: &ModelConfig, dtype: WeightDtype) -> Checkpoint {
 #[test]
 fn a_frozen_base_of_few_bits_is_the_base_it_stands_for() {
     let on = |config: &ModelConfig, checkpoint: &Checkpoint, dtype| {
-        let base = FrozenBase { dtype, ..FrozenBase::default() };
+        let base = FrozenBase { dtype, mixed_precision: MixedPrecision::No, ..FrozenBase::default() };
         let (mut tape, decoder) = load(config, checkpoint, Some(lora(0.2)), base);
         (gradients(&mut tape, &decoder), tape.base.store.num_bytes())
     };
@@ -247,7 +248,7 @@ fn without_adapters_the_model_is_its_base() {
 #[test]
 fn two_tapes_share_one_base() {
     let config = config("llama", "Llama", true, false);
-    let base = FrozenBase { dtype: Some(WeightDtype::Bf16), store: WeightStore::default() };
+    let base = FrozenBase { dtype: Some(WeightDtype::Bf16), ..FrozenBase::default() };
     let checkpoint = Checkpoint::random(&config, 1);
     let tapes = [1, 2].map(|_| load(&config, &checkpoint, Some(lora(0.0)), base.clone()).0);
     let once = tapes[0].num_parameters() - tapes[0].params.num_elements();

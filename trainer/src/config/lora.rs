@@ -1,14 +1,15 @@
-//! Low-rank adapters.
+//! Low-rank adapters and the frozen base under them.
 
 use std::path::PathBuf;
 
 use rectify_kernels::WeightDtype;
+use rectify_kernels::train::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::check;
 use crate::error::TrainError;
 
-/// How the base under adapters is held. Arithmetic is in f32 whatever it is.
+/// How the base under adapters is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BaseDtype {
@@ -39,6 +40,32 @@ impl BaseDtype {
     }
 }
 
+/// How products with the frozen base are computed, as Accelerate's `mixed_precision`. Everything else is in f32: adapters,
+/// attention, norms, losses, and sums of products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MixedPrecision {
+    /// `fp16` for weights that are held in fewer than 32 bits, `no` for others.
+    #[default]
+    Auto,
+    /// In f32.
+    No,
+    /// Factors rounded to fp16 under exact powers of two, and sums of 64 products in fp16, where the processor has
+    /// fp16 arithmetic; in f32 where it has not.
+    Fp16,
+}
+
+impl MixedPrecision {
+    /// What it means for weights that are held so.
+    pub(crate) fn of(self, dtype: WeightDtype) -> Precision {
+        match self {
+            Self::Auto if dtype != WeightDtype::F32 => Precision::Half,
+            Self::Auto | Self::No => Precision::Single,
+            Self::Fp16 => Precision::Half,
+        }
+    }
+}
+
 /// Low-rank adapters, as PEFT's `LoraConfig`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -53,6 +80,8 @@ pub struct LoraConfig {
     pub target_modules: Vec<String>,
     /// How the base is held, once, frozen.
     pub base_dtype: BaseDtype,
+    /// How products with the base are computed.
+    pub mixed_precision: MixedPrecision,
     /// A PEFT folder that the adapter starts from, of the same rank, strength and modules; `None` changes nothing at first.
     pub init_adapter: Option<PathBuf>,
     /// What methods with a reference compare with.
@@ -79,6 +108,7 @@ impl Default for LoraConfig {
             lora_dropout: 0.05,
             target_modules: all.map(str::to_owned).to_vec(),
             base_dtype: BaseDtype::Auto,
+            mixed_precision: MixedPrecision::Auto,
             init_adapter: None,
             reference: ReferencePolicy::Base,
         }

@@ -25,7 +25,7 @@ pub use dpo::{DpoConfig, FDivergenceType};
 pub use grpo::GrpoConfig;
 pub use held::HeldModel;
 pub use kto::KtoConfig;
-pub use lora::{BaseDtype, LoraConfig, ReferencePolicy};
+pub use lora::{BaseDtype, LoraConfig, MixedPrecision, ReferencePolicy};
 pub use online_dpo::{OnlineDpoConfig, PairLossType};
 pub use orpo::OrpoConfig;
 pub use ppo::PpoConfig;

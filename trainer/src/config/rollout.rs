@@ -29,7 +29,7 @@ pub struct RolloutConfig {
     pub repetition_penalty: f32,
     /// Train without dropout, so that the ratio between the policy and the one that sampled begins at 1.
     pub disable_dropout: bool,
-    /// MiB for keys and values while sampling.
+    /// MiB for keys and values while sampling; 0 for what a rollout needs, at most 1024.
     pub kv_cache_mib: usize,
 }
 
@@ -45,7 +45,7 @@ impl Default for RolloutConfig {
             min_p: 0.0,
             repetition_penalty: 1.0,
             disable_dropout: true,
-            kv_cache_mib: 1024,
+            kv_cache_mib: 0,
         }
     }
 }
@@ -85,7 +85,6 @@ impl RolloutConfig {
             "temperature",
             "give a number above 0: greedy samples of a prompt are all the same",
         )?;
-        check(self.kv_cache_mib > 0, "kv_cache_mib", "give 1 or more")?;
         check(
             train.max_tokens_per_batch == 0,
             "max_tokens_per_batch",

@@ -77,20 +77,14 @@ pub(crate) fn open(
     config: &RolloutConfig,
     policy: ModelSource,
     base: FrozenBase,
-    threads: Option<usize>,
+    (kv_memory, threads): (usize, Option<usize>),
 ) -> Result<(Arc<RolloutEngine>, Judges), TrainError> {
     let names = names(&config.reward);
     let models = names.iter().zip(&config.reward).filter_map(|(name, spec)| match spec {
         RewardSpec::Model { path } => Some((name.clone(), path.clone())),
         _ => None,
     });
-    let models = RolloutModels {
-        policy,
-        rewards: models.collect(),
-        base,
-        kv_memory: config.kv_cache_mib << 20,
-        threads,
-    };
+    let models = RolloutModels { policy, rewards: models.collect(), base, kv_memory, threads };
     let engine = Arc::new(RolloutEngine::start(&models)?);
     let judges = names.into_iter().zip(&config.reward).enumerate();
     let judges = judges.map(|(index, (name, spec))| {

@@ -1,12 +1,12 @@
-//! Token log-probabilities of whole texts under the policy and the reference. Leaves what is done with them to the
-//! losses.
+//! Token log-probabilities of whole texts under the policy and the reference, the one pass of every method on
+//! completions. Leaves what is done with them to the losses.
 
 use std::ops::Range;
 
 use rectify_kernels::train::TokenStats;
 
 use super::model::Model;
-use crate::autograd::{PackedBatch, Placed, Tensor};
+use crate::autograd::{Logprobs, PackedBatch, Placed, Tensor};
 use crate::error::TrainError;
 use crate::losses::Completions;
 
@@ -41,18 +41,34 @@ pub(crate) enum Role {
 /// Log-probabilities of some texts, end to end.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenLogprobs {
-    tensor: Tensor,
+    /// Log-probabilities and entropies on the tape, `[num_tokens, 1]`.
+    pub(crate) tensor: Tensor,
+    pub(crate) entropies: Tensor,
+    /// Hidden states from which the tokens are predicted, `[num_tokens, hidden_size]`.
+    pub(crate) hidden: Tensor,
     /// In nats.
     pub(crate) values: Vec<f64>,
     pub(crate) stats: Vec<TokenStats>,
     /// Tokens of each text.
     pub(crate) spans: Vec<Range<usize>>,
+    /// Of whole texts.
+    pub(crate) num_tokens: usize,
 }
 
 impl TokenLogprobs {
     /// As losses see them.
     pub(crate) fn completions(&self) -> Completions<'_> {
         Completions { logprobs: &self.values, spans: &self.spans }
+    }
+
+    /// Log-probabilities of text `index`.
+    pub(crate) fn of(&self, index: usize) -> &[f64] {
+        &self.values[self.spans[index].clone()]
+    }
+
+    /// Sum of the entropies of the tokens of text `index`.
+    pub(crate) fn entropy(&self, index: usize) -> f64 {
+        self.sum(index, |token| f64::from(token.entropy))
     }
 
     /// Sum of a statistic over the tokens of text `index`.
@@ -62,17 +78,30 @@ impl TokenLogprobs {
 }
 
 impl Model {
-    /// Log-probabilities of the tokens of `texts`. Neighbours that begin alike, as the answers to one prompt do, share the
+    /// Log-probabilities of the tokens of `texts`. Those that begin alike, as the answers to one prompt do, share the
     /// work of their common beginning.
     pub(crate) fn token_logprobs(
         &mut self,
         texts: &[Asked],
         role: Role,
     ) -> Result<TokenLogprobs, TrainError> {
+        self.token_logprobs_at(texts, role, 1.0)
+    }
+
+    /// As [`Model::token_logprobs`], with logits divided by `temperature`.
+    pub(crate) fn token_logprobs_at(
+        &mut self,
+        texts: &[Asked],
+        role: Role,
+        temperature: f32,
+    ) -> Result<TokenLogprobs, TrainError> {
         let (mut inputs, mut wanted, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-        let mut spans = Vec::with_capacity(texts.len());
-        for text in texts {
-            let start = targets.len();
+        let mut spans = vec![0..0; texts.len()];
+        // Side by side, wherever they stand in the batch.
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by(|a, b| texts[*a].ids.cmp(&texts[*b].ids));
+        for index in order {
+            let (text, start) = (&texts[index], targets.len());
             if text.from < text.ids.len() {
                 // The last token is only a target.
                 let input = &text.ids[..text.ids.len() - 1];
@@ -80,7 +109,7 @@ impl Model {
                 targets.extend_from_slice(&text.ids[text.from..]);
                 inputs.push(input);
             }
-            spans.push(start..targets.len());
+            spans[index] = start..targets.len();
         }
         let (batch, placed) = PackedBatch::sharing(&inputs);
         let rows = |(placed, wanted): (&Placed, Range<usize>)| {
@@ -95,10 +124,12 @@ impl Model {
         self.tape.set_adapters(role != Role::Reference || self.reference_is_start);
         let hidden = self.hidden_at(batch, &rows, dropout_seed);
         self.tape.set_adapters(true);
+        let hidden = hidden?;
         let head = *self.decoder.lm_head.as_ref().unwrap_or(&self.decoder.embedding);
-        let out = self.tape.logprobs(head, hidden?, &targets, 1.0);
-        let values = out.stats.iter().map(|stats| f64::from(stats.logprob)).collect();
-        Ok(TokenLogprobs { tensor: out.logprobs, values, stats: out.stats, spans })
+        let Logprobs { logprobs, entropies, stats } = self.tape.logprobs(head, hidden, &targets, temperature);
+        let values = stats.iter().map(|stats| f64::from(stats.logprob)).collect();
+        let num_tokens = texts.iter().map(|text| text.ids.len()).sum();
+        Ok(TokenLogprobs { tensor: logprobs, entropies, hidden, values, stats, spans, num_tokens })
     }
 
     /// Adds the gradients of `Σ grad · logprob`, `[num_tokens]`, of the policy's last pass to the weights.

@@ -181,9 +181,10 @@ impl OnlineRun<'_> {
         control: &mut Control<'_>,
     ) -> Result<TrainReport, TrainError> {
         let mut model = online::load_model(self.train, self.rollout)?;
-        let online = Online::load(self.train, self.rollout, &model, self.read)?;
-        warn_left_out(online.num_left_out, control);
         let learner = learner(&mut model)?;
+        let at_once = |num_prompts| online::completions_at_once(&learner, self.train, num_prompts);
+        let online = Online::load(self.train, self.rollout, &model, self.read, at_once)?;
+        warn_left_out(online.num_left_out, control);
         let method = OnlineMethod::new(self.train, online, learner)?;
         Trainer { name: self.name, settings: self.train, method, model }.run(json(config)?, control)
     }

@@ -18,7 +18,7 @@ use rectify_kernels::Pool;
 
 use super::init;
 use crate::autograd::{FrozenBase, LoraSettings, PackedBatch, Tape, Tensor, VALUE_HEAD};
-use crate::config::{HeldModel, ModelStart, TrainConfig, Tuning};
+use crate::config::{HeldModel, MixedPrecision, ModelStart, TrainConfig, Tuning};
 use crate::data::TextEncoder;
 use crate::error::TrainError;
 
@@ -96,13 +96,16 @@ impl Model {
                 seed: settings.seed,
             }),
         };
-        let base = match (&settings.model, &settings.tuning) {
-            (ModelStart::Held(held), _) => FrozenBase { dtype: held.dtype, store: held.weights.clone() },
-            (_, Tuning::Full) => FrozenBase { dtype: None, store: WeightStore::default() },
-            (_, Tuning::Lora(lora)) => {
-                FrozenBase { dtype: lora.base_dtype.weights(), store: WeightStore::default() }
-            }
+        let mixed_precision = match &settings.tuning {
+            Tuning::Full => MixedPrecision::No,
+            Tuning::Lora(lora) => lora.mixed_precision,
         };
+        let (dtype, store) = match (&settings.model, &settings.tuning) {
+            (ModelStart::Held(held), _) => (held.dtype, held.weights.clone()),
+            (_, Tuning::Full) => (None, WeightStore::default()),
+            (_, Tuning::Lora(lora)) => (lora.base_dtype.weights(), WeightStore::default()),
+        };
+        let base = FrozenBase { dtype, mixed_precision, store };
         let mut tape = Tape::new(Arc::new(pool), lora).with_base(base);
         tape.set_gradient_checkpointing(settings.gradient_checkpointing);
         let decoder = load_decoder(&mut tape, &config, &checkpoint)?;

@@ -1,12 +1,15 @@
 //! The innermost block of a product, in registers: one per instruction set. Leaves blocking and packing to the others.
 
-/// A micro-kernel: `MR × NR` of the result in registers.
-pub(super) trait Micro {
+/// What a micro-kernel computes at a time.
+pub(super) trait TileShape {
     /// Rows of a tile.
     const MR: usize;
     /// Columns of a tile.
     const NR: usize;
+}
 
+/// A micro-kernel: `MR × NR` of the result in registers.
+pub(super) trait Micro: TileShape {
     /// `c (+)= alpha Σ_k a[k][..MR] b[k][..NR]`, `c` with rows `stride` apart.
     ///
     /// # Safety
@@ -24,10 +27,12 @@ pub(super) trait Micro {
 
 pub(super) struct Portable;
 
-impl Micro for Portable {
+impl TileShape for Portable {
     const MR: usize = 4;
     const NR: usize = 8;
+}
 
+impl Micro for Portable {
     unsafe fn tile(
         k: usize,
         a: *const f32,
@@ -61,15 +66,17 @@ impl Micro for Portable {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
-    use super::Micro;
+    use super::{Micro, TileShape};
     use std::arch::x86_64::*;
 
     pub(in super::super) struct Avx512;
 
-    impl Micro for Avx512 {
+    impl TileShape for Avx512 {
         const MR: usize = 12;
         const NR: usize = 32;
+    }
 
+    impl Micro for Avx512 {
         #[target_feature(enable = "avx512f")]
         unsafe fn tile(
             k: usize,
@@ -111,10 +118,12 @@ pub(super) mod x86 {
 
     pub(in super::super) struct Avx2;
 
-    impl Micro for Avx2 {
+    impl TileShape for Avx2 {
         const MR: usize = 6;
         const NR: usize = 16;
+    }
 
+    impl Micro for Avx2 {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn tile(
             k: usize,

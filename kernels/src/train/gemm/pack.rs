@@ -3,19 +3,19 @@
 use std::ops::Range;
 
 use super::factor::{Factor, PackedFactor, View};
-use super::micro::Micro;
+use super::micro::TileShape;
 use crate::Isa;
 use crate::linear::Widen;
 use crate::simd::{LANES, dispatch};
 
 /// Length of `b` packed.
-pub(super) fn packed_len<K: Micro>(n: usize, k: usize) -> usize {
+pub(super) fn packed_len<K: TileShape>(n: usize, k: usize) -> usize {
     n.div_ceil(K::NR) * K::NR * k
 }
 
 /// Writes rows `rows` of the columns `first..first + width` of `b`, from column `lead` of a panel on: `[rows][NR]`, other
 /// columns zero.
-pub(super) fn pack_b<K: Micro>(
+pub(super) fn pack_b<K: TileShape>(
     b: Factor<'_>,
     rows: Range<usize>,
     (first, width): (usize, usize),
@@ -193,7 +193,7 @@ fn copy_padded(from: &[f32], out: &mut [f32], width: usize) {
 }
 
 /// Writes rows `rows` and columns `columns` of `a` as panels `[k][MR]`, rows past the end zero.
-pub(super) fn pack_a<K: Micro>(
+pub(super) fn pack_a<K: TileShape>(
     a: View<'_>,
     rows: (usize, usize),
     columns: (usize, usize),

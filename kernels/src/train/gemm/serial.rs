@@ -4,7 +4,8 @@
 use super::micro::x86;
 use super::micro::{Micro, Portable};
 use super::pack::{pack_a, pack_b, packed_len};
-use super::{PACKED_A, Tile, View};
+use super::piece::{Place, Tile};
+use super::{PACKED_A, View};
 use crate::train::simd;
 
 /// The right factor of several small products, packed once.
@@ -49,11 +50,11 @@ pub(in crate::train) fn gemm_serial(product: &SerialProduct<'_>, c: &mut [f32], 
             for (index, panel_a) in packed_a.chunks_exact((K::MR * p.k).max(1)).enumerate() {
                 let row = index * K::MR;
                 let height = K::MR.min(p.m - row);
-                let tile =
-                    Tile { depth: p.k, a: panel_a, b: panel, alpha: p.alpha, accumulate: p.accumulate };
+                let tile = Tile { depth: p.k, a: panel_a, b: panel, alpha: p.alpha };
                 // SAFETY: `gemm_serial` found the result inside the slice.
                 unsafe {
-                    tile.run::<K>((height, width), c.as_mut_ptr().add(row * stride + column), stride);
+                    let start = c.as_mut_ptr().add(row * stride + column);
+                    tile.run::<K>(Place { shape: (height, width), start, stride, accumulate: p.accumulate });
                 }
             }
         }

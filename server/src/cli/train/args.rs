@@ -154,6 +154,8 @@ keys! {
     target_modules: Vec<String>,
     /// How the base under an adapter is held: auto, float32, bfloat16, int8 or nf4.
     base_dtype: String,
+    /// How products with that base are computed: auto (fp16 if it is held in fewer than 32 bits), fp16 or no (float32).
+    mixed_precision: String,
     /// A PEFT folder that the adapter starts from, of the same rank, strength and modules.
     init_adapter: String,
     /// What the policy is compared with: base (adapters off) or start (what the run starts from).

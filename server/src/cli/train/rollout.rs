@@ -27,7 +27,7 @@ keys! {
     repetition_penalty: f32,
     /// Train without dropout.
     disable_dropout: bool,
-    /// MiB for keys and values while sampling.
+    /// MiB for keys and values while sampling; 0 for what a rollout needs, at most 1024.
     kv_cache_mib: usize,
 }
 

@@ -1,12 +1,13 @@
 //! Group-relative policy optimisation of sampled completions. Leaves its loss to `losses`.
 
-use super::forward;
+use super::forward::{self, Grads};
 use super::learner::Learner;
 use super::plan::Shape;
 use super::{Online, Sample, check_divergence};
 use crate::config::GrpoConfig;
 use crate::error::TrainError;
 use crate::losses::{GrpoCompletion, group_advantages, grpo, importance_ratios, token_weights};
+use crate::run::logprobs::Role;
 use crate::run::method::{Pass, Stats};
 use crate::run::model::Model;
 
@@ -91,17 +92,17 @@ impl Learner for Grpo {
         let rewards: Vec<f64> = samples.iter().map(|sample| sample.reward).collect();
         let advantages = group_advantages(&rewards, config.num_generations, config.scale_rewards);
         let texts = online.texts(&samples);
-        let mut ask = |wanted: bool, reference: bool| match wanted {
+        let mut ask = |wanted: bool, role: Role| match wanted {
             true => {
                 let batch_size = config.train.per_device_train_batch_size;
-                forward::logprobs(model, &texts, config.rollout.temperature, batch_size, reference)
+                forward::logprobs(model, &texts, role, config.rollout.temperature, batch_size)
             }
             false => Ok(vec![Vec::new(); texts.len()]),
         };
         let is_used_once = self.batches_per_rollout() == config.train.gradient_accumulation_steps
             && config.num_iterations == 1;
-        let old = ask(!is_used_once, false)?;
-        let reference = ask(config.beta != 0.0, true)?;
+        let old = ask(!is_used_once, Role::Policy(None))?;
+        let reference = ask(config.beta != 0.0, Role::Reference)?;
         if config.beta != 0.0 {
             let advice = "raise beta, or lower learning_rate or num_iterations";
             check_divergence(&samples, &reference, config.max_kl, advice)?;
@@ -127,7 +128,8 @@ impl Learner for Grpo {
     ) -> Result<Stats, TrainError> {
         let config = &self.config;
         let texts = online.texts(units.iter().map(|unit| &unit.sample));
-        let forward = forward::policy(model, &texts, config.rollout.temperature, pass.dropout_seed)?;
+        let role = Role::Policy(pass.dropout_seed);
+        let policy = model.token_logprobs_at(&texts, role, config.rollout.temperature)?;
         let lengths: Vec<usize> = units.iter().map(|unit| self.num_tokens(&unit.sample)).collect();
         let total = lengths.iter().sum::<usize>().max(1) as f64;
         let max_length = config.rollout.max_completion_length;
@@ -135,24 +137,24 @@ impl Learner for Grpo {
         // Every batch is its share of the step.
         let share = units.len() as f64 / pass.normalizer;
         let settings = config.loss();
-        let mut stats = Stats { num_tokens: forward.num_tokens, ..Stats::default() };
-        let mut grads = forward.grads();
+        let mut stats = Stats { num_tokens: policy.num_tokens, ..Stats::default() };
+        let mut grads = Grads::new(&policy);
         for (index, unit) in units.iter().enumerate().filter(|(index, _)| lengths[*index] > 0) {
-            let logprobs = forward.logprobs(index);
-            let old = if unit.old_logprobs.is_empty() { &logprobs } else { &unit.old_logprobs };
+            let logprobs = policy.of(index);
+            let old = if unit.old_logprobs.is_empty() { logprobs } else { &unit.old_logprobs };
             let ratios = self.ratios(old, &unit.sample, &mut stats);
             let completion = GrpoCompletion {
-                logprobs: &logprobs,
+                logprobs,
                 old_logprobs: &unit.old_logprobs,
                 ref_logprobs: &unit.ref_logprobs,
                 importance_ratios: &ratios,
                 advantage: unit.advantage,
             };
             let out = grpo(&settings, &completion);
-            let (weight, entropy) = (share * weights[index], forward.entropy(index));
+            let (weight, entropy) = (share * weights[index], policy.entropy(index));
             let entropy_weight = share * config.entropy_coef / total;
             stats.loss += weight * out.loss - entropy_weight * entropy;
-            grads.set(&forward, index, out.grad.iter().map(|grad| weight * grad), -entropy_weight);
+            grads.set(&policy, index, out.grad.iter().map(|grad| weight * grad), -entropy_weight);
             let count = lengths[index] as f64;
             if config.beta != 0.0 {
                 stats.add("kl", out.kl, count);
@@ -163,7 +165,7 @@ impl Learner for Grpo {
             stats.add("clip_ratio/region_mean", count * (out.clipped_low + out.clipped_high), count);
         }
         if pass.dropout_seed.is_some() {
-            grads.backward(model, &forward, None);
+            grads.backward(model, &policy, None);
         }
         Ok(stats)
     }

@@ -62,6 +62,16 @@ pub(crate) trait Learner {
     }
 }
 
+/// Completions that `learner` samples at once, with so many prompts.
+pub(crate) fn completions_at_once(learner: &impl Learner, train: &TrainConfig, num_prompts: usize) -> usize {
+    let Shape { units_per_prompt, batches_per_rollout, .. } = learner.shape(num_prompts);
+    let batches = match batches_per_rollout {
+        0 => train.gradient_accumulation_steps,
+        batches => batches,
+    };
+    (train.per_device_train_batch_size * batches).div_ceil(units_per_prompt) * learner.num_completions()
+}
+
 /// A learner with what it learns from.
 pub(crate) struct OnlineMethod<L: Learner> {
     online: Online,

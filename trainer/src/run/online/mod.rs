@@ -19,15 +19,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rectify_engine::SamplingParams;
+use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::source::ModelSource;
 
 pub(crate) use grpo::Grpo;
-pub(crate) use learner::{Learner, OnlineMethod};
+pub(crate) use learner::{Learner, OnlineMethod, completions_at_once};
 pub(crate) use pairs::{Pairing, Pairs};
 pub(crate) use ppo::Ppo;
 pub(crate) use raft::Raft;
 pub(crate) use rloo::Rloo;
 
+use super::logprobs::Asked;
 use super::method::{Split, Stats};
 use super::model::Model;
 use super::trainer::seed_of;
@@ -35,8 +37,14 @@ use crate::config::{LoraConfig, ModelStart, RolloutConfig, TrainConfig, Tuning};
 use crate::data::{Fingerprint, PromptExample, Splits, TextEncoder};
 use crate::error::TrainError;
 use crate::losses::mean_std;
-use crate::rewards::{self, Judged, Judges};
+use crate::rewards::{self, Judged, Judges, RewardSpec};
 use crate::rollout::{Completion, PromptSeed, RolloutEngine, pack_adapter};
+
+/// Bytes for keys and values that are always given, and that are not exceeded unless they are asked for.
+const LEAST_KV_MEMORY: usize = 64 << 20;
+const MOST_KV_MEMORY: usize = 1 << 30;
+/// Tokens a sequence may take beyond its own, to the end of its last block.
+const BLOCK_TOKENS: usize = 32;
 
 /// What online methods share.
 pub(crate) struct Online {
@@ -135,12 +143,14 @@ pub(crate) fn load_model(train: &TrainConfig, rollout: &RolloutConfig) -> Result
 }
 
 impl Online {
-    /// Reads the prompts by `read` and starts the engine.
+    /// Reads the prompts by `read` and starts the engine; `at_once` says how many completions are sampled at once, with so
+    /// many prompts.
     pub(crate) fn load(
         train: &TrainConfig,
         rollout: &RolloutConfig,
         model: &Model,
         read: ReadPrompts,
+        at_once: impl FnOnce(usize) -> usize,
     ) -> Result<Self, TrainError> {
         let policy = match &train.model {
             ModelStart::Folder(folder) => ModelSource::from(folder.as_path()),
@@ -153,15 +163,21 @@ impl Online {
         let Tuning::Lora(lora) = &train.tuning else {
             return Err(TrainError::config("use_peft", "online methods train an adapter: set it to true"));
         };
-        let threads = (train.num_threads > 0).then_some(train.num_threads);
-        let (engine, judges) = rewards::open(rollout, policy, model.tape.base().clone(), threads)?;
-        let longest = model.max_length(train).min(engine.max_model_len()).saturating_sub(1);
+        let longest = model.max_length(train).saturating_sub(1);
         let mut num_left_out = 0;
-        let prompts = Splits::load(train, |file| {
+        let mut prompts = Splits::load(train, |file| {
             let (prompts, left_out) = read(file, &model.encoder, longest)?;
             num_left_out += left_out;
             Ok(prompts)
         })?;
+        let threads = (train.num_threads > 0).then_some(train.num_threads);
+        let memory = kv_memory(rollout, &model.config, &prompts, at_once(prompts.train.len()));
+        let (engine, judges) = rewards::open(rollout, policy, model.tape.base().clone(), (memory, threads))?;
+        for prompts in [&mut prompts.train, &mut prompts.eval] {
+            let count = prompts.len();
+            prompts.retain(|prompt| prompt.ids.len() < engine.max_model_len());
+            num_left_out += count - prompts.len();
+        }
         let sampling = SamplingParams {
             max_tokens: rollout.max_completion_length,
             temperature: rollout.temperature,
@@ -182,11 +198,14 @@ impl Online {
     }
 
     /// Samples of training prompts, in tokens.
-    fn texts<'a>(&'a self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<forward::Text<'a>> {
-        let text = |sample: &'a Sample| {
-            (self.prompts.train[sample.prompt].ids.as_slice(), sample.completion.tokens.as_slice())
-        };
+    fn texts<'a>(&self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<Asked> {
+        let text = |sample: &Sample| self.text(sample.prompt, &sample.completion.tokens);
         samples.into_iter().map(text).collect()
+    }
+
+    /// An answer to a training prompt, in tokens.
+    fn text(&self, prompt: usize, answer: &[u32]) -> Asked {
+        Asked::completion(&self.prompts.train[prompt].ids, answer)
     }
 
     /// Changes when the prompts do.
@@ -241,6 +260,27 @@ impl Online {
         describe(&mut stats, &samples, num_completions);
         Ok((samples, stats))
     }
+}
+
+/// Bytes for keys and values, unless they are given: of the longest prompt and completion, for each of `at_once` completions
+/// and again under each reward model, which reads them too.
+fn kv_memory(
+    rollout: &RolloutConfig,
+    config: &ModelConfig,
+    prompts: &Splits<PromptExample>,
+    at_once: usize,
+) -> usize {
+    if rollout.kv_cache_mib > 0 {
+        return rollout.kv_cache_mib << 20;
+    }
+    let longest = prompts.train.iter().chain(&prompts.eval).map(|prompt| prompt.ids.len()).max();
+    let text = longest.unwrap_or(0) + rollout.max_completion_length + BLOCK_TOKENS;
+    let readers =
+        1 + rollout.reward.iter().filter(|reward| matches!(reward, RewardSpec::Model { .. })).count();
+    // Keys and values in f32.
+    let token = 8 * config.num_layers * config.num_kv_heads * config.head_dim;
+    let all = at_once.saturating_mul(readers).saturating_mul(text).saturating_mul(token);
+    all.clamp(LEAST_KV_MEMORY, MOST_KV_MEMORY)
 }
 
 fn add_known(stats: &mut Stats, name: &str, value: f64) {

@@ -1,11 +1,13 @@
 //! Methods that make pairs of samples: online preference optimisation and self-play. Leaves the loss of a pair to `losses`.
 
+use super::forward::{self, Grads};
 use super::learner::Learner;
 use super::plan::Shape;
 use super::raft::best;
-use super::{Online, Sample, check_divergence, forward};
+use super::{Online, Sample, check_divergence};
 use crate::config::{OnlineDpoConfig, PairLossType, SpinConfig, TrainConfig};
 use crate::error::TrainError;
+use crate::run::logprobs::{Asked, Role};
 use crate::run::method::{Pass, Stats};
 use crate::run::model::Model;
 
@@ -76,13 +78,8 @@ impl Pairs {
     }
 }
 
-fn texts<'a>(online: &'a Online, units: impl Iterator<Item = &'a Unit>) -> Vec<forward::Text<'a>> {
-    let prompts = &online.prompts.train;
-    units
-        .flat_map(|unit| {
-            unit.answers.iter().map(move |answer| (prompts[unit.prompt].ids.as_slice(), answer.as_slice()))
-        })
-        .collect()
+fn texts<'a>(online: &Online, units: impl Iterator<Item = &'a Unit>) -> Vec<Asked> {
+    units.flat_map(|unit| unit.answers.iter().map(|answer| online.text(unit.prompt, answer))).collect()
 }
 
 impl Learner for Pairs {
@@ -128,7 +125,8 @@ impl Learner for Pairs {
                 if config.max_kl > 0.0 {
                     let texts = online.texts(&samples);
                     let batch_size = 2 * config.train.per_device_train_batch_size;
-                    let reference = forward::logprobs(model, &texts, self.temperature(), batch_size, true)?;
+                    let reference =
+                        forward::logprobs(model, &texts, Role::Reference, self.temperature(), batch_size)?;
                     let advice = "raise beta, or lower learning_rate or num_iterations";
                     check_divergence(&samples, &reference, config.max_kl, advice)?;
                 }
@@ -144,10 +142,13 @@ impl Learner for Pairs {
                 judged.collect()
             }
         };
-        let is_base = matches!(self.pairing, Pairing::Judged(_));
+        let role = match self.pairing {
+            Pairing::Judged(_) => Role::Reference,
+            Pairing::SelfPlay(_) => Role::Policy(None),
+        };
         let batch_size = 2 * self.train().per_device_train_batch_size;
         let asked = texts(online, units.iter());
-        let reference = forward::logprobs(model, &asked, self.temperature(), batch_size, is_base)?;
+        let reference = forward::logprobs(model, &asked, role, self.temperature(), batch_size)?;
         for (unit, logprobs) in units.iter_mut().zip(reference.chunks_exact(2)) {
             unit.ref_logprobs = [logprobs[0].iter().sum(), logprobs[1].iter().sum()];
         }
@@ -170,20 +171,21 @@ impl Learner for Pairs {
             return Ok(Stats::default());
         }
         let texts = texts(online, units.iter().copied());
-        let forward = forward::policy(model, &texts, self.temperature(), pass.dropout_seed)?;
-        let mut stats = Stats { num_tokens: forward.num_tokens, ..Stats::default() };
-        let mut grads = forward.grads();
+        let role = Role::Policy(pass.dropout_seed);
+        let policy = model.token_logprobs_at(&texts, role, self.temperature())?;
+        let mut stats = Stats { num_tokens: policy.num_tokens, ..Stats::default() };
+        let mut grads = Grads::new(&policy);
         let beta = self.beta();
         for (index, unit) in units.iter().enumerate() {
-            let logprobs: [f64; 2] = [0, 1].map(|side| forward.logprobs(2 * index + side).iter().sum());
+            let logprobs: [f64; 2] = [0, 1].map(|side| policy.of(2 * index + side).iter().sum());
             let [chosen, rejected] = [0, 1].map(|side| logprobs[side] - unit.ref_logprobs[side]);
             let (loss, slope) = self.loss(chosen - rejected);
             stats.loss += loss / pass.normalizer;
             for (side, sign) in [(0, 1.0), (1, -1.0)] {
                 let slopes = std::iter::repeat_n(sign * slope / pass.normalizer, unit.answers[side].len());
-                grads.set(&forward, 2 * index + side, slopes, 0.0);
+                grads.set(&policy, 2 * index + side, slopes, 0.0);
                 let count = unit.answers[side].len() as f64;
-                stats.add("entropy", forward.entropy(2 * index + side), count);
+                stats.add("entropy", policy.entropy(2 * index + side), count);
             }
             stats.add("objective/kl", chosen + rejected, 2.0);
             stats.add("rewards/chosen", beta * chosen, 1.0);
@@ -194,7 +196,7 @@ impl Learner for Pairs {
             stats.add("logps/rejected", logprobs[1], 1.0);
         }
         if pass.dropout_seed.is_some() {
-            grads.backward(model, &forward, None);
+            grads.backward(model, &policy, None);
         }
         Ok(stats)
     }

@@ -6,13 +6,15 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
+use super::forward::{self, Grads};
 use super::learner::Learner;
 use super::plan::Shape;
-use super::{Online, Sample, check_divergence, forward};
+use super::{Online, Sample, check_divergence};
 use crate::config::{PpoConfig, TruncationMode};
 use crate::data::{SftExample, SftNotes, SftText, read_sft};
 use crate::error::TrainError;
 use crate::losses::{AdaptiveKl, Clipped, clipped_surrogate, gae, token_rewards, value_loss, whiten};
+use crate::run::logprobs::Role;
 use crate::run::method::{Pass, Stats};
 use crate::run::model::Model;
 use crate::run::sft::likelihood;
@@ -108,16 +110,16 @@ impl Learner for Ppo {
         let texts = online.texts(&samples);
         let (mut old, mut values) = (Vec::new(), Vec::new());
         for texts in texts.chunks(batch_size) {
-            let forward = forward::policy(model, texts, temperature, None)?;
-            let of_tokens = model.values(&forward.hidden)?;
+            let policy = model.token_logprobs_at(texts, Role::Policy(None), temperature)?;
+            let of_tokens = model.values(&policy.hidden)?;
             let of_tokens: Vec<f64> =
                 model.tape.value(of_tokens).iter().map(|value| f64::from(*value)).collect();
-            for (index, span) in forward.spans.iter().enumerate() {
-                old.push(forward.logprobs(index));
+            for (index, span) in policy.spans.iter().enumerate() {
+                old.push(policy.of(index).to_vec());
                 values.push(of_tokens[span.clone()].to_vec());
             }
         }
-        let reference = forward::logprobs(model, &texts, temperature, batch_size, true)?;
+        let reference = forward::logprobs(model, &texts, Role::Reference, temperature, batch_size)?;
         let advice = "raise kl_coef or lower target, learning_rate or num_ppo_epochs";
         check_divergence(&samples, &reference, config.max_kl, advice)?;
         let mut units = Vec::with_capacity(samples.len());
@@ -168,41 +170,42 @@ impl Learner for Ppo {
     ) -> Result<Stats, TrainError> {
         let config = &self.config;
         let texts = online.texts(units.iter().map(|unit| &unit.sample));
-        let forward = forward::policy(model, &texts, config.rollout.temperature, pass.dropout_seed)?;
-        let value_tensor = model.values(&forward.hidden)?;
+        let role = Role::Policy(pass.dropout_seed);
+        let policy = model.token_logprobs_at(&texts, role, config.rollout.temperature)?;
+        let value_tensor = model.values(&policy.hidden)?;
         let values: Vec<f64> = model.tape.value(value_tensor).iter().map(|value| f64::from(*value)).collect();
-        let mut stats = Stats { num_tokens: forward.num_tokens, ..Stats::default() };
-        let mut grads = forward.grads();
-        let mut value_grads = Vec::with_capacity(values.len());
+        let mut stats = Stats { num_tokens: policy.num_tokens, ..Stats::default() };
+        let mut grads = Grads::new(&policy);
+        let mut value_grads = vec![0.0; values.len()];
         let entropy_weight = config.ent_coef / pass.normalizer;
         for (index, unit) in units.iter().enumerate() {
-            let logprobs = forward.logprobs(index);
+            let logprobs = policy.of(index);
             let count = logprobs.len() as f64;
             let mut slopes = Vec::with_capacity(logprobs.len());
             for (token, logprob) in logprobs.iter().enumerate() {
                 let log_ratio = logprob - unit.old_logprobs[token];
-                let policy = clipped_surrogate(log_ratio, unit.advantages[token], config.clip());
-                slopes.push(policy.slope / pass.normalizer);
-                let value = values[forward.spans[index].start + token];
+                let actor = clipped_surrogate(log_ratio, unit.advantages[token], config.clip());
+                slopes.push(actor.slope / pass.normalizer);
+                let at = policy.spans[index].start + token;
                 let (old_value, target) = (unit.old_values[token], unit.returns[token]);
-                let critic = value_loss(value, old_value, target, config.cliprange_value);
-                value_grads.push((config.vf_coef * critic.slope / pass.normalizer) as f32);
-                stats.loss += (policy.loss + config.vf_coef * critic.loss) / pass.normalizer;
+                let critic = value_loss(values[at], old_value, target, config.cliprange_value);
+                value_grads[at] = (config.vf_coef * critic.slope / pass.normalizer) as f32;
+                stats.loss += (actor.loss + config.vf_coef * critic.loss) / pass.normalizer;
                 let is = |clipped: bool| f64::from(u8::from(clipped));
                 stats.add("policy/approxkl_avg", 0.5 * log_ratio * log_ratio, 1.0);
-                stats.add("policy/clipfrac_avg", is(policy.clipped != Clipped::No), 1.0);
-                stats.add("loss/policy_avg", policy.loss, 1.0);
+                stats.add("policy/clipfrac_avg", is(actor.clipped != Clipped::No), 1.0);
+                stats.add("loss/policy_avg", actor.loss, 1.0);
                 stats.add("loss/value_avg", critic.loss, 1.0);
                 stats.add("val/clipfrac_avg", is(critic.is_clipped), 1.0);
-                stats.add("val/ratio", policy.ratio, 1.0);
+                stats.add("val/ratio", actor.ratio, 1.0);
             }
-            let entropy = forward.entropy(index);
+            let entropy = policy.entropy(index);
             stats.loss -= entropy_weight * entropy;
             stats.add("policy/entropy_avg", entropy, count);
-            grads.set(&forward, index, slopes.into_iter(), -entropy_weight);
+            grads.set(&policy, index, slopes.into_iter(), -entropy_weight);
         }
         if let Some(seed) = pass.dropout_seed {
-            grads.backward(model, &forward, Some((value_tensor, &value_grads)));
+            grads.backward(model, &policy, Some((value_tensor, &value_grads)));
             if config.ptx_coef > 0.0 {
                 let tokens: f64 = units.iter().map(|unit| self.weight(unit)).sum();
                 let weight = config.ptx_coef * tokens / pass.normalizer;

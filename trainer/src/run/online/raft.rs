@@ -1,11 +1,12 @@
 //! Rejection-sampling fine-tuning: the likelihood of the best completion of each prompt. Leaves its loss to `losses`.
 
-use super::forward;
+use super::forward::Grads;
 use super::learner::Learner;
 use super::plan::Shape;
 use super::{Online, Sample};
 use crate::config::RaftConfig;
 use crate::error::TrainError;
+use crate::run::logprobs::Role;
 use crate::run::method::{Pass, Stats};
 use crate::run::model::Model;
 
@@ -88,18 +89,18 @@ impl Learner for Raft {
             return Ok(stats);
         }
         let texts = online.texts(learnt.iter().copied());
-        let forward = forward::policy(model, &texts, 1.0, pass.dropout_seed)?;
-        stats.num_tokens = forward.num_tokens;
-        let mut grads = forward.grads();
+        let policy = model.token_logprobs(&texts, Role::Policy(pass.dropout_seed))?;
+        stats.num_tokens = policy.num_tokens;
+        let mut grads = Grads::new(&policy);
         for index in 0..learnt.len() {
-            let logprobs = forward.logprobs(index);
+            let logprobs = policy.of(index);
             let count = logprobs.len();
             stats.loss -= logprobs.iter().sum::<f64>() / pass.normalizer;
-            stats.add("entropy", forward.entropy(index), count as f64);
-            grads.set(&forward, index, std::iter::repeat_n(-pass.normalizer.recip(), count), 0.0);
+            stats.add("entropy", policy.entropy(index), count as f64);
+            grads.set(&policy, index, std::iter::repeat_n(-pass.normalizer.recip(), count), 0.0);
         }
         if pass.dropout_seed.is_some() {
-            grads.backward(model, &forward, None);
+            grads.backward(model, &policy, None);
         }
         Ok(stats)
     }

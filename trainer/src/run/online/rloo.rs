@@ -1,11 +1,13 @@
 //! REINFORCE with a leave-one-out baseline on sampled completions. Leaves its loss to `losses`.
 
+use super::forward::{self, Grads};
 use super::learner::Learner;
 use super::plan::Shape;
-use super::{Online, Sample, check_divergence, forward};
+use super::{Online, Sample, check_divergence};
 use crate::config::RlooConfig;
 use crate::error::TrainError;
 use crate::losses::{Clipped, leave_one_out, rloo};
+use crate::run::logprobs::Role;
 use crate::run::method::{Pass, Stats};
 use crate::run::model::Model;
 
@@ -55,14 +57,14 @@ impl Learner for Rloo {
         let texts = online.texts(&samples);
         let (temperature, batch_size) =
             (config.rollout.temperature, config.train.per_device_train_batch_size);
-        let old = forward::logprobs(model, &texts, temperature, batch_size, false)?;
+        let old = forward::logprobs(model, &texts, Role::Policy(None), temperature, batch_size)?;
         let mut rewards: Vec<f64> = samples.iter().map(|sample| sample.reward).collect();
         if let Some([low, high]) = config.reward_clip_range {
             let known = rewards.iter_mut().filter(|reward| !reward.is_nan());
             known.for_each(|reward| *reward = reward.clamp(low, high));
         }
         if config.beta != 0.0 {
-            let reference = forward::logprobs(model, &texts, temperature, batch_size, true)?;
+            let reference = forward::logprobs(model, &texts, Role::Reference, temperature, batch_size)?;
             let advice = "raise beta, or lower learning_rate or num_iterations";
             check_divergence(&samples, &reference, config.max_kl, advice)?;
             for ((reward, old), reference) in rewards.iter_mut().zip(&old).zip(&reference) {
@@ -86,29 +88,30 @@ impl Learner for Rloo {
         pass: Pass,
     ) -> Result<Stats, TrainError> {
         let texts = online.texts(units.iter().map(|unit| &unit.sample));
-        let forward = forward::policy(model, &texts, self.config.rollout.temperature, pass.dropout_seed)?;
-        let mut stats = Stats { num_tokens: forward.num_tokens, ..Stats::default() };
-        let mut grads = forward.grads();
+        let role = Role::Policy(pass.dropout_seed);
+        let policy = model.token_logprobs_at(&texts, role, self.config.rollout.temperature)?;
+        let mut stats = Stats { num_tokens: policy.num_tokens, ..Stats::default() };
+        let mut grads = Grads::new(&policy);
         for (index, unit) in units.iter().enumerate() {
-            let logprobs = forward.logprobs(index);
+            let logprobs = policy.of(index);
             let count = logprobs.len();
             let is_masked = self.config.mask_truncated_completions && !unit.sample.completion.is_complete;
             let out = match is_masked {
                 // Its ratio is 1 whatever the policy, so that it moves nothing.
                 true => rloo(&[], &[], unit.advantage, self.config.clip()),
-                false => rloo(&logprobs, &unit.old_logprobs, unit.advantage, self.config.clip()),
+                false => rloo(logprobs, &unit.old_logprobs, unit.advantage, self.config.clip()),
             };
             stats.loss += out.loss / pass.normalizer;
             let slope = if is_masked { 0.0 } else { out.slope / pass.normalizer };
-            grads.set(&forward, index, std::iter::repeat_n(slope, count), 0.0);
-            stats.add("entropy", forward.entropy(index), count as f64);
+            grads.set(&policy, index, std::iter::repeat_n(slope, count), 0.0);
+            stats.add("entropy", policy.entropy(index), count as f64);
             let is = |clipped: bool| f64::from(u8::from(clipped));
             stats.add("clip_ratio/low_mean", is(out.clipped == Clipped::Low), 1.0);
             stats.add("clip_ratio/high_mean", is(out.clipped == Clipped::High), 1.0);
             stats.add("clip_ratio/region_mean", is(out.clipped != Clipped::No), 1.0);
         }
         if pass.dropout_seed.is_some() {
-            grads.backward(model, &forward, None);
+            grads.backward(model, &policy, None);
         }
         Ok(stats)
     }

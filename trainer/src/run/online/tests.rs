@@ -189,6 +189,8 @@ fn self_play_moves_the_policy_towards_the_humans_answers() {
     std::fs::write(&file, lines.concat()).unwrap();
     train.data = vec![file];
     train.per_device_train_batch_size = 2;
+    // Once the policy says what the human said, steps as long as the others' take it away again.
+    train.learning_rate = 3e-3;
     let rollout = RolloutConfig { reward: Vec::new(), ..rollout("json") };
     let config = SpinConfig { num_iterations: 3, train, rollout, ..SpinConfig::default() };
     run_until(usize::MAX, |control| train_spin(&config, control)).unwrap();

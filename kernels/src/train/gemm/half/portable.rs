@@ -1,0 +1,67 @@
+//! What the half-precision instructions do, a number at a time: their oracle.
+
+use half::f16;
+
+use super::{BLOCK, Half, KC, RowPanel, TileShape};
+
+/// Largest bits of a magnitude: not a number is above all.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn largest(values: &[f32]) -> u32 {
+    values.iter().map(|value| value.abs().to_bits()).max().unwrap_or(0)
+}
+
+/// # Safety
+/// None.
+pub(super) unsafe fn narrow(wide: &[f32], scale: f32, out: &mut [u16]) {
+    out.iter_mut().zip(wide).for_each(|(out, value)| *out = f16::from_f32(value * scale).to_bits());
+}
+
+/// # Safety
+/// None.
+pub(super) unsafe fn double(wide: &[f32], scale: f32, out: &mut [u32]) {
+    for (out, value) in out.iter_mut().zip(wide) {
+        *out = u32::from(f16::from_f32(value * scale).to_bits()) * 0x1_0001;
+    }
+}
+
+/// The fp16 number nearest to `value`. On the way through f32 what is cut off leaves the last digit odd, so that
+/// nothing is rounded twice.
+fn nearest(value: f64) -> f16 {
+    let single = value as f32;
+    if f64::from(single) == value {
+        return f16::from_f32(single);
+    }
+    let is_larger = f64::from(single).abs() > value.abs();
+    f16::from_f32(f32::from_bits((single.to_bits() - u32::from(is_larger)) | 1))
+}
+
+/// # Safety
+/// As of [`RowPanel::tile`].
+pub(super) unsafe fn tile(
+    depth: usize,
+    a: RowPanel<'_>,
+    b: &[u16],
+    (c, stride): (*mut f32, usize),
+    accumulate: bool,
+) {
+    let left = |row: usize, k: usize| f16::from_bits(a.words[row * KC + k] as u16).to_f64();
+    let right = |k: usize, column: usize| f16::from_bits(b[k * Half::NR + column]).to_f64();
+    for row in 0..Half::MR {
+        for column in 0..Half::NR {
+            let mut sum = 0.0f32;
+            for from in (0..depth).step_by(BLOCK) {
+                let mut block = f16::ZERO;
+                for k in from..depth.min(from + BLOCK) {
+                    block = nearest(block.to_f64() + left(row, k) * right(k, column));
+                }
+                sum += block.to_f32();
+            }
+            // SAFETY: the caller's promise.
+            let out = unsafe { &mut *c.add(row * stride + column) };
+            let old = if accumulate { *out } else { 0.0 };
+            *out = a.factors[row].mul_add(sum, old);
+        }
+    }
+}
