@@ -49,8 +49,8 @@ pub(crate) struct Server {
     log: Arc<Mutex<String>>,
     /// `http://127.0.0.1:PORT`.
     pub(crate) url: String,
-    /// Keeps the data folder for as long as the server runs.
-    _data: tempfile::TempDir,
+    /// Keeps the data folder for as long as the server runs, if it is the server's own.
+    owned_data: Option<tempfile::TempDir>,
     pub(crate) http: reqwest::Client,
 }
 
@@ -137,10 +137,17 @@ impl Server {
 
     pub(crate) async fn start(options: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
+        let mut server = Self::at(data.path(), options).await;
+        server.owned_data = Some(data);
+        server
+    }
+
+    /// On the data folder of another server, which has ended.
+    pub(crate) async fn at(data: &Path, options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rectify"))
-            .args(["serve", "--port", "0", "--data-dir", data.path().to_str().unwrap()])
+            .args(["serve", "--port", "0", "--data-dir", data.to_str().unwrap()])
             .args(options)
-            .current_dir(data.path())
+            .current_dir(data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -162,7 +169,7 @@ impl Server {
             }
         };
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        let server = Self { child, log, url, _data: data, http };
+        let server = Self { child, log, url, owned_data: None, http };
         while server.get("/ready").await.status != 200 {
             assert!(Instant::now() < deadline, "the server is not ready:\n{}", server.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -241,6 +248,12 @@ impl Server {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.unwrap().success());
+    }
+
+    /// Kills the process, as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits for the process to end by itself.

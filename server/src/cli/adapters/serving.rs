@@ -39,7 +39,7 @@ async fn open(config: &Config) -> Result<Store, CliError> {
 
 fn told(pointer: &ServingPointer) -> String {
     let of = |version: Option<&str>| label(&pointer.name, version);
-    format!("{} is active, {} was before\n", of(pointer.version.as_deref()), of(pointer.previous.as_deref()))
+    format!("{} is active\n", of(pointer.version.as_deref()))
 }
 
 fn refused(error: ShadowError) -> CliError {

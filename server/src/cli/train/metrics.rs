@@ -121,7 +121,7 @@ mod tests {
     fn the_last_values_are_served() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = taken.local_addr().expect("an address").port();
-        let error = RunMetrics::serve(port).err().expect("the port is taken").to_string();
+        let error = RunMetrics::serve(port).expect_err("the port is taken").to_string();
         assert!(error.starts_with(&format!("--metrics-port {port}: ")), "{error}");
         drop(taken);
         let mut metrics = RunMetrics::serve(port).expect("the port is free");
