@@ -103,7 +103,7 @@ pub enum VoteError {
 /// What is remembered for an idempotency key.
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Stored(FeedbackRecord),
+    Stored(Box<FeedbackRecord>),
     NoCompletion,
     NoChoice(String),
     AlreadyVoted { previous: String },
@@ -155,7 +155,7 @@ pub(super) async fn cast(
 
 fn result(answer: Answer, new: &NewFeedback, repeated: bool) -> Result<Stored, VoteError> {
     match answer {
-        Answer::Stored(feedback) => Ok(Stored { feedback, repeated }),
+        Answer::Stored(feedback) => Ok(Stored { feedback: *feedback, repeated }),
         Answer::NoCompletion => Err(VoteError::NoCompletion(new.completion_id.clone())),
         Answer::NoChoice(message) => Err(VoteError::NoChoice(message)),
         Answer::AlreadyVoted { previous } => Err(VoteError::AlreadyVoted { kind: new.kind.name(), previous }),
@@ -186,7 +186,7 @@ async fn decide(connection: &mut AnyConnection, new: &NewFeedback) -> Result<Ans
         quarantined: None,
     };
     if insert(connection, &record, slot.as_deref()).await? {
-        return Ok(Answer::Stored(record));
+        return Ok(Answer::Stored(Box::new(record)));
     }
     let failed = StoreError::database("find the vote in force");
     let row = if new.replace {
@@ -201,7 +201,7 @@ async fn decide(connection: &mut AnyConnection, new: &NewFeedback) -> Result<Ans
     }
     record.replaces = Some(previous);
     insert(connection, &record, slot.as_deref()).await?;
-    Ok(Answer::Stored(record))
+    Ok(Answer::Stored(Box::new(record)))
 }
 
 /// An id in whose order votes were taken, also within one millisecond of one process.

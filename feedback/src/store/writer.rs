@@ -196,7 +196,7 @@ impl From<StoreError> for Failure {
 }
 
 enum Outcome {
-    Vote(Result<Stored, VoteError>),
+    Vote(Box<Result<Stored, VoteError>>),
     Nothing,
     Failed(StoreError),
 }
@@ -214,7 +214,9 @@ async fn write(store: &Store, group: &[Entry]) -> Result<Vec<Outcome>, Failure> 
             Entry::Completion { record, .. } => {
                 completions::insert(write.connection(), record).await.map(|_| Outcome::Nothing)
             }
-            Entry::Vote { new, .. } => intake::cast(write.connection(), new).await.map(Outcome::Vote),
+            Entry::Vote { new, .. } => {
+                intake::cast(write.connection(), new).await.map(|outcome| Outcome::Vote(Box::new(outcome)))
+            }
             Entry::Flush(_) | Entry::Close(_) => Ok(Outcome::Nothing),
         };
         outcomes.push(outcome.map_err(|error| Failure { entry: Some(index), error })?);
@@ -229,7 +231,7 @@ fn settle(entry: Entry, outcome: Outcome, closing: &mut Vec<oneshot::Sender<()>>
         (Entry::Completion { .. }, _) => counter!("rectify_feedback_records_total").increment(1),
         (Entry::Vote { answer, .. }, outcome) => {
             let outcome = match outcome {
-                Outcome::Vote(outcome) => outcome,
+                Outcome::Vote(outcome) => *outcome,
                 Outcome::Failed(error) => Err(VoteError::Store(error)),
                 _ => Err(VoteError::Closed),
             };
