@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
         Ok(all.into_iter().zip(texts).map(measured).collect())
     }
 
-    /// Rewards of the answers to each question by the reward model `judge`.
+    /// Rewards of the answers to each question by the reward model `judge`; NaN for one that it has no room for.
     pub(super) fn rewards(
         &self,
         judge: &str,
@@ -241,7 +241,7 @@ impl<'a> Session<'a> {
         self.in_flight(
             answers.into_iter().map(request).collect(),
             |request| engine.score_blocking(request.clone()),
-            |request, stream| rollout::rewards(stream, rollout::num_texts(&request.input)),
+            |request, stream| rollout::rewards(engine, request, stream),
         )
     }
 

@@ -143,27 +143,11 @@ impl RolloutEngine {
     /// # Errors
     /// If there is no such reward model, or the engine fails.
     pub fn score(&self, reward: &str, inputs: Vec<ScoreInput>) -> Result<Vec<Vec<f32>>, EngineError> {
-        let start = |input: &ScoreInput| {
-            let request =
-                ScoreRequest { reward: Some(reward.to_owned()), input: input.clone(), priority: PRIORITY };
-            self.handle.score_blocking(request)
-        };
-        let streams: Vec<EventStream> = inputs.iter().map(start).collect::<Result<_, _>>()?;
-        let rewards = streams.into_iter().zip(&inputs).map(|(stream, input)| {
-            let count = num_texts(input);
-            match rewards(stream, count) {
-                Err(EngineError::InvalidRequest { .. }) if count > 1 => {
-                    let each = singles(input).into_iter();
-                    each.map(|input| Ok(self.score(reward, vec![input])?.concat()[0])).collect()
-                }
-                Err(EngineError::InvalidRequest { message, .. }) => {
-                    tracing::warn!(reward, message, "an answer has no reward");
-                    Ok(vec![f32::NAN; count])
-                }
-                other => other,
-            }
-        });
-        rewards.collect()
+        let request = |input| ScoreRequest { reward: Some(reward.to_owned()), input, priority: PRIORITY };
+        let requests: Vec<ScoreRequest> = inputs.into_iter().map(request).collect();
+        let start = |request: &ScoreRequest| self.handle.score_blocking(request.clone());
+        let streams: Vec<EventStream> = requests.iter().map(start).collect::<Result<_, _>>()?;
+        requests.iter().zip(streams).map(|(request, stream)| rewards(&self.handle, request, stream)).collect()
     }
 }
 
@@ -190,8 +174,32 @@ pub(crate) fn completions(mut events: EventStream, count: usize) -> Result<Vec<C
     Err(EngineError::Shutdown)
 }
 
-/// The rewards of `count` texts; NaN for one that has none.
-pub(crate) fn rewards(mut events: EventStream, count: usize) -> Result<Vec<f32>, EngineError> {
+/// The rewards of a request that was sent. One that the model refuses, because a text is too long, is sent again text by
+/// text; those that do not fit get NaN.
+pub(crate) fn rewards(
+    handle: &EngineHandle,
+    request: &ScoreRequest,
+    stream: EventStream,
+) -> Result<Vec<f32>, EngineError> {
+    let count = num_texts(&request.input);
+    match scored(stream, count) {
+        Err(EngineError::InvalidRequest { .. }) if count > 1 => {
+            let alone = |input| {
+                let request = ScoreRequest { input, ..request.clone() };
+                let stream = handle.score_blocking(request.clone())?;
+                Ok(rewards(handle, &request, stream)?[0])
+            };
+            singles(&request.input).into_iter().map(alone).collect()
+        }
+        Err(EngineError::InvalidRequest { message, .. }) => {
+            tracing::warn!(reward = request.reward, message, "an answer has no reward");
+            Ok(vec![f32::NAN; count])
+        }
+        other => other,
+    }
+}
+
+fn scored(mut events: EventStream, count: usize) -> Result<Vec<f32>, EngineError> {
     let mut rewards = vec![f32::NAN; count];
     while let Some(event) = events.next_blocking() {
         match event {
@@ -204,8 +212,7 @@ pub(crate) fn rewards(mut events: EventStream, count: usize) -> Result<Vec<f32>,
     Err(EngineError::Shutdown)
 }
 
-/// Texts to score.
-pub(crate) fn num_texts(input: &ScoreInput) -> usize {
+fn num_texts(input: &ScoreInput) -> usize {
     match input {
         ScoreInput::Candidates { candidates, .. } => candidates.len(),
         ScoreInput::Texts(texts) => texts.len(),

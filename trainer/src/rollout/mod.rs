@@ -5,5 +5,5 @@ mod engine;
 mod publish;
 
 pub use engine::{Completion, PromptSeed, RolloutEngine, RolloutModels};
-pub(crate) use engine::{completions, num_texts, rewards};
+pub(crate) use engine::{completions, rewards};
 pub use publish::pack_adapter;

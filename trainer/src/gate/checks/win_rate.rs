@@ -142,9 +142,13 @@ impl InParts for Duel<'_> {
             let (mut wins, mut margins) = (0.0, 0.0);
             for sample in 0..ours.len() {
                 let reward = |at: usize| f64::from(rewards[index].get(at).copied().unwrap_or(f32::NAN));
-                let margin = reward(sample) - reward(ours.len() + sample);
-                // Equal answers are a tie, whatever rounding says; a reward that is no number is a loss.
-                let is_tie = ours[sample].text == theirs[sample].text || margin.abs() <= self.check.tie;
+                let (own, other) = (reward(sample), reward(ours.len() + sample));
+                let margin = own - other;
+                // Equal answers are a tie, whatever rounding says, and so is what the judge cannot compare. An answer that
+                // it cannot read, beside one that it can, loses.
+                let is_tie = ours[sample].text == theirs[sample].text
+                    || other.is_nan()
+                    || margin.abs() <= self.check.tie;
                 wins += if is_tie { 0.5 } else { f64::from(u8::from(margin > 0.0)) };
                 margins += if margin.is_finite() { margin } else { 0.0 };
                 if !is_tie && (margin < 0.0 || margin.is_nan()) {
