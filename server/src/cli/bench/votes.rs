@@ -102,7 +102,7 @@ async fn votes(client: &Client, ids: &[String], args: &BenchVotesArgs) -> Vec<Re
         let due = start + Duration::from_secs_f64(number as f64 / args.rate as f64);
         tokio::time::sleep_until(due.into()).await;
         let body = json!({
-            "completion_id": ids[number % ids.len()], "kind": "thumb", "value": if number % 3 == 0 { -1 } else { 1 },
+            "completion_id": ids[number % ids.len()], "kind": "thumb", "value": if number.is_multiple_of(3) { -1 } else { 1 },
             "user": format!("bench-{run}-{number}"),
         });
         client.post("/v1/feedback", &body).await.map(|_| due.elapsed().as_secs_f64())
