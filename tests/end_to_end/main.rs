@@ -1,7 +1,12 @@
 //! The real binary over real sockets: OpenAI's wire format, best-of-N, adapters, feedback, clients, bad input, start and stop.
 //! Built by the `server` package, which makes the binary first. Leaves the wire types' details to that crate's tests.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed check of a test is a panic")]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed check of a test is a panic"
+)]
 
 mod adapters;
 mod alignment;
