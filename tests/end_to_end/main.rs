@@ -22,6 +22,7 @@ mod learning;
 mod lifecycle;
 mod offline;
 mod openai;
+mod quality;
 mod registry;
 mod scoring;
 mod versions;

@@ -65,7 +65,12 @@ fn a_fifth_that_votes_the_opposite_is_caught() {
         );
         assert!(liars >= 0.95 && honest <= 0.02, "{crowd:?}\n{report}");
         assert!(clean < 0.12, "{clean}");
+        assert!(!report.usable(), "a fifth of all votes: somebody must look");
         let text = report.to_string();
+        assert!(
+            text.contains("are under suspicion (unreliable 4") || text.contains("(unreliable 5"),
+            "{text}"
+        );
         assert!(
             text.contains("right by everybody else and the reward") && text.contains("limit 0.60"),
             "{text}"

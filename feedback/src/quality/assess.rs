@@ -105,8 +105,11 @@ fn suspicion(reasons: &BTreeMap<Reason, usize>, left: usize, rules: &StopRules) 
         _ => Level::Ok,
     };
     let (percent, limit) = (100.0 * share, 100.0 * rules.max_suspect);
+    let which = reasons.iter().filter(|(reason, _)| reason.is_suspicion());
+    let which: Vec<String> = which.map(|(reason, count)| format!("{} {count}", reason.code())).collect();
+    let which = if which.is_empty() { String::new() } else { format!(" ({})", which.join(", ")) };
     let message = format!(
-        "{suspect} of {votes} votes ({percent:.1} %) are under suspicion; at most {limit:.0} % may be"
+        "{suspect} of {votes} votes, {percent:.1} %, are under suspicion{which}; at most {limit:.0} % may be"
     );
     finding("suspicion", level, Some(share), rules.max_suspect, message)
 }

@@ -64,7 +64,7 @@ impl Default for DedupRules {
 pub struct StalenessRules {
     /// The version in force, as `demo@3`; the newest that any vote is about if unset.
     pub current: Option<String>,
-    /// Versions that count: the current one and those just before it. Methods that learn from the policy's own samples
+    /// Versions that count: the current one and the last ones before it that have votes. Methods that learn from the policy's own samples
     /// need 1.
     pub window: u32,
 }
@@ -186,7 +186,8 @@ impl Default for BalanceRules {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StopRules {
-    /// Refuse the data if more than this share of the votes is under suspicion (flood, campaign, untrusted people).
+    /// Refuse the data if more than this share of the votes is under suspicion (flood, campaign, untrusted people), until
+    /// somebody has looked and put those votes into quarantine.
     pub max_suspect: f64,
     /// Refuse the data if those who are trusted are, taken together, surely right less often than this.
     pub min_accuracy: f64,
@@ -194,7 +195,7 @@ pub struct StopRules {
 
 impl Default for StopRules {
     fn default() -> Self {
-        Self { max_suspect: 0.5, min_accuracy: 0.65 }
+        Self { max_suspect: 0.15, min_accuracy: 0.65 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Votes that cannot or need not count: without text, without an opinion, changed later, said twice, or about an answer
 //! of a version long gone. Leaves suspicion to the other rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Reason;
 use super::ballot::Ballot;
@@ -54,22 +54,24 @@ pub(crate) fn repeated(ballot: &mut Ballot<'_>) {
     }
 }
 
-/// Leaves out votes on answers of versions outside the window; returns the version taken as the current one. Imported
-/// records and versions without a number, as those of plain adapters, have no age: only a window of 1 leaves them out.
+/// Leaves out votes on answers of versions outside the window; returns the version taken as the current one. The window
+/// counts versions that have votes, so that rejected ones in between do not age the others. Imported records and versions
+/// without a number, as those of plain adapters, have no age: only a window of 1 leaves them out.
 pub(crate) fn stale(ballot: &mut Ballot<'_>, rules: &StalenessRules) -> Option<String> {
-    let newest = || {
-        let versions = ballot.votes.iter().map(|vote| vote.completion.policy_version.as_str());
-        versions
-            .filter_map(|version| Some((number(version)?, version)))
-            .max()
-            .map(|(_, version)| version.to_owned())
-    };
+    let versions = ballot.votes.iter().map(|vote| vote.completion.policy_version.as_str());
+    let numbered: BTreeMap<u64, &str> =
+        versions.filter_map(|version| Some((number(version)?, version))).collect();
+    let newest = || numbered.last_key_value().map(|(_, version)| (*version).to_owned());
     let current = rules.current.clone().or_else(newest)?;
-    let oldest = number(&current).map(|number| (number + 1).saturating_sub(u64::from(rules.window)));
+    let oldest = number(&current).map(|number| {
+        let earlier = numbered.range(..number).rev().map(|(earlier, _)| *earlier);
+        earlier.take(rules.window as usize - 1).last().unwrap_or(number)
+    });
     let is_stale = |version: &str| match (number(version), oldest) {
         _ if version == current => false,
+        _ if rules.window == 1 => true,
         (Some(number), Some(oldest)) => number < oldest,
-        _ => rules.window == 1,
+        _ => false,
     };
     ballot.exclude_each(|vote| is_stale(&vote.completion.policy_version).then_some(Reason::Stale));
     Some(current)

@@ -15,6 +15,17 @@ const MAX_MISS: f64 = 1e-3;
 /// Members of a bucket that a text is compared with; what the bound may miss, other bands find.
 const MAX_COMPARED: usize = 8;
 
+/// Multiply-shift (Dietzfelbinger et al. 1997): an odd factor and an offset for each permutation.
+const FUNCTIONS: [(u64, u64); NUM_PERMUTATIONS] = {
+    let mut functions = [(0, 0); NUM_PERMUTATIONS];
+    let mut index = 0;
+    while index < NUM_PERMUTATIONS {
+        functions[index] = (mix(2 * index as u64) | 1, mix(2 * index as u64 + 1));
+        index += 1;
+    }
+    functions
+};
+
 /// The least value of each hash function over a set of shingles: two sets agree in a position with a probability equal
 /// to their Jaccard similarity (up to the family's small bias).
 pub type Signature = [u32; NUM_PERMUTATIONS];
@@ -26,11 +37,9 @@ pub fn signature(shingles: &[u64]) -> Option<Signature> {
     }
     let mut least = [u32::MAX; NUM_PERMUTATIONS];
     for &shingle in shingles {
-        for (permutation, least) in least.iter_mut().enumerate() {
-            // Multiply-shift (Dietzfelbinger et al. 1997): an odd factor, an offset, the upper half.
-            let factor = mix(2 * permutation as u64) | 1;
-            let offset = mix(2 * permutation as u64 + 1);
-            let value = (mix(shingle).wrapping_mul(factor).wrapping_add(offset) >> 32) as u32;
+        let shingle = mix(shingle);
+        for (least, (factor, offset)) in least.iter_mut().zip(&FUNCTIONS) {
+            let value = (shingle.wrapping_mul(*factor).wrapping_add(*offset) >> 32) as u32;
             *least = (*least).min(value);
         }
     }

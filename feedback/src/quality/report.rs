@@ -6,7 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Annotator, Balance, Exclusion, Reason};
+use super::stats::Agreement;
+use super::{Annotator, Balance, Exclusion, Quarantine, Reason};
 
 /// The outcome of an assessment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +132,37 @@ impl QualityReport {
     }
 }
 
+impl QualityReport {
+    /// Those who are not trusted first, then those with most votes.
+    fn write_people(&self, f: &mut fmt::Formatter<'_>, most: usize) -> fmt::Result {
+        let mut people: Vec<&Annotator> = self.annotators.iter().filter(|person| person.votes > 0).collect();
+        if people.is_empty() {
+            return Ok(());
+        }
+        people.sort_by_key(|person| (person.quarantine.is_none(), std::cmp::Reverse(person.votes)));
+        let quarantined = self.quarantined().count();
+        writeln!(f, "\nPeople ({}, {quarantined} of them not trusted)", people.len())?;
+        let heads = ["who", "votes", "right", "κ gold", "κ peers", "bias"];
+        let [who, votes, right, gold, peers, bias] = heads;
+        writeln!(f, "  {who:<20} {votes:>6} {right:>18} {gold:>7} {peers:>7} {bias:>6}")?;
+        for person in people.iter().take(most) {
+            let kappa = |agreement: &Option<Agreement>| {
+                let kappa = agreement.and_then(|agreement| agreement.kappa);
+                kappa.map_or_else(|| "–".to_owned(), |kappa| format!("{:.2}", kappa.value))
+            };
+            let (gold, peers) = (kappa(&person.gold), kappa(&person.peers));
+            let Annotator { name, votes, accuracy, bias, .. } = person;
+            let right = accuracy.to_string();
+            write!(f, "  {name:<20} {votes:>6} {right:>18} {gold:>7} {peers:>7} {bias:>+6.2}")?;
+            if let Some(Quarantine { reason, what, measured, limit }) = &person.quarantine {
+                write!(f, "  {}: {what} {measured:.2} at most, limit {limit:.2}", reason.code())?;
+            }
+            writeln!(f)?;
+        }
+        rest(f, people.len(), most)
+    }
+}
+
 impl fmt::Display for QualityReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 20;
@@ -160,25 +192,7 @@ impl fmt::Display for QualityReport {
             }
             rest(f, self.anomalies.len(), MOST)?;
         }
-        let num_quarantined = self.quarantined().count();
-        if num_quarantined > 0 {
-            writeln!(f, "\nNot trusted ({num_quarantined} of {} people)", self.annotators.len())?;
-            for annotator in self.quarantined().take(MOST) {
-                let Some(quarantine) = &annotator.quarantine else { continue };
-                writeln!(
-                    f,
-                    "  {:<18} {:<12} {} {:.2} at most, limit {:.2}; right {} in {} votes",
-                    annotator.name,
-                    quarantine.reason.code(),
-                    quarantine.what,
-                    quarantine.measured,
-                    quarantine.limit,
-                    annotator.accuracy,
-                    annotator.votes,
-                )?;
-            }
-            rest(f, num_quarantined, MOST)?;
-        }
+        self.write_people(f, MOST)?;
         writeln!(f, "\nChecks")?;
         for finding in &self.findings {
             let level = match finding.level {
