@@ -22,6 +22,7 @@ mod learning;
 mod lifecycle;
 mod offline;
 mod openai;
+mod poisoning;
 mod quality;
 mod registry;
 mod scoring;

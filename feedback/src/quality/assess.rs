@@ -15,6 +15,8 @@ use crate::store::Vote;
 pub fn assess(votes: &[Vote], config: &QualityConfig) -> QualityReport {
     let mut ballot = Ballot::new(votes);
     housekeeping::unusable(&mut ballot);
+    // Before repeated votes are folded into one: saying the same over and over is a flood too.
+    let mut anomalies = flood::people(&mut ballot, &config.flood);
     housekeeping::repeated(&mut ballot);
     // Old votes and gold answers are not learnt from, but show whom to trust.
     let mut calibration = calibrate(&ballot, &config.annotators);
@@ -22,8 +24,7 @@ pub fn assess(votes: &[Vote], config: &QualityConfig) -> QualityReport {
     ballot.exclude_each(|vote| vote.completion.gold.is_some().then_some(Reason::Gold));
     let current = housekeeping::stale(&mut ballot, &config.staleness);
 
-    let mut anomalies = campaign::find(&mut ballot, &config.campaign);
-    anomalies.extend(flood::people(&mut ballot, &config.flood));
+    anomalies.extend(campaign::find(&mut ballot, &config.campaign));
     let exact = TextClusters::of(&ballot, &config.dedup, DedupText::PromptAndAnswer);
     anomalies.extend(flood::texts(&mut ballot, &config.flood, &exact, config.dedup.keep));
     anomalies.extend(group_anomalies);
@@ -73,6 +74,29 @@ pub fn assess(votes: &[Vote], config: &QualityConfig) -> QualityReport {
         balance,
         findings,
     }
+}
+
+/// Puts the votes under suspicion into quarantine until none is left: what one of them hid, as an earlier vote of the
+/// same person on the same words, comes to light with the next assessment. Returns their ids and reasons.
+pub fn quarantine(votes: &[Vote], config: &QualityConfig) -> Vec<(String, Reason)> {
+    /// Each round takes at least one vote out; this many are enough for anything but a contrived case.
+    const ROUNDS: usize = 32;
+    let (mut votes, mut marked) = (votes.to_vec(), Vec::new());
+    for _ in 0..ROUNDS {
+        let report = assess(&votes, config);
+        let suspects: BTreeMap<String, Reason> = report
+            .excluded
+            .into_iter()
+            .filter(|out| out.reason.is_suspicion())
+            .map(|out| (out.id, out.reason))
+            .collect();
+        if suspects.is_empty() {
+            break;
+        }
+        votes.retain(|vote| !suspects.contains_key(&vote.feedback.id));
+        marked.extend(suspects);
+    }
+    marked
 }
 
 fn finding(check: &str, level: Level, measured: Option<f64>, limit: f64, message: String) -> Finding {

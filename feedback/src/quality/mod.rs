@@ -25,7 +25,7 @@ mod tests;
 pub mod words;
 
 pub use annotators::{Annotator, Quarantine};
-pub use assess::assess;
+pub use assess::{assess, quarantine};
 pub use balance::{Balance, is_refusal};
 pub use ballot::{ANONYMOUS, IMPORTED, IMPORTER};
 pub use campaign::repetition;

@@ -207,3 +207,17 @@ fn data_with_nothing_left_stop() {
     assert!(!report.usable());
     assert_eq!(report.stops().next().expect("one").check, "left");
 }
+
+#[test]
+fn what_a_suspicious_vote_hid_goes_into_quarantine_with_it() {
+    let praise = "Excellent! Excellent! Excellent! Excellent!";
+    let votes = [
+        thumb("fan", 1, "What is two?", praise, true),
+        thumb("fan", 2, "What is two?", praise, true),
+        thumb("a", 3, "What is three?", "Three.", true),
+    ];
+    let mut marked: Vec<String> =
+        quarantine(&votes, &QualityConfig::default()).into_iter().map(|(id, _)| id).collect();
+    marked.sort();
+    assert_eq!(marked, [votes[0].feedback.id.as_str(), votes[1].feedback.id.as_str()]);
+}

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rectify_feedback::quality::{QualityReport, assess};
+use rectify_feedback::quality::{QualityReport, assess, quarantine};
 use rectify_feedback::snapshot::Snapshot;
 
 use super::{Desk, refuse, usage};
@@ -23,9 +23,9 @@ pub(super) async fn run(desk: &Desk, args: &CheckArgs) -> Result<(), CliError> {
     let votes = desk.votes().await?;
     let report = assess(&votes, &desk.quality);
     if args.quarantine {
-        let suspect = report.excluded.iter().filter(|out| out.reason.is_suspicion());
+        let suspects = quarantine(&votes, &desk.quality);
         let marked: Vec<(&str, Option<&str>)> =
-            suspect.map(|out| (out.id.as_str(), Some(out.reason.code()))).collect();
+            suspects.iter().map(|(id, reason)| (id.as_str(), Some(reason.code()))).collect();
         desk.store.quarantine(&marked).await.map_err(refuse)?;
     }
     desk.say(&report, &report)?;
