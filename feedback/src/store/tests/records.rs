@@ -33,7 +33,7 @@ async fn deleting_a_person_takes_their_votes_and_words() {
     on_each(async |store| {
         with_completions(&store, &["theirs"]).await;
         let other = CompletionRecord { user: Some("other".into()), ..completion("other") };
-        store.import(&[other.clone()], &[]).await.expect("write");
+        store.import(std::slice::from_ref(&other), &[]).await.expect("write");
         for (id, user) in [("theirs", "asker"), ("other", "asker"), ("theirs", "other")] {
             cast(&store, &thumb(id, user, true)).await.expect("a vote");
         }
