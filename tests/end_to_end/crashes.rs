@@ -24,7 +24,7 @@ const SEED: u64 = 5;
 
 /// Training of a moment, a gate of a moment, and votes that nobody minds.
 const CONFIG: &str = "
-shadow: {enabled: true, algorithm: dpo, every: 0s, min_records: 2, threads: 1}
+shadow: {enabled: true, algorithm: dpo, every: 0s, min_records: 2, threads: 1, priority: normal}
 dpo: {learning_rate: 1.0e-4, lora_r: 2, max_steps: 3, per_device_train_batch_size: 2, save_steps: 1, report_to: none}
 probation: {share: 0.5}
 quality:

@@ -31,8 +31,9 @@ const HELD_OUT: usize = 20;
 /// Streams that are open all the time.
 const STREAMS: usize = 3;
 
+// Tests run beside each other, so no core is ever idle: the trainer takes a fair share.
 const CONFIG: &str = "
-shadow: {enabled: true, algorithm: dpo, every: 0s, min_records: 1500, threads: 2}
+shadow: {enabled: true, algorithm: dpo, every: 0s, min_records: 1500, threads: 2, priority: normal}
 dpo: {learning_rate: 1.0e-3, lora_r: 16, lora_alpha: 32, beta: 0.5, per_device_train_batch_size: 8, max_steps: 300,
   warmup_steps: 20, save_steps: 50, logging_steps: 10}
 gate: {probation: 8s}

@@ -18,7 +18,7 @@ use crate::harness::{Server, text};
 
 /// A trainer that goes wrong, a gate that lets everything through, and a probation that lasts.
 const CONFIG: &str = "
-shadow: {enabled: true, automatic: false, algorithm: dpo, threads: 2}
+shadow: {enabled: true, automatic: false, algorithm: dpo, threads: 2, priority: normal}
 dpo: {learning_rate: 0.05, lr_scheduler_type: constant, max_steps: 4, per_device_train_batch_size: 4, report_to: none}
 probation: {share: 0.5, limits: {min_observations: 10}}
 quality: {stop: {min_accuracy: 0.0}}

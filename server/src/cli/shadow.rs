@@ -32,7 +32,7 @@ pub(crate) fn run(args: ShadowArgs) -> Result<(), CliError> {
         .map_err(|error| refuse(&error))?;
     let store = runtime.block_on(open_store(config.store_url().as_deref()))?;
     // Before the engine, whose threads inherit it.
-    rectify_trainer::shadow::step_back();
+    config.shadow.priority.take();
     let booted = boot::start(&config)?;
     let learning = Learning::open(&config, store)?;
     let stop = interrupt::flag()?;
@@ -40,7 +40,6 @@ pub(crate) fn run(args: ShadowArgs) -> Result<(), CliError> {
         let _runtime = runtime.enter();
         worker(&Parts { learning: &learning, booted: &booted, config: &config, stop: Arc::clone(&stop) })?
     };
-    // On this thread, which steps back behind whatever serves.
     worker.run();
     if stop.load(Ordering::Relaxed) {
         return Err(CliError::Interrupted(

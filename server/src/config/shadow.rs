@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rectify_trainer::ReferencePolicy;
-use rectify_trainer::shadow::Algorithm;
+use rectify_trainer::shadow::{Algorithm, Priority};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -31,6 +31,8 @@ pub struct ShadowSection {
     pub min_reward_accuracy: f64,
     /// Cores that training may take; one less than there are if unset.
     pub threads: Option<usize>,
+    /// What training takes from others on the same cores: nothing, or a fair share.
+    pub priority: Priority,
     /// What a run begins with.
     pub start: Start,
     /// What a policy under training is compared with.
@@ -48,6 +50,7 @@ impl Default for ShadowSection {
             approval: Approval::Automatic,
             min_reward_accuracy: 0.65,
             threads: None,
+            priority: Priority::Idle,
             start: Start::Base,
             reference: Reference::Base,
         }

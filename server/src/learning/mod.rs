@@ -107,7 +107,11 @@ pub async fn start(app: &App, config: &Config, booted: &Booted) -> Result<Option
         let parts = Parts { learning: &learning, booted, config, stop: Arc::clone(&stop) };
         let worker = tokio::task::block_in_place(|| worker(&parts))?;
         let thread = std::thread::Builder::new().name("rectify-shadow".into());
-        let thread = thread.spawn(move || worker.run());
+        let priority = config.shadow.priority;
+        let thread = thread.spawn(move || {
+            priority.take();
+            worker.run();
+        });
         Some(
             thread
                 .map_err(|error| CliError::Refused(format!("the shadow trainer did not start: {error}")))?,

@@ -25,7 +25,7 @@ pub use detail::Detail;
 pub use error::ShadowError;
 pub use machine::{Outcome, Rules, label};
 pub use place::{Place, holder};
-pub use priority::step_back;
+pub use priority::Priority;
 pub use remote::Remote;
 pub use settings::{Algorithm, Methods, Settings, reward_name};
 pub use state::State;

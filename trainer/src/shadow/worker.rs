@@ -13,7 +13,7 @@ use super::arms::Comparison;
 use super::detail::Detail;
 use super::machine::{self, Change, Outcome, Rules};
 use super::place::Place;
-use super::{ShadowError, State, priority};
+use super::{ShadowError, State};
 
 /// How long a lease holds if its holder falls silent.
 const LEASE: Duration = Duration::from_secs(30);
@@ -83,9 +83,8 @@ impl<W: Work> Worker<W> {
         Self { place, schedule, work, lock: None }
     }
 
-    /// Runs until `stop`, on this thread, which steps back behind everything else.
+    /// Runs until `stop`, on this thread and with its priority.
     pub fn run(mut self) {
-        priority::step_back();
         let mut patience = WATCH;
         while !self.place.stop.load(Ordering::Relaxed) {
             let pause = match self.look() {
