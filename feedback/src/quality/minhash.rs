@@ -154,7 +154,8 @@ mod tests {
             prop_assert!((exact - estimate).abs() < 5.0 * 0.045, "{exact} {estimate}");
         }
 
-        /// Clusters are the connected components of the exact relation.
+        /// Clusters are the connected components of the exact relation, but for a pair in a thousand that no band brings
+        /// together.
         #[test]
         fn clusters_are_those_of_exact_similarity(
             bases in prop::collection::vec(prop::collection::vec(0u64..1000, 20..40), 1..6),
@@ -181,7 +182,10 @@ mod tests {
                 }
             }
             let exact: Vec<usize> = (0..sets.len()).map(|i| exact.first(i)).collect();
-            prop_assert_eq!(clusters(&sets, 0.9), exact);
+            let found = clusters(&sets, 0.9);
+            prop_assert!(found.iter().zip(&exact).all(|(root, own)| exact[*root] == *own), "{found:?} {exact:?}");
+            let num = |roots: &[usize]| roots.iter().collect::<std::collections::BTreeSet<_>>().len();
+            prop_assert!(num(&found) <= num(&exact) + 1, "{found:?} {exact:?}");
         }
     }
 
