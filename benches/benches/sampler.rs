@@ -33,6 +33,7 @@ fn sample(criterion: &mut Criterion) {
         let rows: Vec<SampleRow<'_>> = (0..ROWS)
             .map(|row| SampleRow {
                 logits: &logits[row * VOCAB..][..VOCAB],
+                mask: None,
                 params,
                 draw: Draw { seed: 1, candidate: row, position: 7 },
                 prompt: &[],

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::detokenizer::Detokenizer;
+use crate::grammar::GrammarState;
 use crate::request::{Candidate, Event, FinishReason, GenerateRequest, Logprobs, Message, Selection, Usage};
 use crate::sampler::{Draw, SampleRow, Sampled};
 use crate::stop::StopMatcher;
@@ -27,6 +28,7 @@ pub(crate) struct CandidateText {
     pub(crate) is_dropped: bool,
     /// When its text went to the reward model.
     pub(crate) score_started: Option<Instant>,
+    grammar: Option<GrammarState>,
     max_tokens: usize,
     logprob: f64,
     detokenizer: Detokenizer,
@@ -85,6 +87,7 @@ impl Generating {
         let budget = alignment.as_ref().and_then(|alignment| alignment.max_total_tokens);
         let share = |index| budget.map_or(usize::MAX, |budget| token_share(index, n, budget));
         let candidate = |index| CandidateText {
+            grammar: params.grammar.as_deref().map(GrammarState::new),
             max_tokens: params.max_tokens.min(share(index)),
             ..CandidateText::default()
         };
@@ -122,9 +125,10 @@ impl Generating {
 
     /// What the sampler needs to draw the next token of a candidate.
     pub(crate) fn sample_row<'a>(&'a self, candidate: usize, logits: &'a [f32]) -> SampleRow<'a> {
-        let output = &self.candidates[candidate].tokens;
+        let CandidateText { tokens: output, grammar, .. } = &self.candidates[candidate];
         SampleRow {
             logits,
+            mask: grammar.as_ref().map(GrammarState::mask),
             params: &self.params,
             draw: Draw { seed: self.seed, candidate, position: output.len() },
             prompt: &self.prompt,
@@ -173,7 +177,8 @@ impl Generating {
         now: Instant,
     ) -> Result<Accepted, Closed> {
         let (params, candidate) = (&self.params, &mut self.candidates[index]);
-        let can_stop = candidate.tokens.len() >= params.min_tokens;
+        // A grammar allows an end only where the text is complete.
+        let can_stop = candidate.tokens.len() >= params.min_tokens || candidate.grammar.is_some();
         candidate.tokens.push(sampled.token);
         candidate.logprob += f64::from(sampled.logprob);
         self.usage.completion_tokens += 1;
@@ -192,6 +197,9 @@ impl Generating {
             () if candidate.tokens.len() >= candidate.max_tokens => Some(FinishReason::Length),
             () => None,
         };
+        if let (None, Some(grammar)) = (reason, &mut candidate.grammar) {
+            grammar.advance(sampled.token);
+        }
         let is_first = candidate.tokens.len() == 1;
         let Sampled { token, logprobs, .. } = sampled;
         self.send(Event::Token { index, token, text: result.text, logprobs })?;

@@ -1,7 +1,9 @@
 //! How tokens are drawn: the fields of an OpenAI request that reach the sampler, validated. Leaves drawing to
 //! `sampler`.
 
-use crate::EngineError;
+use std::sync::Arc;
+
+use crate::{EngineError, Grammar};
 
 /// Sampling settings of one request; the defaults are OpenAI's and vLLM's.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +38,9 @@ pub struct SamplingParams {
     pub include_stop: bool,
     /// Go on past end-of-text tokens.
     pub ignore_eos: bool,
+    /// What the text must follow: tokens that it does not allow are never drawn. Logprobs are then those of the tokens it
+    /// allows. `min_tokens` does not hold back the end of a text that is complete.
+    pub grammar: Option<Arc<Grammar>>,
     /// Report the logprob of each generated token and of this many most likely ones (0 = the token's only).
     pub logprobs: Option<usize>,
     /// Logprobs of the generated tokens are those of the distribution at `temperature` instead of the raw one: what a
@@ -63,6 +68,7 @@ impl Default for SamplingParams {
             stop_token_ids: Vec::new(),
             include_stop: false,
             ignore_eos: false,
+            grammar: None,
             logprobs: None,
             logprobs_at_temperature: false,
             prompt_logprobs: None,

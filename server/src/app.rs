@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
-use rectify_engine::{AdapterRef, EngineError, EngineHandle, SamplingParams};
+use rectify_engine::{AdapterRef, EngineError, EngineHandle, Grammar, SamplingParams};
 
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
+use crate::api::structured::Form;
 use crate::config::Generation;
 use crate::error::ApiError;
 use crate::feedback::Feedback;
@@ -254,6 +255,20 @@ impl App {
         tokio::task::spawn_blocking(move || encode(&*text))
             .await
             .map_err(|_| EngineError::Execution("the tokenizer panicked".into()))?
+    }
+
+    /// The grammar of a request's form, compiled on another thread.
+    ///
+    /// # Errors
+    /// 400 naming the field and what is wrong with it.
+    pub async fn grammar(&self, form: Option<Form>) -> Result<Option<Arc<Grammar>>, ApiError> {
+        let Some(Form { param, spec }) = form else { return Ok(None) };
+        let text = Arc::clone(&self.text);
+        let compiled = tokio::task::spawn_blocking(move || text.grammar(&spec)).await;
+        match compiled.map_err(|_| EngineError::Execution("the compiler of grammars panicked".into()))? {
+            Ok(grammar) => Ok(Some(grammar)),
+            Err(cause) => Err(ApiError::invalid(param, format!("{param} cannot be followed: {cause}"))),
+        }
     }
 
     /// Names the models there are when the engine does not know an adapter.

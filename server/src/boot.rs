@@ -1,13 +1,14 @@
 //! From the configuration to a running engine: which models, how they are held, and the policy's text side. Shared by
 //! `serve` and the commands that work without a server. Leaves loading to the engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use rectify_engine::grammar::Spelling;
 use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
 use rectify_engine::request::Message;
-use rectify_engine::{EngineConfig, EngineError, EngineHandle};
+use rectify_engine::{EngineConfig, EngineError, EngineHandle, Grammar, GrammarSpec, Grammars};
 
 use crate::cli::ModelArgs;
 use crate::config::{
@@ -163,30 +164,45 @@ fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
     })
 }
 
-/// The policy's tokenizer and chat template.
-impl TextModel for ServedModels {
+/// The policy's tokenizer and chat template, and the grammars over its tokens once one is asked for.
+struct PolicyText {
+    models: ServedModels,
+    grammars: OnceLock<Result<Grammars, EngineError>>,
+}
+
+impl TextModel for PolicyText {
     fn encode_text(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.tokenizer.encode_whole(text)
+        self.models.tokenizer.encode_whole(text)
     }
 
     fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
-        Self::encode_chat(self, messages)
+        self.models.encode_chat(messages)
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String, EngineError> {
-        self.tokenizer.decode(tokens, true)
+        self.models.tokenizer.decode(tokens, true)
     }
 
     fn token_bytes(&self, token: u32) -> Vec<u8> {
-        self.tokenizer.bytes(token).to_vec()
+        self.models.tokenizer.bytes(token).to_vec()
+    }
+
+    fn grammar(&self, spec: &GrammarSpec) -> Result<Arc<Grammar>, String> {
+        let grammars = self.grammars.get_or_init(|| {
+            let tokenizer = &self.models.tokenizer;
+            let spelling =
+                |token| Spelling { bytes: tokenizer.bytes(token), is_special: tokenizer.is_special(token) };
+            Grammars::new(tokenizer.vocab_size(), &self.models.generation.eos_token_ids, spelling)
+        });
+        grammars.as_ref().map_err(ToString::to_string)?.compile(spec)
     }
 
     fn vocab_size(&self) -> usize {
-        self.config.vocab_size
+        self.models.config.vocab_size
     }
 }
 
 /// Shares the policy's text side without copying it.
 pub fn text_model(models: &ServedModels) -> Arc<dyn TextModel> {
-    Arc::new(models.clone())
+    Arc::new(PolicyText { models: models.clone(), grammars: OnceLock::new() })
 }

@@ -6,13 +6,16 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rectify_engine::grammar::Spelling;
 use rectify_engine::handle::{Command, EngineStats};
 use rectify_engine::ids::RequestId;
 use rectify_engine::model::adapter::{Adapter, AdapterInfo};
 use rectify_engine::request::{
     Candidate, FinishReason, Logprobs, Message, ScoreInput, Scoring, Selection, TokenLogprob, Usage,
 };
-use rectify_engine::{AdapterRef, EngineError, EngineHandle, Event, GenerateRequest};
+use rectify_engine::{
+    AdapterRef, EngineError, EngineHandle, Event, GenerateRequest, Grammar, GrammarSpec, Grammars,
+};
 use tokio::sync::mpsc;
 
 use crate::app::{App, Shared};
@@ -43,6 +46,12 @@ impl TextModel for ByteText {
 
     fn token_bytes(&self, token: u32) -> Vec<u8> {
         u8::try_from(token).into_iter().collect()
+    }
+
+    fn grammar(&self, spec: &GrammarSpec) -> Result<Arc<Grammar>, String> {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let spelling = |token: u32| Spelling { bytes: &bytes[token as usize..][..1], is_special: token == 0 };
+        Grammars::new(256, &[0], spelling).map_err(|error| error.to_string())?.compile(spec)
     }
 
     fn vocab_size(&self) -> usize {

@@ -1,8 +1,10 @@
 //! What the API needs of the policy's tokenizer and chat template, so that tests can do without a model. Leaves both
 //! to the engine's `text`.
 
-use rectify_engine::EngineError;
+use std::sync::Arc;
+
 use rectify_engine::request::Message;
+use rectify_engine::{EngineError, Grammar, GrammarSpec};
 
 /// The text side of the served policy.
 pub trait TextModel: Send + Sync {
@@ -26,6 +28,12 @@ pub trait TextModel: Send + Sync {
 
     /// The bytes a token stands for: it may be part of a character.
     fn token_bytes(&self, token: u32) -> Vec<u8>;
+
+    /// A grammar over the policy's tokens. May take a while: not for threads that serve connections.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a clause.
+    fn grammar(&self, spec: &GrammarSpec) -> Result<Arc<Grammar>, String>;
 
     /// Rows of the policy's embedding: token ids are below it.
     fn vocab_size(&self) -> usize;

@@ -54,7 +54,7 @@ async fn every_bad_request_is_one_sentence_and_changes_nothing() {
         (chat("stop", json!([""])), 400, vec!["stop"]),
         (chat("logit_bias", json!({"cat": 1})), 400, vec!["logit_bias"]),
         (chat("logit_bias", json!({"99999": 1})), 400, vec!["logit_bias"]),
-        (chat("response_format", json!({"type": "json_object"})), 400, vec!["response_format"]),
+        (chat("response_format", json!({"type": "xml"})), 400, vec!["response_format", "json_schema"]),
         (chat("alignment", json!(16)), 400, vec!["alignment"]),
         (chat("alignment", json!({"n": 0})), 400, vec!["alignment.n"]),
         (chat("alignment", json!({"strategy": "hope"})), 400, vec!["hope", "best_of_n"]),

@@ -26,4 +26,5 @@ mod poisoning;
 mod quality;
 mod registry;
 mod scoring;
+mod structured;
 mod versions;

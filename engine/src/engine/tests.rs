@@ -1,6 +1,7 @@
 //! The whole engine on fake models, step by step.
 
 mod behaviour;
+mod grammar;
 mod schedules;
 
 use std::path::Path;

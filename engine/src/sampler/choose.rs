@@ -17,6 +17,8 @@ const FIRST_NUCLEUS: usize = 256;
 pub(super) struct Scratch {
     /// A changed copy of the logits.
     pub(super) logits: Vec<f32>,
+    /// The logits that a grammar allows.
+    pub(super) allowed: Vec<f32>,
     pub(super) counts: Vec<u32>,
     pub(super) ranked: Vec<Ranked>,
     sums: Vec<f64>,

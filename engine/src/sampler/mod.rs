@@ -15,6 +15,7 @@ use rectify_kernels::Pool;
 
 pub use rng::Draw;
 
+use crate::grammar::Mask;
 use crate::request::{Logprobs, TokenLogprob};
 use crate::{EngineError, SamplingParams};
 use choose::Scratch;
@@ -24,6 +25,8 @@ use choose::Scratch;
 pub struct SampleRow<'a> {
     /// `[vocab_size]`.
     pub logits: &'a [f32],
+    /// The tokens its grammar allows, or why that is not known; `None` without a grammar.
+    pub mask: Option<Result<&'a Mask, &'a str>>,
     /// The request's settings, validated.
     pub params: &'a SamplingParams,
     /// Which draw this is.
@@ -59,7 +62,14 @@ impl Sampler {
     /// Samples every row; a row's result depends on that row alone. A row with a NaN, an infinity or nothing finite is
     /// an [`EngineError::Execution`] in its place.
     pub fn sample(&self, pool: &Pool, rows: &[SampleRow<'_>]) -> Vec<Result<Sampled, EngineError>> {
-        self.map(pool, rows, |row, scratch| sample_row(row, scratch).ok_or_else(not_a_distribution))
+        self.map(pool, rows, |row, scratch| match row.mask {
+            None => sample_row(row, scratch).ok_or_else(not_a_distribution),
+            Some(Ok(mask)) => sample_masked(row, mask, scratch).ok_or_else(not_a_distribution),
+            Some(Err(cause)) => Err(EngineError::invalid(
+                "response_format",
+                format!("the grammar cannot be followed any further: {cause}"),
+            )),
+        })
     }
 
     /// Logprobs of given tokens, each with the `num_top` most likely ones of its row of logits.
@@ -104,6 +114,16 @@ impl Sampler {
 
 fn not_a_distribution() -> EngineError {
     EngineError::Execution("the logits hold a NaN, an infinity or nothing finite".to_owned())
+}
+
+/// As if the other tokens were not in the vocabulary: logprobs are of what is left.
+fn sample_masked(row: &SampleRow<'_>, mask: &Mask, scratch: &mut Scratch) -> Option<Sampled> {
+    // Taken out, so that the rest of the scratch stays free to borrow.
+    let mut allowed = std::mem::take(&mut scratch.allowed);
+    mask.apply(row.logits, &mut allowed);
+    let sampled = sample_row(&SampleRow { logits: &allowed, ..*row }, scratch);
+    scratch.allowed = allowed;
+    sampled
 }
 
 fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {

@@ -22,8 +22,12 @@ pub(super) fn draw(
     let mut chosen = None;
     for (&logit, token) in row.iter().zip(0..) {
         if Ranked::new(logit, token) <= last {
-            sum += mass.weight(logit);
-            chosen = Some(token);
+            let weight = mass.weight(logit);
+            sum += weight;
+            // Never a token that cannot be, wherever rounding leaves the target.
+            if weight > 0.0 {
+                chosen = Some(token);
+            }
             if sum > target {
                 break;
             }

@@ -7,9 +7,15 @@ use super::SampleRow;
 pub(super) fn applies(row: &SampleRow<'_>) -> bool {
     let params = row.params;
     !params.logit_bias.is_empty()
-        || row.output.len() < params.min_tokens
+        || holds_back_ends(row)
         || params.repetition_penalty != 1.0
         || ((params.presence_penalty != 0.0 || params.frequency_penalty != 0.0) && !row.output.is_empty())
+}
+
+/// Whether `min_tokens` is still ahead, and a grammar leaves something else to say.
+fn holds_back_ends(row: &SampleRow<'_>) -> bool {
+    let goes_on = || row.mask.is_none_or(|mask| mask.is_ok_and(|mask| mask.allows_more_than(row.end_tokens)));
+    row.output.len() < row.params.min_tokens && goes_on()
 }
 
 /// Changes `logits`, a copy of the row's. In order: `logit_bias`; end tokens before `min_tokens`; `repetition_penalty`
@@ -22,7 +28,7 @@ pub(super) fn apply(row: &SampleRow<'_>, logits: &mut [f32], counts: &mut Vec<u3
             *logit += bias;
         }
     }
-    if row.output.len() < params.min_tokens {
+    if holds_back_ends(row) {
         for &token in row.end_tokens {
             if let Some(logit) = logits.get_mut(token as usize) {
                 *logit = f32::NEG_INFINITY;

@@ -10,7 +10,16 @@ fn pool() -> Pool {
 
 fn row<'a>(logits: &'a [f32], params: &'a SamplingParams, position: usize) -> SampleRow<'a> {
     let draw = Draw { seed: 11, candidate: 0, position };
-    SampleRow { logits, params, draw, prompt: &[], output: &[], end_tokens: &[], wants_logprob: false }
+    SampleRow {
+        logits,
+        mask: None,
+        params,
+        draw,
+        prompt: &[],
+        output: &[],
+        end_tokens: &[],
+        wants_logprob: false,
+    }
 }
 
 fn one(row: SampleRow<'_>) -> Sampled {

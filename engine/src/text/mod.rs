@@ -1,10 +1,12 @@
-//! Text: tokenizers and chat templates of Hugging Face folders. Leaves incremental detokenisation and stop strings to
+//! Text: tokenizers and chat templates of Hugging Face folders, and the parts of an answer. Leaves incremental detokenisation and stop strings to
 //! the engine.
 
 pub mod chat_template;
 mod python;
+pub mod reasoning;
 pub mod token_table;
 pub mod tokenizer;
+pub mod tools;
 
 pub use chat_template::{ChatTemplate, TemplateInput};
 pub use tokenizer::Tokenizer;

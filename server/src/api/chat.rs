@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::alignment::{AlignmentReport, AlignmentRequest};
 use super::logprobs::ChatLogprobs;
 use super::sampling::{SamplingFields, check_logprobs};
+use super::structured::{Form, FormFields, ResponseFormat, StructuredOutputs};
 use super::{OneOrMany, StreamOptions, Usage};
 use crate::error::ApiError;
 
@@ -95,9 +96,25 @@ pub struct ChatRequest {
     /// Lower runs first; 0 is ordinary.
     #[serde(default)]
     pub priority: Option<i32>,
-    /// `{"type": "text"}` only.
+    /// The answer's form: `text`, `json_object` or `json_schema`.
     #[serde(default)]
     pub response_format: Option<ResponseFormat>,
+    /// The same as vLLM has it: one of `json`, `regex`, `choice`, `grammar`, `json_object`.
+    #[serde(default)]
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// A JSON schema that the answer follows, as an object or as text.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Value>,
+    /// A regular expression that matches the whole answer.
+    #[serde(default)]
+    pub guided_regex: Option<String>,
+    /// The answers that are allowed.
+    #[serde(default)]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar in Lark's language that the answer follows.
+    #[serde(default)]
+    pub guided_grammar: Option<String>,
     /// Not available yet: must be absent or empty.
     #[serde(default)]
     #[schema(value_type = Option<Vec<Object>>)]
@@ -113,14 +130,6 @@ pub struct ChatRequest {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
-}
-
-/// The form of the answer.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-pub struct ResponseFormat {
-    /// `text`.
-    #[serde(rename = "type")]
-    pub kind: String,
 }
 
 /// One turn of the conversation.
@@ -192,13 +201,23 @@ impl ChatRequest {
                 "tools are not available yet; leave `tool_choice` out",
             ));
         }
-        match self.response_format.as_ref().map(|format| format.kind.as_str()) {
-            None | Some("text") => Ok(()),
-            Some(kind) => Err(ApiError::invalid(
-                "response_format",
-                format!("response_format `{kind}` is not available yet; use `text` or leave it out"),
-            )),
-        }
+        Ok(())
+    }
+
+    /// The form that is wanted of the answer.
+    ///
+    /// # Errors
+    /// 400 naming the field.
+    pub fn form(&mut self) -> Result<Option<Form>, ApiError> {
+        let fields = FormFields {
+            response_format: self.response_format.take(),
+            structured_outputs: self.structured_outputs.take(),
+            guided_json: self.guided_json.take(),
+            guided_regex: self.guided_regex.take(),
+            guided_choice: self.guided_choice.take(),
+            guided_grammar: self.guided_grammar.take(),
+        };
+        fields.read()
     }
 
     /// The sampling fields; `room` is what the context leaves for an answer.
@@ -416,17 +435,12 @@ mod tests {
                 "messages[0].content[0]",
             ),
             (r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{}]}"#, "tools"),
-            (
-                r#"{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}"#,
-                "response_format",
-            ),
         ] {
             let error = read(json).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{json}");
             assert_eq!(error.status.as_u16(), 400, "{json}");
         }
-        read(r#"{"messages": [{"role": "user", "content": "a"}], "tools": [], "response_format": {"type": "text"}}"#)
-            .unwrap();
+        read(r#"{"messages": [{"role": "user", "content": "a"}], "tools": []}"#).unwrap();
     }
 
     #[test]

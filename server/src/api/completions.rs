@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::alignment::{AlignmentReport, AlignmentRequest};
 use super::logprobs::CompletionLogprobs;
 use super::sampling::{SamplingFields, check_logprobs};
+use super::structured::{Form, FormFields, ResponseFormat, StructuredOutputs};
 use super::{OneOrMany, StreamOptions, Usage};
 use crate::error::ApiError;
 
@@ -98,6 +99,25 @@ pub struct CompletionRequest {
     /// Lower runs first; 0 is ordinary.
     #[serde(default)]
     pub priority: Option<i32>,
+    /// The answer's form: `text`, `json_object` or `json_schema`.
+    #[serde(default)]
+    pub response_format: Option<ResponseFormat>,
+    /// The same as vLLM has it: one of `json`, `regex`, `choice`, `grammar`, `json_object`.
+    #[serde(default)]
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// A JSON schema that the answer follows, as an object or as text.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Value>,
+    /// A regular expression that matches the whole answer.
+    #[serde(default)]
+    pub guided_regex: Option<String>,
+    /// The answers that are allowed.
+    #[serde(default)]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar in Lark's language that the answer follows.
+    #[serde(default)]
+    pub guided_grammar: Option<String>,
     /// Who asks; accepted as it is.
     #[serde(default)]
     pub user: Option<String>,
@@ -182,6 +202,22 @@ impl CompletionRequest {
             return Err(ApiError::invalid("best_of", message));
         }
         Ok(())
+    }
+
+    /// The form that is wanted of the answer.
+    ///
+    /// # Errors
+    /// 400 naming the field.
+    pub fn form(&mut self) -> Result<Option<Form>, ApiError> {
+        let fields = FormFields {
+            response_format: self.response_format.take(),
+            structured_outputs: self.structured_outputs.take(),
+            guided_json: self.guided_json.take(),
+            guided_regex: self.guided_regex.take(),
+            guided_choice: self.guided_choice.take(),
+            guided_grammar: self.guided_grammar.take(),
+        };
+        fields.read()
     }
 
     /// The sampling fields.

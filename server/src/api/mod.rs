@@ -12,6 +12,7 @@ pub mod models;
 pub mod sampling;
 pub mod score;
 pub mod stored;
+pub mod structured;
 pub mod training;
 
 use rectify_engine::request::Usage as EngineUsage;

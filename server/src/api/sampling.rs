@@ -88,6 +88,7 @@ impl SamplingFields {
             stop_token_ids: self.stop_token_ids.unwrap_or_default(),
             include_stop: self.include_stop.unwrap_or(false),
             ignore_eos: self.ignore_eos.unwrap_or(false),
+            grammar: None,
             logprobs: self.logprobs,
             logprobs_at_temperature: false,
             prompt_logprobs: self.prompt_logprobs,

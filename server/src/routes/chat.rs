@@ -67,6 +67,7 @@ async fn plan(app: &App, mut request: ChatRequest, id: &str) -> Result<Plan, Api
     let target = app.resolve(request.model.as_deref(), person)?;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     let messages = request.conversation()?;
+    let form = request.form()?;
     let alignment = AlignmentRequest::resolve(request.alignment.take(), target.profile.as_ref());
     let size = messages.iter().map(|message| message.content.len()).sum();
     let conversation = Arc::clone(&messages);
@@ -79,6 +80,7 @@ async fn plan(app: &App, mut request: ChatRequest, id: &str) -> Result<Plan, Api
     }
     app.check_fit(prompt.len(), sampling.max_tokens)?;
     app.check_sampling_tokens(&sampling)?;
+    sampling.grammar = app.grammar(form).await?;
     let validated = alignment
         .as_ref()
         .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))

@@ -91,7 +91,8 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
     let person = request.user.as_deref().unwrap_or(id);
     let target = app.resolve(request.model.as_deref(), person)?;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
-    let sampling = request.sampling()?.into_params(&app.generation)?;
+    let mut sampling = request.sampling()?.into_params(&app.generation)?;
+    let form = request.form()?;
     let prompts = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new())).split()?;
     let alignment = AlignmentRequest::resolve(request.alignment.take(), target.profile.as_ref());
     if alignment.is_some() {
@@ -102,6 +103,7 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
         .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))
         .transpose()?;
     app.check_sampling_tokens(&sampling)?;
+    sampling.grammar = app.grammar(form).await?;
     for prompt in &prompts {
         if let OnePrompt::Tokens(tokens) = prompt {
             app.check_tokens("prompt", tokens.iter().copied())?;

@@ -14,6 +14,7 @@ fn by_hand(request: &GenerateRequest, candidate: usize, version: u64) -> Vec<u32
         let logits = fake_logits(&[&request.prompt[..], &output].concat(), version);
         let row = SampleRow {
             logits: &logits,
+            mask: None,
             params,
             draw: Draw { seed: params.seed.unwrap(), candidate, position: output.len() },
             prompt: &request.prompt,
