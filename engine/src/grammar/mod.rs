@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{Matcher, ParserFactory, regex_to_lark};
 use serde_json::{Value, json};
 
 pub(crate) use state::GrammarState;
@@ -39,7 +39,7 @@ pub enum GrammarSpec {
         /// Refuse what cannot be enforced.
         strict: bool,
     },
-    /// A text that the regular expression matches as a whole.
+    /// A text that the regular expression (Rust's dialect, `\d` for ASCII's digits) matches as a whole.
     Regex(String),
     /// One of these texts; at least one.
     Choice(Vec<String>),
@@ -58,7 +58,10 @@ impl GrammarSpec {
             Self::Json { schema, strict } => {
                 TopLevelGrammar::from_json_schema(with_options(schema, *strict)?)
             }
-            Self::Regex(pattern) => TopLevelGrammar::from_regex(pattern),
+            // Digits are those of ASCII: nobody who writes `\d` wants the other six hundred.
+            Self::Regex(pattern) => {
+                TopLevelGrammar::from_lark(format!("start: /{}/", regex_to_lark(pattern, "d")))
+            }
             Self::Choice(texts) => {
                 let texts: Vec<String> = texts.iter().map(|text| lark_literal(text)).collect();
                 TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))

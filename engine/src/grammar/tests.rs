@@ -76,10 +76,10 @@ fn every_kind_of_grammar_is_followed() {
     let regex = GrammarSpec::Regex(r"(\d{3}-)?\d{4}/é".into());
     let choice = GrammarSpec::Choice(vec!["yes".into(), "no \"way\"\n".into(), "noé".into()]);
     let lark = GrammarSpec::Lark("start: \"(\" start \")\" | /[ab]{2}/".into());
-    let pattern = regex::Regex::new(r"^(\d{3}-)?\d{4}/é$").unwrap();
+    let pattern = regex::Regex::new(r"^([0-9]{3}-)?[0-9]{4}/é$").unwrap();
     for seed in 0..20 {
         let found = end_of(&regex, seed);
-        assert!(pattern.is_match(&found) && found.is_ascii() != found.contains('é'), "{found}");
+        assert!(pattern.is_match(&found), "{found}");
         assert!(["yes", "no \"way\"\n", "noé"].contains(&end_of(&choice, seed).as_str()));
         let nested = end_of(&lark, seed);
         let depth = nested.find(['a', 'b']).unwrap_or(nested.len());

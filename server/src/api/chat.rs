@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::alignment::{AlignmentReport, AlignmentRequest};
+use super::content::Content;
 use super::logprobs::ChatLogprobs;
 use super::sampling::{SamplingFields, check_logprobs};
 use super::structured::{Form, FormFields, ResponseFormat, StructuredOutputs};
@@ -145,30 +146,6 @@ pub struct ChatMessage {
     pub name: Option<String>,
 }
 
-/// A message's text, whole or in parts.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a string or a list of parts such as {\"type\": \"text\", \"text\": \"...\"}"
-)]
-pub enum Content {
-    /// The whole text.
-    Text(String),
-    /// Its parts, in order.
-    Parts(Vec<ContentPart>),
-}
-
-/// A part of a message.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-pub struct ContentPart {
-    /// `text`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Its text.
-    #[serde(default)]
-    pub text: Option<String>,
-}
-
 impl ChatRequest {
     /// The conversation as chat templates see it.
     ///
@@ -281,22 +258,6 @@ impl ChatMessage {
             }
         };
         Ok(Message { role: role.to_owned(), content })
-    }
-}
-
-impl ContentPart {
-    fn read(&self, message: usize, index: usize) -> Result<&str, ApiError> {
-        match (self.kind.as_str(), &self.text) {
-            ("text", Some(text)) => Ok(text),
-            ("text", None) => Err(ApiError::invalid(
-                format!("messages[{message}].content[{index}]"),
-                "a part of type `text` must have a `text`",
-            )),
-            (kind, _) => Err(ApiError::invalid(
-                format!("messages[{message}].content[{index}]"),
-                format!("parts of type `{kind}` are not read by this server; use `text`"),
-            )),
-        }
     }
 }
 

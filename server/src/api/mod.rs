@@ -5,6 +5,7 @@ pub mod adapters;
 pub mod alignment;
 pub mod chat;
 pub mod completions;
+pub mod content;
 pub mod feedback;
 pub mod labeling;
 pub mod logprobs;

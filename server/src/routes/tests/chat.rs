@@ -132,7 +132,7 @@ async fn every_wrong_field_is_a_400_that_names_it() {
         (json!({"stream": "yes"}), "stream"),
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"response_format": {"type": "json_schema"}}), "response_format"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
         (json!({"alignment": 16}), "alignment"),
         (json!({"alignment": {"n": 65}}), "alignment.n"),
         (json!({"n": 4, "alignment": {"n": 2}}), "alignment.n"),
