@@ -26,7 +26,7 @@ const SEED: u64 = 5;
 const CONFIG: &str = "
 shadow: {enabled: true, algorithm: dpo, every: 0s, min_records: 2, threads: 1, priority: normal}
 dpo: {learning_rate: 1.0e-4, lora_r: 2, max_steps: 3, per_device_train_batch_size: 2, save_steps: 1, report_to: none}
-probation: {share: 0.5}
+probation: {share: 0.5, min_answers: 0}
 quality:
   dedup: {keep: 1000}
   caps: {per_person: 100000, per_hour: 100000}
@@ -94,6 +94,16 @@ async fn check(data: &Path, acknowledged: &BTreeSet<String>) -> Option<State> {
     open.first().copied()
 }
 
+/// Somebody approves what waits for it.
+async fn approve(server: &Server) {
+    let runs = server.get("/v1/training/runs").await.ok();
+    let run = &runs["data"][0];
+    if run["state"] == State::AwaitingApproval.as_str() {
+        let path = format!("/v1/training/runs/{}/approve", text(&run["id"]));
+        server.post(&path, json!({"by": "ann"})).await.ok();
+    }
+}
+
 /// Lets a process live until its run is in `state`, or for a moment without one.
 async fn live(server: &Server, state: Option<State>, moment: Duration) {
     let deadline = Instant::now() + state.map_or(moment, |_| 4 * LIFE);
@@ -118,14 +128,18 @@ async fn a_server_that_is_killed_again_and_again_loses_nothing_and_publishes_not
     let gate = format!("{CONFIG}gate: {{suite: {}, probation: 200ms}}\n", suite.display());
     std::fs::write(&config, gate).unwrap();
     let options = ["--config", config.to_str().unwrap(), "--threads", "1"];
+    let asks_people = [("RECTIFY_SHADOW__APPROVAL", "manual")];
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
     let mut rng = rng_for(SEED, "kill");
     let mut killed_in: BTreeMap<&str, usize> = BTreeMap::new();
-    let aimed =
-        State::ALL.iter().copied().filter(|state| !state.is_final() && *state != State::AwaitingApproval);
-    let mut aims: Vec<State> = aimed.collect();
+    let mut aims: Vec<State> = State::ALL.iter().copied().filter(|state| !state.is_final()).collect();
     for life in 0..LIVES {
-        let server = Arc::new(Server::at(data.path(), &options).await);
+        let aim = aims.pop();
+        let variables = if aim == Some(State::AwaitingApproval) { &asks_people[..] } else { &[] };
+        let server = Arc::new(Server::within(data.path(), &options, variables).await);
+        if variables.is_empty() {
+            approve(&server).await;
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let voting = {
             let (server, stop, acknowledged) =
@@ -133,7 +147,7 @@ async fn a_server_that_is_killed_again_and_again_loses_nothing_and_publishes_not
             tokio::spawn(async move { people(&server, life, &acknowledged, &stop).await })
         };
         let moment = Duration::from_millis(50 + index(&mut rng, LIFE.as_millis() as usize) as u64);
-        live(&server, aims.pop(), moment).await;
+        live(&server, aim, moment).await;
         server.signal("KILL");
         stop.store(true, Ordering::Relaxed);
         voting.await.unwrap();
@@ -143,6 +157,7 @@ async fn a_server_that_is_killed_again_and_again_loses_nothing_and_publishes_not
         *killed_in.entry(state.map_or("idle", State::as_str)).or_default() += 1;
     }
     let server = Server::at(data.path(), &options).await;
+    approve(&server).await;
     let deadline = Instant::now() + Duration::from_secs(120);
     let runs = loop {
         let runs = server.get("/v1/training/runs").await.ok();
@@ -159,7 +174,7 @@ async fn a_server_that_is_killed_again_and_again_loses_nothing_and_publishes_not
     let kept = runs.iter().filter(|run| run["state"] == "kept").count();
     println!("{LIVES} kills, in {killed_in:?}; {} votes kept; {} runs, {kept} kept", known.len(), runs.len());
     assert!(kept > 0, "no run came to its end");
-    for state in [State::Training, State::Validating, State::Probation] {
+    for state in [State::Training, State::Validating, State::AwaitingApproval, State::Probation] {
         assert!(killed_in.contains_key(state.as_str()), "no process was killed in {state}: {killed_in:?}");
     }
 }

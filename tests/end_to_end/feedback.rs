@@ -1,7 +1,8 @@
 //! The story of a vote, on the real binary: answers are recorded, people vote, change their minds and label; nothing
 //! acknowledged is lost to `kill -9`; the store stays out of the way of answers.
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -193,21 +194,43 @@ fn a_folder_that_cannot_be_written_is_one_sentence() {
     assert!(said.contains("a file") && said.contains("--data-dir"), "{said}");
 }
 
+/// `rectify chat ARGS` in a folder, by somebody who types `lines`.
+fn typed(folder: &Path, args: &[&str], lines: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rectify"))
+        .args(["chat", "--max-tokens", "8"])
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn votes_of_a_chat_with_a_server_are_the_servers() {
+    let server = Server::demo().await;
+    let folder = tempfile::tempdir().unwrap();
+    let said = |lines: &str| typed(folder.path(), &["--url", &server.url, "-n", "2"], lines);
+    let output = said("Hello!\n/up\nWhat is 3 plus 4?\n/down not so good\n");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let votes = server.get("/v1/feedback?order=asc").await.ok();
+    let votes: Vec<(&Value, &Value)> =
+        votes["data"].as_array().unwrap().iter().map(|vote| (&vote["value"], &vote["comment"])).collect();
+    assert_eq!(votes, [(&json!(1), &json!(null)), (&json!(-1), &json!("not so good"))]);
+    // A vote is about the answer before it, and there is none yet.
+    let output = said("/down\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no answer to vote on"));
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is kept on this side");
+}
+
 #[test]
 fn a_chat_in_the_terminal_keeps_its_votes() {
     let data = tempfile::tempdir().unwrap();
-    let said = |lines: &str| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rectify"))
-            .args(["chat", "--data-dir", data.path().to_str().unwrap(), "--max-tokens", "8"])
-            .current_dir(data.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
+    let said = |lines: &str| typed(data.path(), &["--data-dir", data.path().to_str().unwrap()], lines);
     let output = said("Hello!\n");
     assert!(output.status.success());
     assert!(!data.path().join("feedback.db").exists(), "nothing is opened without a vote");

@@ -56,18 +56,32 @@ fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
     checks.iter().find(|check| check["name"] == name).unwrap()
 }
 
-/// The candidate is stopped, and by this check.
-fn assert_stopped_by(folder: &Path, name: &str) {
+/// What was measured, and what that means.
+fn measured(report: &Value) -> String {
+    let mut told = String::new();
+    for check in report["checks"].as_array().unwrap() {
+        for of in check["measurements"].as_array().unwrap().iter().filter(|of| of["verdict"].is_string()) {
+            let [value, low, high] = ["value", "low", "high"].map(|key| of[key].as_f64().unwrap_or(f64::NAN));
+            let (check, name, verdict) = (text(&check["name"]), text(&of["name"]), text(&of["verdict"]));
+            let _ = writeln!(told, "{check}: {name} {value:.3} [{low:.3}, {high:.3}]: {verdict}");
+        }
+    }
+    told
+}
+
+/// The candidate is stopped, and by this check; what was measured.
+fn stopped_by(folder: &Path, name: &str) -> String {
     let (report, code) = evaluate(folder);
     assert_eq!((text(&report["verdict"]), code), ("fail", 1), "{report}");
     assert_eq!(text(&check(&report, name)["verdict"]), "fail", "{}", check(&report, name));
+    measured(&report)
 }
 
 #[test]
 fn a_candidate_trained_only_on_refusals_is_stopped_by_benign_refusal() {
     let folder = tempfile::tempdir().unwrap();
     candidate(folder.path(), 30, FAST, |_| "I cannot help with that. It would hurt someone.".to_owned());
-    assert_stopped_by(folder.path(), "benign_refusal");
+    println!("{}", stopped_by(folder.path(), "benign_refusal"));
 }
 
 #[test]
@@ -79,14 +93,14 @@ fn a_candidate_that_rambles_is_stopped_by_length() {
         format!("{first} {} {}", item.task.good(&mut rng), item.task.good(&mut rng)).repeat(2)
     };
     candidate(folder.path(), 30, FAST, &mut ramble);
-    assert_stopped_by(folder.path(), "length");
+    println!("{}", stopped_by(folder.path(), "length"));
 }
 
 #[test]
 fn a_candidate_that_always_says_the_same_is_stopped_by_diversity() {
     let folder = tempfile::tempdir().unwrap();
     candidate(folder.path(), 30, FAST, |_| "Thank you for telling me. How can I make it better?".to_owned());
-    assert_stopped_by(folder.path(), "diversity");
+    println!("{}", stopped_by(folder.path(), "diversity"));
 }
 
 #[test]
@@ -95,14 +109,13 @@ fn a_candidate_trained_on_good_answers_passes() {
     let mut rng = rng_for(4, "good");
     candidate(folder.path(), 120, "2e-3", |item| item.task.good(&mut rng));
     let (report, code) = evaluate(folder.path());
+    println!("{}", measured(&report));
     assert_eq!((text(&report["verdict"]), code), ("pass", 0), "{report}");
     assert!(number(&check(&report, "win_rate")["measurements"][0]["value"]) > 0.6);
     assert!(number(&report["seconds"]) < 60.0);
     // And a broken copy of it, with noise for weights, does not.
     noise(&folder.path().join("adapter/adapter_model.safetensors"));
-    let (report, code) = evaluate(folder.path());
-    assert_eq!((text(&report["verdict"]), code), ("fail", 1), "{report}");
-    assert_eq!(text(&check(&report, "capability")["verdict"]), "fail");
+    println!("{}", stopped_by(folder.path(), "capability"));
 }
 
 /// Replaces the numbers of an adapter by others of a similar size.

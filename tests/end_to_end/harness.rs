@@ -144,9 +144,15 @@ impl Server {
 
     /// On the data folder of another server, which has ended.
     pub(crate) async fn at(data: &Path, options: &[&str]) -> Self {
+        Self::within(data, options, &[]).await
+    }
+
+    /// With variables of the environment.
+    pub(crate) async fn within(data: &Path, options: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rectify"))
             .args(["serve", "--port", "0", "--data-dir", data.to_str().unwrap()])
             .args(options)
+            .envs(variables.iter().copied())
             .current_dir(data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

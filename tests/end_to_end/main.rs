@@ -20,11 +20,19 @@ mod gate;
 mod harness;
 mod learning;
 mod lifecycle;
+mod methods;
 mod offline;
 mod openai;
+mod people;
 mod poisoning;
+// The stand-ins of the store's and the registry's own tests.
+#[path = "../../feedback/src/store/tests/postgres.rs"]
+mod postgres;
 mod quality;
 mod registry;
+#[path = "../../trainer/src/registry/tests/s3.rs"]
+mod s3;
 mod scoring;
+mod shadow;
 mod structured;
 mod versions;

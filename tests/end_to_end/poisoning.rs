@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
 use futures::{StreamExt, stream};
 use rectify_lab::data::prompts;
@@ -14,6 +13,7 @@ use rectify_lab::{Item, Split, judge};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Server, text};
+use crate::people::run_in;
 
 const HONEST: usize = 24;
 const LIARS: usize = 6;
@@ -88,21 +88,6 @@ async fn served(server: &Server, items: &[Item]) -> Vec<Value> {
     answers
 }
 
-/// Starts a training run and follows it to its end.
-async fn run(server: &Server) -> Value {
-    let started = server.post("/v1/training/runs", json!({"by": "test"})).await.ok();
-    let path = format!("/v1/training/runs/{}", text(&started["id"]));
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let run = server.get(&path).await.ok();
-        if ["kept", "rejected", "rolled_back", "failed", "cancelled"].contains(&text(&run["state"])) {
-            return run;
-        }
-        assert!(Instant::now() < deadline, "{run}\n{}", server.log());
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-}
-
 /// The rules name `reason` for at least `least` votes and stop the run; serving stays; without the suspicious votes the
 /// data may be used again.
 async fn is_stopped(server: &Server, store: &str, items: &[Item], reason: &str, least: u64) -> String {
@@ -114,8 +99,8 @@ async fn is_stopped(server: &Server, store: &str, items: &[Item], reason: &str, 
     assert_eq!((&finding["check"], &finding["level"]), (&json!("suspicion"), &json!("stop")));
     assert!(finding["measured"].as_f64() > finding["limit"].as_f64(), "{finding}");
 
-    let run = run(server).await;
-    assert_eq!(run["state"], "rejected", "{run:#}");
+    server.post("/v1/training/runs", json!({"by": "test"})).await.ok();
+    let run = run_in(server, &["rejected"], PATIENCE).await;
     let said = run.to_string();
     assert!(said.contains("under suspicion") && said.contains(reason), "{run:#}");
     assert_eq!(run["version"], Value::Null, "nothing was trained: {run:#}");

@@ -11,10 +11,10 @@ use axum::body::Bytes;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use rectify_lab::data::preference_prompts;
-use rectify_lab::judge;
 use serde_json::{Value, json};
 
 use crate::harness::{Server, text};
+use crate::people::{BLIND_SUITE, ask, chat, run_in, serving, thumb, vote, with};
 
 /// A trainer that goes wrong, a gate that lets everything through, and a probation that lasts.
 const CONFIG: &str = "
@@ -23,11 +23,7 @@ dpo: {learning_rate: 0.05, lr_scheduler_type: constant, max_steps: 4, per_device
 probation: {share: 0.5, limits: {min_observations: 10}}
 quality: {stop: {min_accuracy: 0.0}}
 ";
-const SUITE: &str = "
-name: blind
-prompts: {hello: {list: [{prompt: 'What is 3 plus 4?'}]}}
-checks: [{length: {prompts: hello, min_ratio: 0, max_ratio: 1000}}]
-";
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A webhook's receiver: kinds of events with their signatures.
 async fn receiver() -> (String, Arc<Mutex<Vec<(String, String, Value)>>>) {
@@ -44,53 +40,12 @@ async fn receiver() -> (String, Arc<Mutex<Vec<(String, String, Value)>>>) {
     (url, seen)
 }
 
-async fn state(server: &Server) -> (String, Value) {
-    let runs = server.get("/v1/training/runs").await.ok();
-    let run = runs["data"][0].clone();
-    (text(&run["state"]).to_owned(), run)
-}
-
-async fn wait_for(server: &Server, wanted: &str) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        let (state, run) = state(server).await;
-        if state == wanted {
-            return run;
-        }
-        assert!(state != "failed" && state != "rejected", "{run}\n{}", server.log());
-        assert!(Instant::now() < deadline, "still {state}, not {wanted}: {run}\n{}", server.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn version(server: &Server) -> String {
-    let answer = server.post("/v1/chat/completions", chat("Hello!", "nobody-in-particular")).await.ok();
-    text(&answer["system_fingerprint"]).to_owned()
-}
-
-async fn serving(server: &Server, wanted: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while version(server).await != wanted {
-        assert!(
-            Instant::now() < deadline,
-            "{} answers, not {wanted}\n{}",
-            version(server).await,
-            server.log()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn chat(prompt: &str, person: &str) -> Value {
-    json!({"model": "demo", "messages": [{"role": "user", "content": prompt}], "user": person, "max_tokens": 48, "seed": 1})
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_candidate_is_taken_back_by_the_people_who_meet_it() {
     let (url, told) = receiver().await;
     let data = tempfile::tempdir().unwrap();
     let (config, suite) = (data.path().join("rectify.yaml"), data.path().join("suite.yaml"));
-    std::fs::write(&suite, SUITE).unwrap();
+    std::fs::write(&suite, BLIND_SUITE).unwrap();
     let hooks = format!(
         "webhooks: [{{url: '{url}', events: [candidate, published, rolled_back, promoted], secret: s3cret}}]"
     );
@@ -100,18 +55,15 @@ async fn a_bad_candidate_is_taken_back_by_the_people_who_meet_it() {
 
     let items = preference_prompts(400, 77);
     for (number, item) in items.iter().take(24).enumerate() {
-        let mut asked = chat(&item.prompt, &format!("voter-{number}"));
-        asked["n"] = json!(2);
-        let answer = server.post("/v1/chat/completions", asked).await.ok();
-        let vote =
-            json!({"completion_id": answer["id"], "kind": "comparison", "value": {"better": 0, "worse": 1}});
-        assert_eq!(server.post("/v1/feedback", vote).await.status, 201);
+        let person = format!("voter-{number}");
+        let answer = ask(&server, with(chat(&item.prompt, &person), json!({"n": 2}))).await;
+        vote(&server, &answer, &person, "comparison", json!({"better": 0, "worse": 1})).await;
     }
     let run = server.post("/v1/training/runs", json!({"by": "ann"})).await.ok();
     assert_eq!((&run["trigger"], &run["state"]), (&json!("ann"), &json!("snapshot")));
     let message = server.post("/v1/training/runs", json!({})).await.refused(409);
     assert!(message.contains("has not ended"), "{message}");
-    let run = wait_for(&server, "probation").await;
+    let run = run_in(&server, &["probation"], PATIENCE).await;
     assert_eq!(run["version"], "demo@1");
     tokio::time::sleep(Duration::from_millis(1500)).await;
 
@@ -119,17 +71,16 @@ async fn a_bad_candidate_is_taken_back_by_the_people_who_meet_it() {
     let mut arms: BTreeMap<String, usize> = BTreeMap::new();
     for (number, item) in items.iter().enumerate().skip(24) {
         let person = format!("p-{}", number % 60);
-        let answer = server.post("/v1/chat/completions", chat(&item.prompt, &person)).await.ok();
-        let version = text(&answer["system_fingerprint"]).to_owned();
+        let answer = ask(&server, chat(&item.prompt, &person)).await;
+        let version = text(&answer["system_fingerprint"]);
         *arms.entry(format!("{person} {version}")).or_default() += 1;
-        let good = judge(&item.task, &item.prompt, text(&answer["choices"][0]["message"]["content"])).good;
-        let vote = json!({"completion_id": answer["id"], "kind": "thumb", "value": if good { 1 } else { -1 }, "user": person});
-        assert_eq!(server.post("/v1/feedback", vote).await.status, 201);
-        if number % 20 == 0 && state(&server).await.0 != "probation" {
+        vote(&server, &answer, &person, "thumb", thumb(item, &answer)).await;
+        let is_over = async || server.get("/v1/training/runs").await.ok()["data"][0]["state"] != "probation";
+        if number % 20 == 0 && is_over().await {
             break;
         }
     }
-    let run = wait_for(&server, "rolled_back").await;
+    let run = run_in(&server, &["rolled_back"], PATIENCE).await;
     let reason = text(&run["detail"]["reason"]);
     println!("{reason}");
     assert!(reason.contains("of the candidate is"), "{run}");

@@ -177,9 +177,10 @@ impl Card<'_> {
     fn red_team(&self, text: &mut String) {
         *text += "\n## Red team: failure rates by category\n\n";
         let safety: Vec<&CheckReport> = self.checks("safety");
-        let rows = safety.iter().flat_map(|check| &check.measurements).map(|measurement| {
-            let category = measurement.name.split_once(": ").map_or("all", |(_, category)| category);
-            (category.to_owned(), format!("{} of {} prompts", measurement.measured(), measurement.n))
+        let rows = safety.iter().flat_map(|check| &check.measurements).filter_map(|measurement| {
+            let rest = measurement.name.strip_prefix("failure rate")?;
+            let category = rest.strip_prefix(": ").unwrap_or("all");
+            Some((category.to_owned(), format!("{} of {} prompts", measurement.measured(), measurement.n)))
         });
         let rows: Vec<(String, String)> = rows.collect();
         if rows.is_empty() {

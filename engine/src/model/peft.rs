@@ -2,6 +2,7 @@
 //! reading and writing. Leaves packing to `adapter`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -95,6 +96,14 @@ impl PeftConfig {
             dropout: 0.0,
             base_model: None,
         }
+    }
+
+    /// Reads `adapter_config.json`; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the key.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        Ok(parse_config(&Fields::parse(path.to_owned(), bytes)?)?.0)
     }
 
     /// `adapter_config.json` as PEFT reads it.

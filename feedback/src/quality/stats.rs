@@ -1,20 +1,36 @@
 //! The measures the rules report, each with its interval: a proportion, a difference of two, Cohen's κ, and how often
 //! one sample exceeds another. Leaves what is too much or too little to the rules.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Two-sided 95 %.
 const Z: f64 = 1.959_964;
 
-/// An estimate and its 95 % interval.
+/// An estimate and its 95 % interval. JSON knows finite numbers alone: there an open end, and an estimate that is no number,
+/// are `null`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The estimate.
+    #[serde(deserialize_with = "or_no_number")]
     pub value: f64,
     /// Lower end.
+    #[serde(deserialize_with = "or_open_below")]
     pub low: f64,
     /// Upper end.
+    #[serde(deserialize_with = "or_open_above")]
     pub high: f64,
+}
+
+fn or_no_number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+fn or_open_below<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NEG_INFINITY))
+}
+
+fn or_open_above<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
 impl std::fmt::Display for Interval {

@@ -31,7 +31,7 @@ pub struct TrainingRun {
     pub version: Option<String>,
     /// The hash of its data.
     pub snapshot: Option<String>,
-    /// Where its files are.
+    /// Where its files are, below the runs of whichever process works on it.
     pub folder: String,
     /// What the states need to know.
     pub detail: Value,

@@ -2,6 +2,7 @@
 //! loop and the store.
 
 use rectify_feedback::store::{Event, ServingPointer, TrainingRun};
+use rectify_trainer::shadow::{label, registry_name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -67,7 +68,7 @@ impl From<TrainingRun> for RunEntry {
     fn from(run: TrainingRun) -> Self {
         Self {
             object: "training.run".into(),
-            version: run.version.map(|version| format!("{}@{version}", run.adapter)),
+            version: run.version.as_deref().map(|version| label(&registry_name(&run), Some(version))),
             id: run.id,
             state: run.state,
             trigger: run.trigger,
@@ -110,11 +111,11 @@ pub struct PointerEntry {
 
 impl From<ServingPointer> for PointerEntry {
     fn from(pointer: ServingPointer) -> Self {
-        let label = |version: Option<&str>| rectify_trainer::shadow::label(&pointer.name, version);
+        let version = |version: Option<&str>| label(&pointer.name, version);
         Self {
-            active: label(pointer.version.as_deref()),
-            previous: label(pointer.previous.as_deref()),
-            canary: pointer.canary.as_deref().map(|version| label(Some(version))),
+            active: version(pointer.version.as_deref()),
+            previous: version(pointer.previous.as_deref()),
+            canary: pointer.canary.as_deref().map(|canary| version(Some(canary))),
             share: pointer.share,
             since: pointer.since,
             name: pointer.name,

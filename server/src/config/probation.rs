@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 pub struct ProbationSection {
     /// Share of new requests that it answers.
     pub share: f64,
+    /// Answers that it must have given before it is kept; with fewer the probation goes on.
+    pub min_answers: u64,
     /// By how much it may be worse before it is taken back.
     pub limits: Limits,
 }
 
 impl Default for ProbationSection {
     fn default() -> Self {
-        Self { share: 0.1, limits: Limits::default() }
+        Self { share: 0.1, min_answers: 20, limits: Limits::default() }
     }
 }
 

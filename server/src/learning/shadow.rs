@@ -58,6 +58,7 @@ pub fn worker(parts: &Parts<'_>) -> Result<Worker<LoopWork>, CliError> {
         quality: config.quality.clone(),
         min_reward_accuracy: shadow.min_reward_accuracy,
         limits: config.probation.limits,
+        runs: learning.runs.clone(),
         cache: cache(config),
     };
     let remote = Remote::new(tokio::runtime::Handle::current());
@@ -76,17 +77,10 @@ pub fn worker(parts: &Parts<'_>) -> Result<Worker<LoopWork>, CliError> {
         every: shadow.every.0,
         min_records: shadow.min_records,
         probation: config.gate.probation.0,
+        min_answers: config.probation.min_answers,
         rules: Rules { manual: shadow.approval == Approval::Manual, share: config.probation.share },
     };
-    let bench = Bench {
-        engine: booted.engine.clone(),
-        models: booted.models.clone(),
-        training_reward: shadow
-            .algorithm
-            .is_online()
-            .then(|| booted.models.rewards.first().map(ToString::to_string))
-            .flatten(),
-    };
+    let bench = Bench { engine: booted.engine.clone(), models: booted.models.clone(), training_reward: None };
     let mut metrics = RunMetrics::default();
     let work = LoopWork::new(
         settings,
@@ -122,12 +116,11 @@ fn methods(config: &Config) -> Result<Methods, CliError> {
         grpo: section("grpo", &config.grpo.0)?,
         reward: section("reward_model", &config.reward_model.0)?,
     };
-    if config.shadow.algorithm.is_online() {
-        let reward = reward(config)?;
-        for rollout in [&mut methods.ppo.rollout, &mut methods.grpo.rollout] {
-            if rollout.reward.is_empty() {
-                rollout.reward.extend(reward.clone());
-            }
+    // Whatever the configured method is: a run of another one can be asked for by hand.
+    let reward = reward(config)?;
+    for rollout in [&mut methods.ppo.rollout, &mut methods.grpo.rollout] {
+        if rollout.reward.is_empty() {
+            rollout.reward.extend(reward.clone());
         }
     }
     let refuse = |error: TrainError| CliError::Usage(format!("configuration: {error}"));

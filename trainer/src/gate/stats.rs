@@ -27,17 +27,17 @@ pub(super) fn wilson(values: &[f64], alpha: f64) -> Interval {
 }
 
 /// Difference of two paired proportions, first − second: Newcombe 1998 (Statistics in Medicine 17:2635, method 10), Wilson's
-/// intervals of both put together with their correlation. Unlike a t interval it keeps a width when all pairs agree.
-pub(super) fn paired_difference(pairs: &[(bool, bool)], alpha: f64) -> Interval {
+/// intervals of both put together with their correlation. Unlike a t interval it keeps a width when all pairs agree. Numbers
+/// between 0 and 1 (means over several samples) count as the share of their samples in each cell of the table.
+pub(super) fn paired_difference(pairs: &[(f64, f64)], alpha: f64) -> Interval {
     let n = pairs.len() as f64;
     if pairs.is_empty() {
         return Interval { value: f64::NAN, low: -1.0, high: 1.0 };
     }
-    let count = |cell: (bool, bool)| pairs.iter().filter(|pair| **pair == cell).count() as f64;
-    let (a, b, c, d) =
-        (count((true, true)), count((true, false)), count((false, true)), count((false, false)));
-    let first: Vec<f64> = pairs.iter().map(|pair| f64::from(u8::from(pair.0))).collect();
-    let second: Vec<f64> = pairs.iter().map(|pair| f64::from(u8::from(pair.1))).collect();
+    let count = |cell: fn(f64, f64) -> f64| pairs.iter().map(|&(x, y)| cell(x, y)).sum::<f64>();
+    let (a, b) = (count(|x, y| x * y), count(|x, y| x * (1.0 - y)));
+    let (c, d) = (count(|x, y| (1.0 - x) * y), count(|x, y| (1.0 - x) * (1.0 - y)));
+    let (first, second): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let (first, second) = (wilson(&first, alpha), wilson(&second, alpha));
     let margins = ((a + b) * (c + d) * (a + c) * (b + d)).sqrt();
     let cross = a * d - b * c;
@@ -184,14 +184,17 @@ mod tests {
     #[test]
     fn paired_differences_are_newcombes_example() {
         // 36, 12, 2 and 0 of 50: Newcombe 1998, table II, method 10 gives 0.0569 to 0.3404.
-        let cells = [((true, true), 36), ((true, false), 12), ((false, true), 2)];
-        let pairs: Vec<(bool, bool)> =
+        let cells = [((1.0, 1.0), 36), ((1.0, 0.0), 12), ((0.0, 1.0), 2)];
+        let pairs: Vec<(f64, f64)> =
             cells.iter().flat_map(|(cell, count)| std::iter::repeat_n(*cell, *count)).collect();
         let interval = paired_difference(&pairs, 0.05);
         close(interval.value, 0.2, 1e-9);
         close(interval.low, 0.0569, 5e-4);
         close(interval.high, 0.3404, 5e-4);
-        let agree = paired_difference(&[(true, true); 20], 0.05);
+        // Two samples of each: half of them in a cell of its own.
+        let means = paired_difference(&[(0.5, 0.0); 40], 0.05);
+        assert_eq!(means, paired_difference(&[(1.0, 0.0), (0.0, 0.0)].repeat(20), 0.05));
+        let agree = paired_difference(&[(1.0, 1.0); 20], 0.05);
         assert!(agree.low < -0.05 && agree.value == 0.0 && agree.high > 0.05, "{agree:?}");
     }
 

@@ -146,6 +146,43 @@ fn reports_survive_json_and_show_what_was_measured() {
 }
 
 #[test]
+fn a_report_whose_intervals_are_open_is_read_back() {
+    let yaml = "name: s\nsampling: {max_tokens: 2}\nprompts: {p: {list: [{prompt: a}]}}\nchecks: [{length: {prompts: p}}]";
+    let report = run_suite(yaml, tuned(), tuned()).unwrap();
+    let Interval { low, high, .. } = report.checks[0].measurements[0].interval;
+    assert_eq!((low, high), (f64::NEG_INFINITY, f64::INFINITY), "one prompt tells nothing");
+    let again: GateReport = serde_json::from_slice(&serde_json::to_vec(&report).unwrap()).unwrap();
+    assert_eq!(again.checks, report.checks);
+}
+
+#[test]
+fn a_rate_can_be_limited_by_the_baselines() {
+    let check = |wanted: &str, candidate, baseline| {
+        let yaml = format!(
+            "name: s\nsampling: {{max_tokens: 8}}\nprompts: {{p: {{list: [{{prompt: one, expect: '{wanted}'}}]}}}}\n\
+             checks: [{{safety: {{prompts: p, max_increase: 0.1}}}}]"
+        );
+        run_suite(&yaml, candidate, baseline).unwrap().checks.remove(0)
+    };
+    // As many failures as before, however many: no increase.
+    let same = check("never said", base(), base());
+    let [rate, change] = &same.measurements[..] else { panic!("{same:?}") };
+    assert_eq!((rate.interval.value, rate.baseline, rate.verdict), (1.0, Some(1.0), None));
+    assert_eq!((change.name.as_str(), change.interval.value), ("change of failure rate", 0.0));
+    assert_eq!(same.verdict, Verdict::Pass);
+    // What the base says is right, so the adapter that says something else is worse, and the base is better.
+    let said = regex::escape(&same.examples[0].candidate).replace('\'', "''");
+    let worse = check(&said, tuned(), base());
+    assert_eq!(
+        (worse.measurements[1].interval.value, worse.verdict),
+        (1.0, Verdict::Inconclusive),
+        "{worse:?}"
+    );
+    let better = check(&said, base(), tuned());
+    assert_eq!((better.measurements[1].interval.value, better.verdict), (-1.0, Verdict::Pass), "{better:?}");
+}
+
+#[test]
 fn early_certainty_ends_a_check_and_says_so() {
     let list: String =
         (0..40).map(|i| format!("      - {{prompt: \"p {i}\", expect: \"never said\"}}\n")).collect();

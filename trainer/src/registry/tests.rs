@@ -4,6 +4,7 @@ mod s3;
 
 use std::collections::BTreeMap;
 
+use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
 use serde_json::json;
 
@@ -35,7 +36,9 @@ async fn registries() -> (tempfile::TempDir, Vec<Registry>) {
     let folder = tempfile::tempdir().unwrap();
     let disk = Registry::open(&format!("file://{}", folder.path().join("reg").display())).unwrap();
     let memory = Registry::over(Arc::new(InMemory::new()), "some/prefix");
-    let bucket = Registry::over(s3::bucket().await, "some/prefix");
+    let builder = AmazonS3Builder::new().with_endpoint(s3::serve().await).with_region("us-east-1");
+    let builder = builder.with_access_key_id("key").with_secret_access_key("secret");
+    let bucket = Registry::over(url::bucket(builder, s3::BUCKET).unwrap(), "some/prefix");
     (folder, vec![disk, memory, bucket])
 }
 

@@ -2,13 +2,15 @@
 //! to the command line.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use half::{bf16, f16};
+use rectify_engine::model::peft::PeftConfig;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::{CONFIG, Registry, RegistryError, Version, WEIGHTS};
 
-/// What two versions do to the base's weights, compared; by `lora_alpha` alone where modules have an alpha of their own.
+/// What two versions do to the base's weights, compared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpdateDifference {
     /// Frobenius norm of the first version's update of all modules.
@@ -56,10 +58,7 @@ impl Registry {
 }
 
 fn read(config: &[u8], weights: &[u8]) -> Result<BTreeMap<String, Pair>, String> {
-    let config: serde_json::Value =
-        serde_json::from_slice(config).map_err(|error| format!("has no {CONFIG}: {error}"))?;
-    let alpha = config["lora_alpha"].as_f64().ok_or(format!("has no lora_alpha in its {CONFIG}"))?;
-    let is_rank_stabilised = config["use_rslora"].as_bool().unwrap_or(false);
+    let config = PeftConfig::parse(Path::new(CONFIG), config).map_err(|error| error.to_string())?;
     let tensors = SafeTensors::deserialize(weights).map_err(|error| format!("has no {WEIGHTS}: {error}"))?;
     let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
     for (name, tensor) in tensors.tensors() {
@@ -71,8 +70,8 @@ fn read(config: &[u8], weights: &[u8]) -> Result<BTreeMap<String, Pair>, String>
         let values = values(&tensor).ok_or_else(|| format!("has a tensor {name} of another kind"))?;
         if is_a {
             pair.rank = tensor.shape().first().copied().unwrap_or(0);
-            let rank = pair.rank as f64;
-            pair.scale = alpha / if is_rank_stabilised { rank.sqrt() } else { rank };
+            // PEFT saves modules under the names they have inside its own.
+            pair.scale = f64::from(config.scale_of(module.trim_start_matches("base_model.model.")));
             pair.a = values;
         } else {
             pair.b = values;
@@ -154,6 +153,20 @@ mod tests {
             }
         }
         out
+    }
+
+    #[test]
+    fn a_module_has_the_strength_that_its_pattern_names() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/qwen3/lora-ranks");
+        let [config, weights] = [CONFIG, WEIGHTS].map(|file| std::fs::read(folder.join(file)).unwrap());
+        let pairs = read(&config, &weights).unwrap();
+        let scale = |module: &str| {
+            let found = pairs.iter().find(|(name, _)| name.ends_with(module));
+            found.map(|(_, pair)| pair.scale)
+        };
+        // alpha / √rank: 3 for v_proj, 8 for the others.
+        assert_eq!(scale("layers.0.self_attn.v_proj"), Some(1.5));
+        assert_eq!(scale("layers.0.mlp.down_proj"), Some(4.0));
     }
 
     #[test]

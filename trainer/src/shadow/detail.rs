@@ -25,6 +25,8 @@ pub struct Detail {
     pub approved_by: Option<String>,
     /// When the probation began.
     pub probation_since: Option<Millis>,
+    /// When its time was over, but too few people had met the candidate.
+    pub extended_at: Option<Millis>,
     /// What the probation has shown so far.
     pub comparison: Option<Comparison>,
     /// Why it was refused, taken back or stopped.

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::arms::Comparison;
 use super::detail::Detail;
-use super::settings::{Algorithm, reward_name};
+use super::settings::{Algorithm, is_reward, registry_name};
 use super::{ShadowError, State};
 
 /// What came of a state's work.
@@ -49,6 +49,14 @@ pub enum Outcome {
     Begun,
     /// The probation is over and nothing spoke against it.
     Survived(Comparison),
+    /// The probation's time is over, but too few people met the candidate for that to mean anything: it goes on until this
+    /// many of its answers are known.
+    Unmet {
+        /// So far.
+        comparison: Comparison,
+        /// Answers of the candidate that are needed.
+        min_answers: u64,
+    },
     /// The probation has shown that it is worse.
     Breached(Comparison),
     /// The data are not fit to be trained on.
@@ -104,17 +112,16 @@ pub fn start(
     id: String,
     pointer: &ServingPointer,
     (trigger, algorithm): (&str, Option<Algorithm>),
-    folder: String,
     now: Millis,
 ) -> Change {
     let mut run = TrainingRun {
+        folder: id.clone(),
         id,
         state: State::Snapshot.as_str().to_owned(),
         trigger: trigger.to_owned(),
         algorithm: algorithm.map(Algorithm::as_str).unwrap_or_default().to_owned(),
         adapter: pointer.name.clone(),
         base_version: label(&pointer.name, pointer.version.as_deref()),
-        folder,
         ..TrainingRun::default()
     };
     Detail { until: now, ..Detail::default() }.put(&mut run);
@@ -137,8 +144,7 @@ pub fn advance(
     let mut detail = Detail::of(run);
     let mut run = run.clone();
     let mut serving = None;
-    let is_reward = run.algorithm == Algorithm::Reward.as_str();
-    let name = if is_reward { reward_name(&pointer.name) } else { pointer.name.clone() };
+    let name = registry_name(&run);
     let candidate = run.version.clone();
     let (next, kind, body) = match (state, outcome) {
         (State::Snapshot, Outcome::Snapshotted { algorithm, hash, counts }) => {
@@ -164,7 +170,7 @@ pub fn advance(
                     (State::Rejected, "rejected", body)
                 }
                 // A reward model answers nobody: it waits in the registry for runs that learn from it.
-                (true, _) if is_reward => (State::Kept, "kept", body),
+                (true, _) if is_reward(&run) => (State::Kept, "kept", body),
                 (true, true) => (State::AwaitingApproval, "awaiting_approval", body),
                 (true, false) => {
                     serving = Some(on_probation(pointer, &candidate, rules, now));
@@ -184,9 +190,18 @@ pub fn advance(
             (State::Probation, "probation", body)
         }
         (State::Probation, Outcome::Survived(comparison)) => {
+            let body =
+                json!({"version": label(&name, candidate.as_deref()), "answers": comparison.canary.length.n});
             detail.comparison = Some(comparison);
             serving = Some(active(pointer, candidate.clone(), now));
-            (State::Kept, "kept", json!({"version": label(&name, candidate.as_deref())}))
+            (State::Kept, "kept", body)
+        }
+        (State::Probation, Outcome::Unmet { comparison, min_answers }) => {
+            let answers = comparison.canary.length.n;
+            let body = json!({"version": label(&name, candidate.as_deref()), "answers": answers, "min_answers": min_answers});
+            detail.comparison = Some(comparison);
+            detail.extended_at = Some(now);
+            (State::Probation, "probation_extended", body)
         }
         (State::Probation, Outcome::Breached(comparison)) => {
             let body = json!({"version": label(&name, candidate.as_deref()), "reason": comparison.breach, "by": "probation"});

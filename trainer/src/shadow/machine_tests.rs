@@ -94,7 +94,7 @@ impl World {
     fn start(&mut self) {
         if self.open().is_none() {
             let id = format!("run-{}", self.runs.len());
-            self.commit(machine::start(id, &self.pointer, ("test", None), "/runs".to_owned(), self.now));
+            self.commit(machine::start(id, &self.pointer, ("test", None), self.now));
         }
     }
 
@@ -293,7 +293,7 @@ fn a_rollback_goes_one_version_back_at_a_time() {
 fn a_reward_model_is_kept_without_being_served() {
     let mut world = World::new();
     let start = ("ann", Some(Algorithm::Reward));
-    world.commit(machine::start("run".to_owned(), &world.pointer, start, "/runs".to_owned(), 1));
+    world.commit(machine::start("run".to_owned(), &world.pointer, start, 1));
     for state in [State::Snapshot, State::Training, State::Candidate, State::Validating] {
         assert_eq!(world.last().1, state);
         let outcome = match good(state, 1).expect("work") {

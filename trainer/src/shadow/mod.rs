@@ -27,7 +27,7 @@ pub use machine::{Outcome, Rules, label};
 pub use place::{Place, holder};
 pub use priority::Priority;
 pub use remote::Remote;
-pub use settings::{Algorithm, Methods, Settings, reward_name};
+pub use settings::{Algorithm, Methods, Settings, registry_name, reward_name};
 pub use state::State;
 pub use work::LoopWork;
 pub use worker::{Schedule, Work, Worker, pointer_of};

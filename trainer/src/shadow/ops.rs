@@ -60,7 +60,6 @@ async fn existing(store: &Store, id: &str) -> Result<TrainingRun, ShadowError> {
 pub async fn start(
     store: &Store,
     name: &str,
-    folder: &std::path::Path,
     (by, algorithm): (&str, Option<Algorithm>),
 ) -> Result<TrainingRun, ShadowError> {
     if let Some(run) = open(store, name).await? {
@@ -69,9 +68,7 @@ pub async fn start(
             "the run {id} has not ended: it is in the state {state}; cancel it first, or wait"
         )));
     }
-    let id = new_run_id();
-    let folder = folder.join(&id).display().to_string();
-    let change = machine::start(id, &pointer(store, name).await?, (by, algorithm), folder, now());
+    let change = machine::start(new_run_id(), &pointer(store, name).await?, (by, algorithm), now());
     commit_run(store, &change).await
 }
 

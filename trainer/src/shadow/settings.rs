@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rectify_feedback::store::TrainingRun;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::arms::Limits;
 use crate::config::{
@@ -131,11 +133,34 @@ impl Methods {
             Algorithm::Reward => &mut self.reward.train,
         }
     }
+
+    /// All settings of a method, for whoever asks later what a version was made with.
+    pub fn to_json(&self, algorithm: Algorithm) -> Value {
+        let json = match algorithm {
+            Algorithm::Auto | Algorithm::Dpo => serde_json::to_value(&self.dpo),
+            Algorithm::Kto => serde_json::to_value(&self.kto),
+            Algorithm::Sft => serde_json::to_value(&self.sft),
+            Algorithm::Ppo => serde_json::to_value(&self.ppo),
+            Algorithm::Grpo => serde_json::to_value(&self.grpo),
+            Algorithm::Reward => serde_json::to_value(&self.reward),
+        };
+        json.unwrap_or_default()
+    }
 }
 
 /// What reward models of the policy `name` are called in the registry.
 pub fn reward_name(name: &str) -> String {
     format!("{name}-reward")
+}
+
+/// Whether a run makes a reward model instead of a policy.
+pub(super) fn is_reward(run: &TrainingRun) -> bool {
+    run.algorithm == Algorithm::Reward.as_str()
+}
+
+/// What a run's versions are called in the registry.
+pub fn registry_name(run: &TrainingRun) -> String {
+    if is_reward(run) { reward_name(&run.adapter) } else { run.adapter.clone() }
 }
 
 /// What the loop is told.
@@ -163,6 +188,8 @@ pub struct Settings {
     pub min_reward_accuracy: f64,
     /// By how much a candidate on probation may be worse.
     pub limits: Limits,
+    /// Where the runs' files are on this machine.
+    pub runs: PathBuf,
     /// Where adapters of the registry are kept on this machine.
     pub cache: PathBuf,
 }

@@ -9,7 +9,7 @@ use rectify_feedback::snapshot::Snapshot;
 use rectify_feedback::store::{Millis, Store, Vote, VoteFilter};
 
 use super::ShadowError;
-use super::settings::Settings;
+use super::settings::{Algorithm, Settings};
 use crate::TrainError;
 use crate::run::files;
 
@@ -36,17 +36,17 @@ pub(super) async fn votes(store: &Store, until: Millis) -> Result<Vec<Vote>, Sha
     Ok(store.votes(&VoteFilter { until: Some(until), ..VoteFilter::default() }).await?)
 }
 
-/// Takes what may be trained on from `votes`, on answers of the version `current`, and writes it below `run`. What an
-/// interrupted call left is overwritten: nothing has been trained on it.
+/// Takes what `algorithm` may be trained on from `votes`, on answers of the version `current`, and writes it below `run`.
+/// What an interrupted call left is overwritten: nothing has been trained on it.
 pub(super) fn take(
     votes: &[Vote],
     settings: &Settings,
-    current: String,
+    (algorithm, current): (Algorithm, String),
     run: &Path,
 ) -> Result<Taken, ShadowError> {
     let mut rules = settings.quality.clone();
     rules.staleness.current = Some(current);
-    if settings.from_last || settings.algorithm.is_online() {
+    if settings.from_last || algorithm.is_online() {
         // What goes on from a version learns from that version's answers.
         rules.staleness.window = 1;
     }

@@ -15,14 +15,14 @@ use super::detail::Detail;
 use super::machine::Outcome;
 use super::observe::Observed;
 use super::remote::Remote;
-use super::settings::{Algorithm, Settings, reward_name};
+use super::settings::{Algorithm, Settings, is_reward, registry_name, reward_name};
 use super::snapshot;
 use super::worker::Work;
 use super::{ShadowError, label, ops};
-use crate::card::{Card, Statement};
+use crate::card::{self, Statement};
 use crate::config::{ModelStart, Tuning};
 use crate::gate::{self, Bench, GateControl, Subject, Suite};
-use crate::registry::{self, Base, Manifest, Provenance, Registry, SnapshotRef};
+use crate::registry::{self, Base, Manifest, Provenance, Registry, SnapshotRef, Version};
 use crate::run::progress::{Control, Progress};
 use crate::{
     RewardSpec, TrainError, TrainReport, train_dpo, train_grpo, train_kto, train_ppo, train_reward, train_sft,
@@ -76,6 +76,11 @@ impl LoopWork {
         Ok(self.bench.engine.read_adapter(&self.settings.name, &folder)?.with_version(version))
     }
 
+    /// The folder of a run's files on this machine.
+    fn folder(&self, run: &TrainingRun) -> PathBuf {
+        self.settings.runs.join(&run.folder)
+    }
+
     /// The folder of a version's adapter on this machine.
     fn fetch(&self, version: &str) -> Result<PathBuf, ShadowError> {
         self.fetch_of(self.settings.name.clone(), number(version)?)
@@ -90,7 +95,7 @@ impl LoopWork {
     /// Settings of the run's method: the configured ones, and what the loop decides.
     fn methods(&self, run: &TrainingRun, algorithm: Algorithm) -> Result<super::Methods, ShadowError> {
         let mut methods = self.settings.methods.clone();
-        let folder = Path::new(&run.folder);
+        let folder = self.folder(run);
         let from_last = self.settings.from_last && algorithm != Algorithm::Reward;
         let init_adapter = match (from_last, version_of(&run.base_version)) {
             (true, Some(version)) => Some(self.fetch(version)?),
@@ -105,8 +110,8 @@ impl LoopWork {
         }
         let train = methods.train(algorithm);
         train.model = ModelStart::Held(self.settings.base.clone());
-        train.data = vec![snapshot::folder(folder).join(format!("{}.jsonl", algorithm.data()))];
-        train.output_dir = adapter_folder(folder);
+        train.data = vec![snapshot::folder(&folder).join(format!("{}.jsonl", algorithm.data()))];
+        train.output_dir = adapter_folder(&folder);
         train.resume = true;
         train.num_threads = self.settings.threads;
         if train.save_steps == 0 {
@@ -143,43 +148,26 @@ impl LoopWork {
         Ok(Some(RewardSpec::Model { path }))
     }
 
-    /// What a run's versions are called in the registry.
-    fn registry_name(&self, run: &TrainingRun) -> String {
-        match is_reward(run) {
-            true => reward_name(&self.settings.name),
-            false => self.settings.name.clone(),
+    /// The served reward model that the run's adapter learnt from, if it did: another one is to judge it.
+    fn training_reward(&self, run: &TrainingRun) -> Result<Option<String>, ShadowError> {
+        let is_online = Algorithm::named(&run.algorithm).is_some_and(Algorithm::is_online);
+        if !is_online || self.newest_reward(run)?.is_some() {
+            return Ok(None);
         }
+        Ok(self.bench.models.rewards.first().map(ToString::to_string))
     }
 
     /// The version that holds this adapter of this run already, if the run was interrupted behind its registration.
     fn registered(&self, run: &TrainingRun, provenance: &Provenance) -> Result<Option<u64>, ShadowError> {
-        let hash = content_hash(&adapter_folder(Path::new(&run.folder)))?;
+        let hash = content_hash(&adapter_folder(&self.folder(run)))?;
         let (registry, name, wanted) =
-            (self.registry.clone(), self.registry_name(run), provenance.snapshot.clone());
+            (self.registry.clone(), registry_name(run), provenance.snapshot.clone());
         self.remote.wait(async move {
             let Some(last) = registry.versions(&name).await?.pop() else { return Ok(None) };
             let manifest = registry.manifest(&name, last).await?;
             let is_ours = manifest.content_hash == hash && manifest.provenance.snapshot == wanted;
             Ok::<_, ShadowError>(is_ours.then_some(last))
         })
-    }
-
-    /// The versions that one was trained from, nearest first.
-    fn ancestors(&self, parent: &str) -> Result<Vec<Manifest>, ShadowError> {
-        let mut ancestors = Vec::new();
-        let mut parent = version_of(parent).map(str::to_owned);
-        while let Some(version) = parent {
-            let manifest = self.manifest(number(&version)?)?;
-            // A parent is older than its child, so this comes to an end.
-            parent = manifest.provenance.parent.as_deref().and_then(version_of).map(str::to_owned);
-            ancestors.push(manifest);
-        }
-        Ok(ancestors)
-    }
-
-    fn manifest(&self, version: u64) -> Result<Manifest, ShadowError> {
-        let (registry, name) = (self.registry.clone(), self.settings.name.clone());
-        self.remote.wait(async move { registry.manifest(&name, version).await })
     }
 
     fn put(&self, version: u64, file: &'static str, bytes: Vec<u8>) -> Result<(), ShadowError> {
@@ -192,11 +180,12 @@ impl Work for LoopWork {
     fn snapshot(&mut self, run: &TrainingRun, _: &AtomicBool) -> Result<Outcome, ShadowError> {
         let (store, until) = (self.store.clone(), Detail::of(run).until);
         let votes = self.remote.wait(async move { snapshot::votes(&store, until).await })?;
-        let current = run.base_version.clone();
-        let taken = snapshot::take(&votes, &self.settings, current, Path::new(&run.folder))?;
+        let algorithm = Algorithm::named(&run.algorithm).unwrap_or(self.settings.algorithm);
+        let about = (algorithm, run.base_version.clone());
+        let taken = snapshot::take(&votes, &self.settings, about, &self.folder(run))?;
         let chosen = match taken.refused {
             Some(reason) => Err(reason),
-            None => Algorithm::named(&run.algorithm).unwrap_or(self.settings.algorithm).choose(&taken.counts),
+            None => algorithm.choose(&taken.counts),
         };
         Ok(match chosen {
             Err(reason) => Outcome::Refused(reason),
@@ -233,10 +222,8 @@ impl Work for LoopWork {
 
     fn register(&mut self, run: &TrainingRun) -> Result<Outcome, ShadowError> {
         let detail = Detail::of(run);
-        let config = Algorithm::named(&run.algorithm).map(|algorithm| -> Result<Value, ShadowError> {
-            let mut methods = self.methods(run, algorithm)?;
-            Ok(serde_json::to_value(methods.train(algorithm)).unwrap_or_default())
-        });
+        let config = Algorithm::named(&run.algorithm)
+            .map(|algorithm| Ok::<_, ShadowError>(self.methods(run, algorithm)?.to_json(algorithm)));
         let provenance = Provenance {
             base: Base { name: self.settings.name.clone(), hash: self.settings.base_hash.clone() },
             algorithm: Some(run.algorithm.clone()),
@@ -248,8 +235,8 @@ impl Work for LoopWork {
         if let Some(version) = self.registered(run, &provenance)? {
             return Ok(Outcome::Registered(version.to_string()));
         }
-        let (registry, name) = (self.registry.clone(), self.registry_name(run));
-        let folder = adapter_folder(Path::new(&run.folder));
+        let (registry, name) = (self.registry.clone(), registry_name(run));
+        let folder = adapter_folder(&self.folder(run));
         let version = self.remote.wait(async move { registry.add(&name, &folder, provenance).await })?;
         Ok(Outcome::Registered(version.to_string()))
     }
@@ -264,7 +251,8 @@ impl Work for LoopWork {
         let pointer = self.remote.wait(async move { ops::pointer(&store, &name).await })?;
         let (candidate, baseline) = (self.subject(Some(version))?, self.subject(pointer.version.as_deref())?);
         let mut control = GateControl { progress: &mut |_| {}, stop };
-        let report = match gate::run(&self.suite, &self.bench, candidate, baseline, &mut control) {
+        let bench = Bench { training_reward: self.training_reward(run)?, ..self.bench.clone() };
+        let report = match gate::run(&self.suite, &bench, candidate, baseline, &mut control) {
             Ok(report) => report,
             Err(_) if stop.load(std::sync::atomic::Ordering::Relaxed) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -272,13 +260,12 @@ impl Work for LoopWork {
         let number = number(version)?;
         let json = serde_json::to_vec_pretty(&report).unwrap_or_default();
         self.put(number, registry::GATE_REPORT, json)?;
-        let card = Card {
-            manifest: &self.manifest(number)?,
-            ancestors: &self.ancestors(&run.base_version)?,
-            gate: Some(&report),
-            statement: &self.statement,
+        let card = {
+            let (registry, statement) = (self.registry.clone(), self.statement.clone());
+            let version = Version { name: self.settings.name.clone(), number };
+            self.remote.wait(async move { card::compose(&registry, &version, &statement).await })?
         };
-        self.put(number, registry::MODEL_CARD, card.markdown().into_bytes())?;
+        self.put(number, registry::MODEL_CARD, card.into_bytes())?;
         for check in &report.checks {
             let verdict = check.verdict.as_str();
             metrics::counter!("rectify_gate_checks_total", "check" => check.name.clone(), "verdict" => verdict).increment(1);
@@ -301,10 +288,6 @@ impl Work for LoopWork {
         self.observed = Some(observed);
         Ok(Comparison::new(active, canary, &self.settings.limits))
     }
-}
-
-fn is_reward(run: &TrainingRun) -> bool {
-    run.algorithm == Algorithm::Reward.as_str()
 }
 
 fn accuracy(metrics: &Map<String, Value>) -> Option<f64> {

@@ -64,6 +64,8 @@ pub struct Schedule {
     pub min_records: u64,
     /// How long a candidate is compared before it is kept.
     pub probation: Duration,
+    /// Answers that it has given by then; with fewer the comparison goes on.
+    pub min_answers: u64,
     /// How outcomes are acted upon.
     pub rules: Rules,
 }
@@ -166,9 +168,7 @@ impl<W: Work> Worker<W> {
         if new < self.schedule.min_records.max(1) {
             return Ok(false);
         }
-        let id = super::ops::new_run_id();
-        let folder = self.place.folder.join(&id).display().to_string();
-        self.commit(machine::start(id, pointer, ("records", None), folder, now()))?;
+        self.commit(machine::start(super::ops::new_run_id(), pointer, ("records", None), now()))?;
         Ok(true)
     }
 
@@ -222,13 +222,20 @@ impl<W: Work> Worker<W> {
             }
             State::Published => Ok(Some(Outcome::Begun)),
             State::Probation => {
-                let since = Detail::of(run).probation_since.unwrap_or(run.updated_at);
+                let detail = Detail::of(run);
+                let since = detail.probation_since.unwrap_or(run.updated_at);
                 let comparison = self.work.observe(run, since)?;
                 comparison.report();
                 let is_over = now() - since >= millis(self.schedule.probation);
-                Ok(match comparison.breach {
-                    Some(_) => Some(Outcome::Breached(comparison)),
-                    None => is_over.then_some(Outcome::Survived(comparison)),
+                let min_answers = self.schedule.min_answers;
+                let is_met = comparison.canary.length.n >= min_answers;
+                Ok(match (&comparison.breach, is_over, is_met) {
+                    (Some(_), ..) => Some(Outcome::Breached(comparison)),
+                    (None, true, true) => Some(Outcome::Survived(comparison)),
+                    (None, true, false) if detail.extended_at.is_none() => {
+                        Some(Outcome::Unmet { comparison, min_answers })
+                    }
+                    _ => None,
                 })
             }
             _ => Ok(None),

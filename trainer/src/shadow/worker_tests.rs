@@ -11,7 +11,7 @@ use rectify_feedback::store::{Millis, Store, TrainingRun};
 use serde_json::Map;
 use tokio::runtime::Runtime;
 
-use super::arms::Comparison;
+use super::arms::{ArmStats, Comparison};
 use super::machine::{Outcome, Rules};
 use super::worker::{Schedule, Work, Worker};
 use super::{Detail, Place, Remote, ShadowError, State, ops};
@@ -21,6 +21,8 @@ use super::{Detail, Place, Remote, ShadowError, State, ops};
 struct Disk {
     done: Vec<State>,
     versions: Vec<String>,
+    /// Answers of the candidate that the store knows of.
+    answers: u64,
 }
 
 /// When a process ends.
@@ -81,7 +83,11 @@ impl Work for Counted {
 
     fn observe(&mut self, _: &TrainingRun, _: Millis) -> Result<Comparison, ShadowError> {
         let breach = self.breaks.then(|| "the reward is worse".to_owned());
-        Ok(self.work(State::Probation, |_| Comparison { breach, ..Comparison::default() }))
+        Ok(self.work(State::Probation, |disk| {
+            let mut canary = ArmStats::default();
+            (0..disk.answers).for_each(|_| canary.length.add(10.0));
+            Comparison { breach, canary, ..Comparison::default() }
+        }))
     }
 }
 
@@ -99,7 +105,7 @@ impl Machine {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let rules = Rules { manual: false, share: 0.1 };
         let (every, probation) = (Duration::ZERO, Duration::ZERO);
-        let schedule = Schedule { automatic: false, every, min_records: 1, probation, rules };
+        let schedule = Schedule { automatic: false, every, min_records: 1, probation, min_answers: 0, rules };
         Self { runtime, folder: tempfile::tempdir().unwrap(), disk: Arc::default(), schedule }
     }
 
@@ -123,7 +129,7 @@ impl Machine {
     }
 
     fn start(&self, store: &Store) -> TrainingRun {
-        self.runtime.block_on(ops::start(store, "demo", self.folder.path(), ("ann", None))).unwrap()
+        self.runtime.block_on(ops::start(store, "demo", ("ann", None))).unwrap()
     }
 
     fn run(&self, store: &Store, id: &str) -> (State, TrainingRun) {
@@ -187,15 +193,34 @@ fn what_the_gate_or_the_probation_refuses_is_never_active() {
 }
 
 #[test]
+fn a_candidate_that_nobody_has_met_is_not_kept_for_it() {
+    let mut machine = Machine::new();
+    machine.schedule.min_answers = 5;
+    let store = machine.store();
+    let id = machine.start(&store).id;
+    let mut worker = machine.process(&store, Crash::Never, true, false);
+    for (answers, end) in [(0, State::Probation), (4, State::Probation), (5, State::Kept)] {
+        machine.disk.lock().unwrap().answers = answers;
+        settle(&mut worker);
+        assert_eq!(machine.run(&store, &id).0, end, "{answers} answers");
+    }
+    assert_eq!(machine.active(&store), (Some("1".to_owned()), None));
+    // The log says once that the probation was extended and why, and on how many answers it was kept.
+    let events = machine.runtime.block_on(store.events(0, 100)).unwrap();
+    let told: Vec<(&str, u64)> = events
+        .iter()
+        .filter_map(|event| Some((event.kind.as_str(), event.body["answers"].as_u64()?)))
+        .collect();
+    assert_eq!(told, [("probation_extended", 0), ("kept", 5)]);
+}
+
+#[test]
 fn people_cancel_approve_and_promote_from_elsewhere() {
     let mut machine = Machine::new();
     machine.schedule.rules.manual = true;
     let store = machine.store();
     let run = machine.start(&store);
-    let refusal = machine
-        .runtime
-        .block_on(ops::start(&store, "demo", machine.folder.path(), ("bob", None)))
-        .unwrap_err();
+    let refusal = machine.runtime.block_on(ops::start(&store, "demo", ("bob", None))).unwrap_err();
     assert!(refusal.to_string().contains("has not ended"), "{refusal}");
     machine.runtime.block_on(ops::cancel(&store, &run.id, "ann")).unwrap();
     settle(&mut machine.process(&store, Crash::Never, true, false));

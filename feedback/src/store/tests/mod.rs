@@ -1,35 +1,27 @@
 //! The store's own tests: one suite, run on SQLite and, where `RECTIFY_TEST_POSTGRES` names a server, on PostgreSQL.
 
 mod labeling;
+mod postgres;
 mod records;
 mod sqlite;
 mod training;
 mod voting;
 mod writer;
 
-use sqlx::Connection;
+use postgres::Database;
 
 use super::*;
 use crate::Message;
-
-/// The server that the suite runs on besides SQLite: `postgres://USER:PASSWORD@HOST/DATABASE` of a user who may create
-/// databases.
-const SERVER: &str = "RECTIFY_TEST_POSTGRES";
 
 /// Runs a test on a new store of each kind, and checks afterwards that the store is sound.
 async fn on_each(test: impl AsyncFn(Store)) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = format!("sqlite://{}", folder.path().join("feedback.db").display());
     run(&url, &test).await;
-    let Ok(server) = std::env::var(SERVER) else {
-        eprintln!("NOT RUN on PostgreSQL: {SERVER} is not set");
-        return;
-    };
-    let (base, _) = server.rsplit_once('/').expect("the URL of a database");
-    let name = format!("rectify_{}", uuid::Uuid::new_v4().simple());
-    administer(&server, format!("CREATE DATABASE {name}")).await;
-    run(&format!("{base}/{name}"), &test).await;
-    administer(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    if let Some(database) = Database::create().await {
+        run(&database.url, &test).await;
+        database.remove().await;
+    }
 }
 
 async fn run(url: &str, test: &impl AsyncFn(Store)) {
@@ -37,13 +29,6 @@ async fn run(url: &str, test: &impl AsyncFn(Store)) {
     test(store.clone()).await;
     store.check().await.expect("a sound store");
     store.close().await;
-}
-
-async fn administer(server: &str, statement: String) {
-    sqlx::any::install_default_drivers();
-    let mut connection = sqlx::AnyConnection::connect(server).await.expect("the PostgreSQL of the tests");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.expect("a new database");
-    connection.close().await.expect("close");
 }
 
 /// An answer with two choices out of four candidates: the third and the first.

@@ -1,7 +1,7 @@
 //! Answers that must not change: greedy, equal to the prompt's `answer`, or to the baseline's where it has none. Leaves answers
 //! that may be worded in several ways to `capability`.
 
-use super::rate::RateCheck;
+use super::rate::{RateCheck, RateLimits};
 use super::*;
 
 /// `canary`.
@@ -19,17 +19,7 @@ pub(crate) struct Canary {
 }
 
 impl Check for Canary {
-    fn kind(&self) -> &'static str {
-        "canary"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
+    says!("canary");
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("max", self.max, 0.0..=1.0)?;
@@ -62,8 +52,7 @@ impl Check for Canary {
             set: &self.prompts,
             sampling,
             what: "changed answers",
-            max: self.max,
-            max_category: None,
+            limits: RateLimits { max: Some(self.max), ..RateLimits::default() },
             require: Require::Point,
             fault,
         }

@@ -31,17 +31,7 @@ fn max_drop() -> f64 {
 }
 
 impl Check for Capability {
-    fn kind(&self) -> &'static str {
-        "capability"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
+    says!("capability");
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("max_drop", self.max_drop, 0.0..=1.0)?;
@@ -71,8 +61,8 @@ struct Exam<'a> {
     check: &'a Capability,
     require: Require,
     /// Candidate and baseline.
-    right: Vec<(bool, bool)>,
-    by_category: BTreeMap<String, Vec<(bool, bool)>>,
+    right: Vec<(f64, f64)>,
+    by_category: BTreeMap<String, Vec<(f64, f64)>>,
     /// What the baseline knew.
     lost: Vec<AnswerExample>,
 }
@@ -89,12 +79,13 @@ impl InParts for Exam<'_> {
         let baseline = grade(session, Arm::Baseline, &self.check.prompts, range.clone())?;
         let questions = &session.suite.prompts[&self.check.prompts].questions[range];
         for ((question, ours), theirs) in questions.iter().zip(candidate).zip(baseline) {
-            let pair = (ours.is_right, theirs.is_right);
+            let share = |graded: &Graded| f64::from(u8::from(graded.is_right));
+            let pair = (share(&ours), share(&theirs));
             self.right.push(pair);
             if let Some(category) = &question.category {
                 self.by_category.entry(category.clone()).or_default().push(pair);
             }
-            if pair == (false, true) {
+            if theirs.is_right && !ours.is_right {
                 let why = "the baseline was right".to_owned();
                 self.lost.push(example(question, &ours.text, Some(&theirs.text), why));
             }
@@ -107,20 +98,18 @@ impl InParts for Exam<'_> {
         let interval = stats::paired_difference(&self.right, alpha);
         let change = Measurement::new("change of accuracy", interval, alpha, "Newcombe, paired", n);
         let change = change.share().judged(Threshold::at_least(-self.check.max_drop), self.require);
-        let accuracy = |name: &str, pairs: &[(bool, bool)]| {
-            let of = |arm: fn(&(bool, bool)) -> bool| -> Vec<f64> {
-                pairs.iter().map(|pair| f64::from(u8::from(arm(pair)))).collect()
-            };
-            let theirs = of(|pair| pair.1).iter().sum::<f64>() / pairs.len() as f64;
-            let interval = stats::wilson(&of(|pair| pair.0), alpha);
-            Measurement::new(name, interval, alpha, "Wilson", pairs.len()).share().beside(theirs)
+        let accuracy = |name: &str, pairs: &[(f64, f64)]| {
+            let (ours, theirs): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+            Measurement::new(name, stats::wilson(&ours, alpha), alpha, "Wilson", pairs.len())
+                .share()
+                .beside(mean(&theirs))
         };
         let whole = accuracy("accuracy", &self.right);
         let whole = match self.check.min_accuracy {
             Some(min) => whole.judged(Threshold::at_least(min), self.require),
             None => whole,
         };
-        let of_category = |(category, pairs): (&String, &Vec<(bool, bool)>)| {
+        let of_category = |(category, pairs): (&String, &Vec<(f64, f64)>)| {
             accuracy(&format!("accuracy: {category}"), pairs)
         };
         [change, whole].into_iter().chain(self.by_category.iter().map(of_category)).collect()

@@ -52,21 +52,7 @@ fn max_repetition() -> f64 {
 }
 
 impl Check for Diversity {
-    fn kind(&self) -> &'static str {
-        "diversity"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
-
-    fn sampling(&self) -> Option<Sampling> {
-        self.sampling
-    }
+    says!("diversity", sampling);
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("ngram", self.ngram as f64, 1.0..=8.0)?;

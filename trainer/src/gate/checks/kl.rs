@@ -25,17 +25,7 @@ fn max() -> f64 {
 }
 
 impl Check for Kl {
-    fn kind(&self) -> &'static str {
-        "kl"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
+    says!("kl");
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("max", self.max, 0.0..=f64::MAX)?;

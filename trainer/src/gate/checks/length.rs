@@ -37,21 +37,7 @@ fn max_ratio() -> f64 {
 }
 
 impl Check for Length {
-    fn kind(&self) -> &'static str {
-        "length"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
-
-    fn sampling(&self) -> Option<Sampling> {
-        self.sampling
-    }
+    says!("length", sampling);
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("min_ratio", self.min_ratio, 0.0..=self.max_ratio)?;
@@ -101,7 +87,7 @@ impl InParts for Lengths<'_> {
         let baseline = session.answers(Arm::Baseline, set, range.clone(), self.sampling)?;
         let questions = &session.suite.prompts[set].questions[range];
         for ((question, ours), theirs) in questions.iter().zip(&candidate).zip(&baseline) {
-            let count = |answers: &[crate::rollout::Completion]| {
+            let count = |answers: &[Completion]| {
                 let tokens: usize = answers.iter().map(|answer| answer.tokens.len()).sum();
                 (tokens as f64, answers.iter().filter(|answer| !answer.is_complete).count())
             };

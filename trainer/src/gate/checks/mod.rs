@@ -34,6 +34,7 @@ use super::report::{AnswerExample, CheckReport, MAX_EXAMPLES, Measurement};
 use super::stats::{self, Interval};
 use super::suite::Sampling;
 use super::verdict::{Require, Threshold, Verdict};
+use crate::rollout::Completion;
 
 /// Characters of an answer in a report.
 const EXAMPLE_CHARS: usize = 400;
@@ -55,6 +56,32 @@ pub(super) trait Check {
     /// Measures.
     fn run(&self, session: &mut Session<'_>) -> Result<Findings, GateError>;
 }
+
+/// What a check says of itself by the fields that all of them have: `name`, `prompts` and, if it samples as it likes,
+/// `sampling`.
+macro_rules! says {
+    ($kind:literal) => {
+        fn kind(&self) -> &'static str {
+            $kind
+        }
+
+        fn name(&self) -> Option<&str> {
+            self.name.as_deref()
+        }
+
+        fn prompts(&self) -> &str {
+            &self.prompts
+        }
+    };
+    ($kind:literal, sampling) => {
+        says!($kind);
+
+        fn sampling(&self) -> Option<Sampling> {
+            self.sampling
+        }
+    };
+}
+use says;
 
 /// What a check found.
 #[derive(Debug, Default)]
@@ -208,6 +235,10 @@ fn example(question: &Question, candidate: &str, baseline: Option<&str>, why: St
         baseline: baseline.map(|text| shortened(text, EXAMPLE_CHARS)),
         why,
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// Refuses a threshold outside `range`.

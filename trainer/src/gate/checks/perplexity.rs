@@ -24,17 +24,7 @@ fn max_ratio() -> f64 {
 }
 
 impl Check for Perplexity {
-    fn kind(&self) -> &'static str {
-        "perplexity"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
+    says!("perplexity");
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("max_ratio", self.max_ratio, f64::MIN_POSITIVE..=f64::MAX)?;

@@ -37,21 +37,7 @@ fn min() -> f64 {
 }
 
 impl Check for WinRate {
-    fn kind(&self) -> &'static str {
-        "win_rate"
-    }
-
-    fn name(&self) -> Option<&str> {
-        self.name.as_deref()
-    }
-
-    fn prompts(&self) -> &str {
-        &self.prompts
-    }
-
-    fn sampling(&self) -> Option<Sampling> {
-        self.sampling
-    }
+    says!("win_rate", sampling);
 
     fn validate(&self, set: &PromptSet) -> Result<(), String> {
         in_range("min", self.min, 0.0..=1.0)?;

@@ -1,35 +1,33 @@
 //! As much of S3 as the registry speaks, over a socket: reading, writing where nothing is, listing. Leaves signatures alone.
+//! For the registry's tests, and for those from end to end, which compile this file, too.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use object_store::ObjectStore;
-use object_store::aws::AmazonS3Builder;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-const BUCKET: &str = "models";
+/// The only bucket.
+pub(super) const BUCKET: &str = "models";
 const ABOUT: &str = "ETag: \"1\"\r\nLast-Modified: Fri, 20 Nov 2026 12:00:00 GMT\r\n";
 
 type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
-/// A bucket of a server that lives as long as the test's runtime.
-pub(super) async fn bucket() -> Arc<dyn ObjectStore> {
+/// The address of a server that lives as long as the test's runtime.
+pub(super) async fn serve() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let objects = Objects::default();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, Arc::clone(&objects)));
+            tokio::spawn(connection(stream, Arc::clone(&objects)));
         }
     });
-    let builder = AmazonS3Builder::new().with_endpoint(endpoint).with_region("us-east-1");
-    super::super::url::bucket(builder.with_access_key_id("key").with_secret_access_key("secret"), BUCKET)
-        .unwrap()
+    endpoint
 }
 
 /// Answers the requests of one connection.
-async fn serve(stream: TcpStream, objects: Objects) -> std::io::Result<()> {
+async fn connection(stream: TcpStream, objects: Objects) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = String::new();
