@@ -89,7 +89,9 @@ async fn a_neighbour_teaches(store: &str, registry: &str, variables: &[(&str, &s
     assert!(met > 0, "nobody met the candidate");
     let run = run_in(&server, &["kept"], PATIENCE).await;
     assert_eq!((&run["version"], &run["algorithm"]), (&json!("demo@1"), &json!("dpo")));
-    assert!(run["detail"]["comparison"]["canary"]["length"]["n"].as_u64() >= Some(1), "{run}");
+    for measurement in ["length", "reward"] {
+        assert!(run["detail"]["comparison"]["canary"][measurement]["n"].as_u64() >= Some(1), "{run}");
+    }
     serving(&server, "demo@1").await;
     let version = server.get("/v1/adapters/demo/1").await.ok();
     assert_eq!((&version["serving"], &version["gate_report"]["verdict"]), (&json!("active"), &json!("pass")));

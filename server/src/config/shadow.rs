@@ -25,6 +25,8 @@ pub struct ShadowSection {
     pub every: Period,
     /// New votes that make a run worth while.
     pub min_records: u64,
+    /// New votes after which a reward model is trained, too, as a run of its own; by hand alone if unset.
+    pub reward_min_records: Option<u64>,
     /// Who decides after the gate.
     pub approval: Approval,
     /// Share of held-out pairs that a reward model must be right on before the loop may learn from it.
@@ -47,6 +49,7 @@ impl Default for ShadowSection {
             algorithm: Algorithm::Auto,
             every: Period(Duration::from_secs(3600)),
             min_records: 256,
+            reward_min_records: None,
             approval: Approval::Automatic,
             min_reward_accuracy: 0.65,
             threads: None,

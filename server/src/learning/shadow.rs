@@ -76,6 +76,7 @@ pub fn worker(parts: &Parts<'_>) -> Result<Worker<LoopWork>, CliError> {
         automatic: shadow.automatic,
         every: shadow.every.0,
         min_records: shadow.min_records,
+        reward_min_records: shadow.reward_min_records,
         probation: config.gate.probation.0,
         min_answers: config.probation.min_answers,
         rules: Rules { manual: shadow.approval == Approval::Manual, share: config.probation.share },

@@ -21,7 +21,7 @@ use super::{GateControl, GateError, GateProgress};
 use crate::rollout::{self, Completion};
 
 /// Behind everything that people wait for, and behind rollouts.
-const PRIORITY: i32 = 2000;
+pub(crate) const PRIORITY: i32 = 2000;
 /// How long to leave an engine alone whose queue is full.
 const PATIENCE: Duration = Duration::from_millis(50);
 

@@ -17,6 +17,7 @@ mod verdict;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+pub(crate) use bench::PRIORITY;
 pub use bench::{Bench, Subject};
 pub use error::GateError;
 pub use report::{AnswerExample, CheckReport, GateReport, Measurement};

@@ -1,12 +1,19 @@
-//! What people got from each arm of a probation, from the store's records as they come in. Leaves the comparison to `arms`.
+//! What people got from each arm of a probation, from the store's records as they come in; the reward of answers that were
+//! not rewarded when they were given, from the served reward model. Leaves the comparison to `arms`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rectify_engine::ScoreRequest;
+use rectify_engine::request::{Message, ScoreInput};
 use rectify_feedback::store::{CompletionRecord, FeedbackKind, Millis, Store, Vote, VoteFilter, now};
 use regex::RegexSet;
 
 use super::ShadowError;
 use super::arms::ArmStats;
+use crate::gate::{self, Bench};
+use crate::rollout;
 
 /// Records of one page.
 const PAGE: u32 = 500;
@@ -14,6 +21,10 @@ const PAGE: u32 = 500;
 const SETTLED: Millis = 2000;
 /// Votes of one person that count: nobody decides alone.
 const MAX_PER_PERSON: u32 = 10;
+/// Answers of each arm that are rewarded in one look; of more the first are as good as any.
+const MAX_SCORED: usize = 32;
+/// How long one look may reward answers: the lease must be renewed.
+const SCORING: Duration = Duration::from_secs(5);
 
 /// The arms of one probation, as far as they have been read.
 #[derive(Debug, Default)]
@@ -24,6 +35,15 @@ pub(super) struct Observed {
     completions: (Millis, String),
     votes: (Millis, String),
     per_person: HashMap<String, u32>,
+    /// Answers of the active version and of the candidate that have no reward yet.
+    unscored: [Vec<Unscored>; 2],
+}
+
+/// An answer that nobody rewarded.
+#[derive(Debug)]
+struct Unscored {
+    messages: Arc<[Message]>,
+    answer: String,
 }
 
 impl Observed {
@@ -85,17 +105,66 @@ impl Observed {
         }
     }
 
+    /// Has the default reward model of the bench reward what was read without a reward, as far as one look goes. One that
+    /// fails or has no room leaves the rest without.
+    pub(super) fn score(&mut self, bench: &Bench) {
+        let deadline = Instant::now() + SCORING;
+        let [active, canary] = std::mem::take(&mut self.unscored);
+        if bench.models.rewards.is_empty() {
+            return;
+        }
+        // In turns, so that what time is left out of is left out of both.
+        let (mut active, mut canary) = (active.into_iter(), canary.into_iter());
+        loop {
+            let next = [("active", active.next()), ("canary", canary.next())];
+            if next.iter().all(|(_, unscored)| unscored.is_none()) || Instant::now() > deadline {
+                return;
+            }
+            for (arm, unscored) in next {
+                let Some(Unscored { messages, answer }) = unscored else { continue };
+                let input = ScoreInput::Candidates { messages, candidates: vec![answer] };
+                let request = ScoreRequest { reward: None, input, priority: gate::PRIORITY };
+                let stream = bench.engine.score_blocking(request.clone());
+                let rewards = stream.and_then(|stream| rollout::rewards(&bench.engine, &request, stream));
+                match (rewards, self.arm(Some(arm))) {
+                    (Ok(rewards), Some(arm)) => {
+                        rewards.into_iter().for_each(|reward| arm.reward.add(f64::from(reward)));
+                    }
+                    (Err(error), _) => {
+                        tracing::debug!(%error, "answers on probation stay without a reward");
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn completion(&mut self, record: &CompletionRecord, refusals: &RegexSet) {
+        let side = usize::from(record.arm.as_deref() == Some("canary"));
         let Some(arm) = self.arm(record.arm.as_deref()) else { return };
+        let mut bare = Vec::new();
         for candidate in record.candidates.iter().filter(|candidate| candidate.choice.is_some()) {
             arm.length.add(f64::from(candidate.tokens));
-            if let Some(reward) = candidate.reward {
-                arm.reward.add(reward);
+            match candidate.reward {
+                Some(reward) => arm.reward.add(reward),
+                None => bare.push(&candidate.text),
             }
             if !candidate.text.is_empty() {
                 arm.refusal.add(f64::from(u8::from(refusals.is_match(&candidate.text))));
             }
         }
+        let room = MAX_SCORED - self.unscored[side].len();
+        if bare.is_empty() || room == 0 || record.messages.is_empty() {
+            return;
+        }
+        let message = |turn: &rectify_feedback::Message| Message {
+            role: turn.role.clone(),
+            content: turn.content.clone(),
+        };
+        let messages: Arc<[Message]> = record.messages.iter().map(message).collect();
+        let unscored = |text: &String| Unscored { messages: Arc::clone(&messages), answer: text.clone() };
+        self.unscored[side].extend(bare.into_iter().filter(|text| !text.is_empty()).take(room).map(unscored));
     }
 
     fn vote(&mut self, vote: &Vote) {

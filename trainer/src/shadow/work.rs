@@ -280,10 +280,11 @@ impl Work for LoopWork {
             _ => Observed::new(&run.id, since),
         };
         let (store, refusals) = (self.store.clone(), self.suite.refusal.clone());
-        let observed = self.remote.wait(async move {
+        let mut observed = self.remote.wait(async move {
             observed.read(&store, &refusals).await?;
             Ok::<_, ShadowError>(observed)
         })?;
+        observed.score(&self.bench);
         let (active, canary) = observed.arms();
         self.observed = Some(observed);
         Ok(Comparison::new(active, canary, &self.settings.limits))

@@ -13,6 +13,7 @@ use super::arms::Comparison;
 use super::detail::Detail;
 use super::machine::{self, Change, Outcome, Rules};
 use super::place::Place;
+use super::settings::{Algorithm, is_reward};
 use super::{ShadowError, State};
 
 /// How long a lease holds if its holder falls silent.
@@ -62,6 +63,8 @@ pub struct Schedule {
     pub every: Duration,
     /// New votes that make a run worth while.
     pub min_records: u64,
+    /// New votes that make a new reward model worth while; `None` for none unless by hand.
+    pub reward_min_records: Option<u64>,
     /// How long a candidate is compared before it is kept.
     pub probation: Duration,
     /// Answers that it has given by then; with fewer the comparison goes on.
@@ -157,7 +160,29 @@ impl<W: Work> Worker<W> {
         if !self.schedule.automatic {
             return Ok(false);
         }
-        let last = runs.first();
+        // A new judge first: what learns from it comes after it.
+        let jobs = [
+            (Some(Algorithm::Reward), self.schedule.reward_min_records),
+            (None, Some(self.schedule.min_records)),
+        ];
+        for (algorithm, min_records) in jobs {
+            let Some(min_records) = min_records else { continue };
+            let last = runs.iter().find(|run| is_reward(run) == algorithm.is_some());
+            if self.is_due(last, min_records)? {
+                self.commit(machine::start(
+                    super::ops::new_run_id(),
+                    pointer,
+                    ("records", algorithm),
+                    now(),
+                ))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether time and votes enough have come since the last run of a kind.
+    fn is_due(&self, last: Option<&TrainingRun>, min_records: u64) -> Result<bool, ShadowError> {
         let waited = last.map_or(Millis::MAX, |run| now() - run.created_at);
         if waited < millis(self.schedule.every) {
             return Ok(false);
@@ -165,11 +190,7 @@ impl<W: Work> Worker<W> {
         let since = last.map(|run| Detail::of(run).until);
         let (store, filter) = (self.place.store.clone(), VoteFilter { since, ..VoteFilter::default() });
         let new = self.place.remote.wait(async move { store.num_votes(&filter).await })?;
-        if new < self.schedule.min_records.max(1) {
-            return Ok(false);
-        }
-        self.commit(machine::start(super::ops::new_run_id(), pointer, ("records", None), now()))?;
-        Ok(true)
+        Ok(new >= min_records.max(1))
     }
 
     fn proceed(&mut self, run: &TrainingRun, pointer: &ServingPointer) -> Result<bool, ShadowError> {

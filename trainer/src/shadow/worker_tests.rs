@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rectify_feedback::store::{Millis, Store, TrainingRun};
+use rectify_feedback::store::{
+    CompletionRecord, FeedbackKind, FeedbackRecord, Millis, Store, TrainingRun, now,
+};
 use serde_json::Map;
 use tokio::runtime::Runtime;
 
@@ -53,9 +55,10 @@ impl Counted {
 }
 
 impl Work for Counted {
-    fn snapshot(&mut self, _: &TrainingRun, _: &AtomicBool) -> Result<Outcome, ShadowError> {
+    fn snapshot(&mut self, run: &TrainingRun, _: &AtomicBool) -> Result<Outcome, ShadowError> {
+        let algorithm = if run.algorithm.is_empty() { "dpo" } else { &run.algorithm }.to_owned();
         Ok(self.work(State::Snapshot, |_| Outcome::Snapshotted {
-            algorithm: "dpo".to_owned(),
+            algorithm,
             hash: "abc".to_owned(),
             counts: BTreeMap::new(),
         }))
@@ -105,7 +108,15 @@ impl Machine {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let rules = Rules { manual: false, share: 0.1 };
         let (every, probation) = (Duration::ZERO, Duration::ZERO);
-        let schedule = Schedule { automatic: false, every, min_records: 1, probation, min_answers: 0, rules };
+        let schedule = Schedule {
+            automatic: false,
+            every,
+            min_records: 1,
+            reward_min_records: None,
+            probation,
+            min_answers: 0,
+            rules,
+        };
         Self { runtime, folder: tempfile::tempdir().unwrap(), disk: Arc::default(), schedule }
     }
 
@@ -130,6 +141,30 @@ impl Machine {
 
     fn start(&self, store: &Store) -> TrainingRun {
         self.runtime.block_on(ops::start(store, "demo", ("ann", None))).unwrap()
+    }
+
+    /// `num` people vote.
+    fn vote(&self, store: &Store, num: usize) {
+        let id = ops::new_run_id();
+        let completion = CompletionRecord { id: id.clone(), ..CompletionRecord::default() };
+        let vote = |number| FeedbackRecord {
+            id: format!("{id}-{number}"),
+            created_at: now(),
+            completion_id: id.clone(),
+            choice: 0,
+            kind: FeedbackKind::Thumb { up: true },
+            user: Some(format!("u-{id}-{number}")),
+            comment: None,
+            tags: Map::new(),
+            policy_version: "demo@base".to_owned(),
+            replaces: None,
+            superseded: false,
+            quarantined: None,
+        };
+        let votes: Vec<FeedbackRecord> = (0..num).map(vote).collect();
+        self.runtime.block_on(store.import(&[completion], &votes)).unwrap();
+        // The clock counts milliseconds: what comes now is later.
+        std::thread::sleep(Duration::from_millis(3));
     }
 
     fn run(&self, store: &Store, id: &str) -> (State, TrainingRun) {
@@ -212,6 +247,32 @@ fn a_candidate_that_nobody_has_met_is_not_kept_for_it() {
         .filter_map(|event| Some((event.kind.as_str(), event.body["answers"].as_u64()?)))
         .collect();
     assert_eq!(told, [("probation_extended", 0), ("kept", 5)]);
+}
+
+#[test]
+fn a_judge_and_a_policy_are_trained_when_enough_is_new_for_each_and_the_judge_first() {
+    let mut machine = Machine::new();
+    let schedule = machine.schedule;
+    machine.schedule = Schedule { automatic: true, min_records: 3, reward_min_records: Some(5), ..schedule };
+    let store = machine.store();
+    let mut worker = machine.process(&store, Crash::Never, true, false);
+    let mut known = 0;
+    for (votes, wanted) in [
+        (2, &[][..]),
+        (1, &["dpo"]),
+        (2, &["reward"]),
+        (3, &["dpo"]),
+        (2, &["reward"]),
+        (5, &["reward", "dpo"]),
+    ] {
+        machine.vote(&store, votes);
+        settle(&mut worker);
+        let mut runs = machine.runtime.block_on(store.runs(100)).unwrap();
+        runs.reverse();
+        let new: Vec<&str> = runs[known..].iter().map(|run| run.algorithm.as_str()).collect();
+        assert_eq!(new, wanted, "after {votes} votes more");
+        known = runs.len();
+    }
 }
 
 #[test]
