@@ -5,9 +5,10 @@
 use std::io::{Write as _, stdout};
 use std::path::Path;
 
+use rectify_engine::alignment::Alignment;
 use rectify_engine::model::assemble::{self, ModelsConfig};
 use rectify_engine::model::source::ModelSource;
-use rectify_engine::request::{Alignment, Message, Select};
+use rectify_engine::request::Message;
 use rectify_engine::text::TemplateInput;
 use rectify_engine::{EngineConfig, Event, GenerateRequest, SamplingParams};
 
@@ -32,13 +33,7 @@ async fn main() -> anyhow::Result<()> {
             ..SamplingParams::default()
         },
         num_choices: 1,
-        alignment: Some(Alignment {
-            n: 16,
-            reward: None,
-            select: Select::Argmax,
-            length_penalty: 0.0,
-            max_total_tokens: None,
-        }),
+        alignment: Some(Alignment::best_of(16)),
         adapter: None,
         priority: 0,
     };

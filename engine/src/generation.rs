@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use crate::alignment::{Alignment, Method};
 use crate::detokenizer::Detokenizer;
 use crate::grammar::GrammarState;
 use crate::request::{Candidate, Event, FinishReason, GenerateRequest, Logprobs, Message, Selection, Usage};
 use crate::sampler::{Draw, SampleRow, Sampled};
 use crate::stop::StopMatcher;
-use crate::strategy::{Outcome, Strategy, strategy, token_share};
+use crate::strategy::{Action, Combine, Outcome, Strategy, strategy, token_share};
 use crate::{EngineError, SamplingParams, TokenBytes};
 
 /// The listener is gone: the request is to be forgotten.
@@ -19,13 +20,17 @@ use crate::{EngineError, SamplingParams, TokenBytes};
 pub(crate) struct Closed;
 
 /// A candidate's text so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CandidateText {
     pub(crate) tokens: Vec<u32>,
     pub(crate) text: String,
     pub(crate) reward: Option<f32>,
+    /// What the reward models said of its latest text, as far as they have.
+    pub(crate) verdicts: Vec<Option<Result<f32, String>>>,
     pub(crate) finish_reason: Option<FinishReason>,
     pub(crate) is_dropped: bool,
+    /// Tokens after which it is held.
+    pub(crate) until: usize,
     /// When its text went to the reward model.
     pub(crate) score_started: Option<Instant>,
     grammar: Option<GrammarState>,
@@ -40,15 +45,70 @@ impl CandidateText {
     fn is_open(&self) -> bool {
         self.finish_reason.is_none() && !self.is_dropped
     }
+
+    /// It has begun.
+    fn is_drawn(&self) -> bool {
+        !self.tokens.is_empty() || self.finish_reason.is_some()
+    }
+
+    fn rewards(&self) -> Vec<Option<f32>> {
+        self.verdicts.iter().map(|verdict| verdict.as_ref()?.as_ref().ok().copied()).collect()
+    }
+
+    /// Takes a reward model's word. Once all have spoken: the combined reward, or why there is none.
+    pub(crate) fn judge(
+        &mut self,
+        judge: usize,
+        verdict: Result<f32, String>,
+        combine: &Combine,
+    ) -> Option<Result<f32, String>> {
+        *self.verdicts.get_mut(judge)? = Some(verdict);
+        let verdicts: Option<Vec<_>> = self.verdicts.iter().cloned().collect();
+        let rewards: Result<Vec<f32>, String> = verdicts?.into_iter().collect();
+        Some(rewards.map(|rewards| combine.apply(&rewards) as f32))
+    }
 }
 
 /// Best-of-N of a request.
 #[derive(Debug)]
 pub(crate) struct Aligned {
+    name: &'static str,
     pub(crate) strategy: Box<dyn Strategy>,
-    /// Index of the reward model.
-    pub(crate) reward: usize,
-    pub(crate) reward_name: Arc<str>,
+    pub(crate) judging: Judging,
+    committed: Committed,
+    /// Tokens of what was given up on the way.
+    num_pruned_tokens: usize,
+}
+
+/// The part of the answer that is certain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Committed {
+    text_bytes: usize,
+    num_tokens: usize,
+    /// Where its last block begins.
+    last_block: usize,
+    num_blocks: usize,
+}
+
+/// Who judges the candidates of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Judging {
+    /// Reward models: their index and their name.
+    pub(crate) judges: Vec<(usize, Arc<str>)>,
+    pub(crate) combine: Combine,
+}
+
+impl Judging {
+    /// How reports call it.
+    fn name(&self) -> Arc<str> {
+        match &self.judges[..] {
+            [(_, only)] => Arc::clone(only),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(_, name)| &**name).collect();
+                format!("{}({})", self.combine.name(), names.join(", ")).into()
+            }
+        }
+    }
 }
 
 /// What the engine adds to a request.
@@ -57,8 +117,8 @@ pub(crate) struct Admission {
     pub(crate) seed: u64,
     pub(crate) eos_token_ids: Vec<u32>,
     pub(crate) policy_version: Arc<str>,
-    /// Index and name of the reward model, with `alignment`.
-    pub(crate) reward: Option<(usize, Arc<str>)>,
+    /// With `alignment`.
+    pub(crate) judging: Option<Judging>,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -85,16 +145,31 @@ impl Generating {
         let GenerateRequest { prompt, messages, sampling: params, num_choices, alignment, .. } = request;
         let n = alignment.as_ref().map_or(num_choices, |alignment| alignment.n);
         let budget = alignment.as_ref().and_then(|alignment| alignment.max_total_tokens);
-        let share = |index| budget.map_or(usize::MAX, |budget| token_share(index, n, budget));
+        // Candidates that become copies of each other have one length.
+        let is_blockwise = |alignment: &Alignment| matches!(alignment.method, Method::Blockwise { .. });
+        let is_even = alignment.as_ref().is_some_and(is_blockwise);
+        let share = |index| {
+            let index = if is_even { n - 1 } else { index };
+            budget.map_or(usize::MAX, |budget| token_share(index, n, budget))
+        };
         let candidate = |index| CandidateText {
             grammar: params.grammar.as_deref().map(GrammarState::new),
             max_tokens: params.max_tokens.min(share(index)),
             ..CandidateText::default()
         };
-        let aligned = alignment.zip(admission.reward).map(|(alignment, (reward, reward_name))| Aligned {
-            strategy: strategy(&alignment, num_choices),
-            reward,
-            reward_name,
+        let aligned = alignment.zip(admission.judging).map(|(alignment, judging)| Aligned {
+            name: alignment.name(),
+            strategy: strategy(&alignment, num_choices, admission.seed),
+            judging,
+            committed: Committed::default(),
+            num_pruned_tokens: 0,
+        });
+        let mut candidates: Vec<CandidateText> = (0..n).map(candidate).collect();
+        candidates.iter_mut().for_each(|candidate| {
+            // Without a strategy nothing holds anybody.
+            candidate.until = if aligned.is_none() { usize::MAX } else { 0 };
+            candidate.verdicts =
+                vec![None; aligned.as_ref().map_or(0, |aligned| aligned.judging.judges.len())];
         });
         let mut end_tokens = params.stop_token_ids.clone();
         if !params.ignore_eos {
@@ -102,7 +177,7 @@ impl Generating {
         }
         let num_targets = params.prompt_logprobs.map_or(0, |_| prompt.len() - 1);
         Self {
-            candidates: (0..n).map(candidate).collect(),
+            candidates,
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
             prompt: prompt.into(),
             messages,
@@ -138,10 +213,27 @@ impl Generating {
         }
     }
 
-    /// Candidates whose next token is wanted.
+    /// Candidates that have neither ended nor been dropped.
     pub(crate) fn open_candidates(&self) -> impl Iterator<Item = usize> {
         let open = |(index, candidate): (usize, &CandidateText)| candidate.is_open().then_some(index);
         self.candidates.iter().enumerate().filter_map(open)
+    }
+
+    /// Open candidates that wait for their first token.
+    pub(crate) fn wants_first_token(&self) -> impl Iterator<Item = usize> {
+        self.open_candidates().filter(|&index| {
+            let candidate = &self.candidates[index];
+            candidate.tokens.is_empty() && candidate.until > 0
+        })
+    }
+
+    /// What the strategy wants to begin with.
+    pub(crate) fn start(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if let Some(aligned) = &mut self.aligned {
+            aligned.strategy.start(&mut actions);
+        }
+        actions
     }
 
     /// The prompt's token at `position`, whose logprob is wanted.
@@ -206,7 +298,9 @@ impl Generating {
         if let Some(reason) = reason {
             self.finish(index, reason, result.stopped)?;
         }
-        Ok(Accepted { has_ended: reason.is_some(), is_first, since_last })
+        let candidate = &self.candidates[index];
+        let is_held = reason.is_none() && candidate.tokens.len() >= candidate.until;
+        Ok(Accepted { has_ended: reason.is_some(), is_held, is_first, since_last })
     }
 
     /// Ends a candidate; what was held back becomes text, unless a stop string ended it.
@@ -229,29 +323,78 @@ impl Generating {
         self.send(Event::Finished { index, reason, text })
     }
 
-    /// A reward model has answered.
+    /// The reward models have answered.
     pub(crate) fn scored(&mut self, index: usize, reward: f32) -> Result<(), Closed> {
-        self.candidates[index].reward = Some(reward);
-        self.send(Event::Scored { index, reward })
+        let candidate = &mut self.candidates[index];
+        candidate.reward = Some(reward);
+        let has_ended = candidate.finish_reason.is_some();
+        if has_ended { self.send(Event::Scored { index, reward }) } else { Ok(()) }
+    }
+
+    /// A candidate is stopped on the way.
+    pub(crate) fn drop_candidate(&mut self, index: usize) -> Result<(), Closed> {
+        let candidate = &mut self.candidates[index];
+        candidate.is_dropped = true;
+        if let Some(aligned) = &mut self.aligned {
+            aligned.num_pruned_tokens += candidate.tokens.len();
+        }
+        self.send(Event::Dropped { index })
+    }
+
+    /// A candidate becomes a copy of another, as far as that has come. Its own draws go on from there.
+    pub(crate) fn copy(&mut self, from: usize, index: usize) {
+        if let Some(aligned) = &mut self.aligned {
+            let num_tokens = self.candidates[index].tokens.len();
+            aligned.num_pruned_tokens += num_tokens.saturating_sub(aligned.committed.last_block);
+        }
+        let max_tokens = self.candidates[index].max_tokens;
+        self.candidates[index] = CandidateText { max_tokens, ..self.candidates[from].clone() };
+    }
+
+    /// What a candidate has is the answer's beginning.
+    pub(crate) fn commit(&mut self, index: usize) -> Result<(), Closed> {
+        let Some(aligned) = &mut self.aligned else { return Ok(()) };
+        let CandidateText { text, tokens, .. } = &self.candidates[index];
+        let before = aligned.committed;
+        let block = text.get(before.text_bytes..).unwrap_or_default().to_owned();
+        aligned.committed = Committed {
+            text_bytes: text.len(),
+            num_tokens: tokens.len(),
+            last_block: before.num_tokens,
+            num_blocks: before.num_blocks + 1,
+        };
+        self.send(Event::Block { index, text: block })
     }
 
     /// The strategy has decided: tells so, and that all is done.
     pub(crate) fn select(&mut self, outcome: Outcome) -> Result<(), Closed> {
         let Some(aligned) = &self.aligned else { return Ok(()) };
-        let reward_model = Arc::clone(&aligned.reward_name);
-        let is_selected = |index: &usize| outcome.selected.contains(index);
-        let rejected = self.candidates.iter().enumerate().filter(|(index, _)| !is_selected(index));
-        self.usage.rejected_tokens = rejected.map(|(_, candidate)| candidate.tokens.len()).sum();
-        let candidates = self.candidates.iter_mut().map(|candidate| Candidate {
+        let Outcome { selected, scoring } = outcome;
+        let kept: usize = selected.iter().map(|&index| self.candidates[index].tokens.len()).sum();
+        self.usage.rejected_tokens = self.usage.completion_tokens.saturating_sub(kept);
+        let max_candidates = self.candidates.len();
+        let drawn = self.candidates.iter_mut().take_while(|candidate| candidate.is_drawn());
+        let candidates = drawn.map(|candidate| Candidate {
             text: std::mem::take(&mut candidate.text),
             tokens: std::mem::take(&mut candidate.tokens),
             reward: candidate.reward,
+            rewards: candidate.rewards(),
             logprob: candidate.logprob,
             finish_reason: candidate.finish_reason,
         });
-        let candidates = candidates.collect();
-        let Outcome { selected, scoring } = outcome;
-        self.send(Event::Selected(Selection { selected, scoring, candidates, reward_model }))?;
+        let selection = Selection {
+            strategy: aligned.name,
+            max_candidates,
+            candidates: candidates.collect(),
+            selected,
+            scoring,
+            reward_model: aligned.judging.name(),
+            judges: aligned.judging.judges.iter().map(|(_, name)| Arc::clone(name)).collect(),
+            num_tokens: self.usage.completion_tokens,
+            num_pruned_tokens: aligned.num_pruned_tokens,
+            num_blocks: aligned.committed.num_blocks,
+        };
+        self.send(Event::Selected(selection))?;
         self.done()
     }
 
@@ -279,6 +422,7 @@ impl Generating {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
     pub(crate) has_ended: bool,
+    pub(crate) is_held: bool,
     pub(crate) is_first: bool,
     pub(crate) since_last: std::time::Duration,
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::block_pool::BlockPool;
 use crate::ids::{ModelId, RequestId};
 use crate::sequence::{Sequence, SequenceState};
 
@@ -23,10 +24,16 @@ pub enum Part {
     Prompt,
     /// A candidate.
     Candidate(usize),
-    /// The reward model's template of the conversation, computed for its blocks alone.
-    ScorePrompt,
+    /// A reward model's template of the conversation, computed for its blocks alone; by the model's place among those of
+    /// the request.
+    ScorePrompt(usize),
     /// A text to score.
-    Score(usize),
+    Score {
+        /// The reward model's place among those of the request.
+        judge: usize,
+        /// The candidate, or the index of the text.
+        index: usize,
+    },
 }
 
 /// A prefill-only sequence of a reward model.
@@ -89,8 +96,25 @@ impl SequenceGroup {
         self.sequences().filter(|(of, _)| *of == model).map(|(_, sequence)| sequence.block_table.len()).sum()
     }
 
-    /// Its first tokens are still to be drawn.
+    /// First tokens are still to be drawn.
     pub fn wants_first_tokens(&self) -> bool {
-        self.alive().any(|candidate| candidate.output.is_empty())
+        self.alive().any(|candidate| candidate.output.is_empty() && !candidate.is_held)
+    }
+
+    /// None of its candidates may run before their strategy says so.
+    pub fn is_held(&self) -> bool {
+        self.prompt.is_none() && self.alive().all(|candidate| candidate.is_held)
+    }
+
+    /// A held candidate gives back what it does not share with the others; it recomputes that when it goes on. Returns
+    /// whether there was one that had anything to give.
+    pub fn release_held(&mut self, pool: &mut BlockPool, block_size: usize) -> bool {
+        let mut held =
+            self.candidates.iter_mut().rev().filter(|candidate| candidate.is_held && candidate.is_alive());
+        held.any(|candidate| {
+            let num_blocks = candidate.block_table.len();
+            candidate.release_tail(pool, block_size);
+            candidate.block_table.len() < num_blocks
+        })
     }
 }

@@ -165,9 +165,11 @@ impl EngineHandle {
     }
 
     fn generation(&self, request: GenerateRequest) -> (Command, EventStream) {
-        // One event per token at most, and a handful per candidate: the engine never waits for a slow reader.
+        // One event per token at most, one per block, and a handful per candidate: the engine never waits for a slow reader.
         let n = request.alignment.as_ref().map_or(request.num_choices, |a| a.n).max(request.num_choices);
-        let capacity = n.saturating_mul(request.sampling.max_tokens.saturating_add(3)).saturating_add(4);
+        let max_tokens = request.sampling.max_tokens;
+        let capacity =
+            n.saturating_mul(max_tokens.saturating_add(4)).saturating_add(max_tokens).saturating_add(4);
         self.open(capacity, |id, events| Command::Generate(id, Box::new(request), events))
     }
 

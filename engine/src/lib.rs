@@ -5,6 +5,7 @@
 //! `schedule → execute → update`. See `ARCHITECTURE.md` for the data flow and the invariants.
 
 pub mod adapters;
+pub mod alignment;
 pub mod batch;
 pub mod block_pool;
 pub mod config;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alignment::Alignment;
 use crate::model::adapter::Adapter;
 use crate::{EngineError, SamplingParams};
 
@@ -59,29 +60,6 @@ impl From<&str> for AdapterRef {
     fn from(name: &str) -> Self {
         Self::Named(name.to_owned())
     }
-}
-
-/// How candidates are sampled, scored and chosen.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Alignment {
-    /// Candidates to sample, at least `num_choices`.
-    pub n: usize,
-    /// The reward model, by name; `None` is the default one.
-    pub reward: Option<String>,
-    /// How the winners are picked.
-    pub select: Select,
-    /// Subtracted from the reward per completion token.
-    pub length_penalty: f32,
-    /// Most tokens to generate over all candidates, at least `n`; `None` is no limit. Each candidate may use an equal
-    /// share and then ends with `length`, so that what it says does not depend on when the others ran.
-    pub max_total_tokens: Option<usize>,
-}
-
-/// How winners are picked from scored candidates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Select {
-    /// The highest rewards; ties go to the lower index.
-    Argmax,
 }
 
 /// Scoring of texts by a reward model.
@@ -181,12 +159,24 @@ pub enum Event {
         /// Text held back for a possible stop string.
         text: String,
     },
-    /// A candidate got its reward.
+    /// A candidate that ended got its reward.
     Scored {
         /// The candidate, or the index of the scored text.
         index: usize,
-        /// The raw reward.
+        /// The raw reward, or what several came to.
         reward: f32,
+    },
+    /// A candidate was stopped on the way: nothing more comes of it.
+    Dropped {
+        /// The candidate.
+        index: usize,
+    },
+    /// The answer grows: what the candidate wrote since the last block belongs to it, and all others go on from there.
+    Block {
+        /// The candidate.
+        index: usize,
+        /// The text of the block.
+        text: String,
     },
     /// The strategy has decided; only with `alignment`.
     Selected(Selection),
@@ -196,17 +186,29 @@ pub enum Event {
     Failed(EngineError),
 }
 
-/// The outcome of best-of-N.
+/// The outcome of a strategy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
+    /// The strategy's name.
+    pub strategy: &'static str,
+    /// Candidates it might have drawn; those of a block for [`crate::alignment::Method::Blockwise`].
+    pub max_candidates: usize,
     /// Chosen candidates, best first; `num_choices` of them.
     pub selected: Vec<usize>,
     /// How scoring went.
     pub scoring: Scoring,
-    /// Every candidate, by index.
+    /// Every candidate that was drawn, by index.
     pub candidates: Vec<Candidate>,
-    /// The reward model that decided.
+    /// The reward model that decided, or the combination of several: `min(helpful, safe)`.
     pub reward_model: Arc<str>,
+    /// The reward models, in the order of [`Candidate::rewards`].
+    pub judges: Vec<Arc<str>>,
+    /// Tokens generated, those of blocks that were given up included.
+    pub num_tokens: usize,
+    /// Of those, tokens of candidates and blocks that were given up on the way.
+    pub num_pruned_tokens: usize,
+    /// Blocks that the answer was chosen in; 0 without [`crate::alignment::Method::Blockwise`].
+    pub num_blocks: usize,
 }
 
 /// How scoring went.
@@ -227,8 +229,10 @@ pub struct Candidate {
     pub text: String,
     /// Its tokens.
     pub tokens: Vec<u32>,
-    /// The raw reward, if it was scored.
+    /// The reward it was judged by, if it was scored: of the whole text, or of what a candidate that was dropped had then.
     pub reward: Option<f32>,
+    /// The raw reward by each reward model; none where it failed.
+    pub rewards: Vec<Option<f32>>,
     /// Sum of the logprobs of its tokens, in nats.
     pub logprob: f64,
     /// Why it ended; `None` if it was dropped early.

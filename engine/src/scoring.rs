@@ -58,24 +58,25 @@ impl RewardModel {
 
     /// The conversation without an answer, for its blocks alone: as many whole blocks as it fills. `None` if it fills
     /// none, or if the template cannot do without an answer: candidates are then read from the start.
-    pub(crate) fn prompt_work(&self, messages: &[Message]) -> Option<ScoreWork> {
+    pub(crate) fn prompt_work(&self, judge: usize, messages: &[Message]) -> Option<ScoreWork> {
         let mut tokens = self.spec.prompt_tokens(messages).ok()?;
         tokens.truncate(tokens.len() / self.block_size * self.block_size);
-        (!tokens.is_empty()).then(|| self.work(Part::ScorePrompt, tokens))
+        (!tokens.is_empty()).then(|| self.work(Part::ScorePrompt(judge), tokens))
     }
 
     /// The conversation with an answer.
     pub(crate) fn candidate_work(
         &self,
+        judge: usize,
         index: usize,
         messages: &[Message],
         answer: &str,
     ) -> Result<ScoreWork, EngineError> {
-        Ok(self.work(Part::Score(index), self.spec.candidate_tokens(messages, answer)?))
+        Ok(self.work(Part::Score { judge, index }, self.spec.candidate_tokens(messages, answer)?))
     }
 
     fn text_work(&self, index: usize, text: &str) -> Result<ScoreWork, EngineError> {
-        Ok(self.work(Part::Score(index), self.spec.text_tokens(text)?))
+        Ok(self.work(Part::Score { judge: 0, index }, self.spec.text_tokens(text)?))
     }
 
     fn work(&self, part: Part, tokens: Vec<u32>) -> ScoreWork {
@@ -104,10 +105,10 @@ impl Scoring {
         let num_open = match &request.input {
             ScoreInput::Candidates { messages, candidates } => {
                 if candidates.len() > 1 {
-                    work.extend(model.prompt_work(messages));
+                    work.extend(model.prompt_work(0, messages));
                 }
                 for (index, answer) in candidates.iter().enumerate() {
-                    work.push(model.candidate_work(index, messages, answer)?);
+                    work.push(model.candidate_work(0, index, messages, answer)?);
                 }
                 candidates.len()
             }

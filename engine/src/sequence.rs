@@ -41,6 +41,8 @@ pub struct Sequence {
     pub adapter: Option<Arc<Adapter>>,
     /// Number of the last step it took part in.
     pub last_scheduled: u64,
+    /// It is not to run until its strategy says so; it may have blocks.
+    pub is_held: bool,
     root: BlockHash,
     /// Hashes of the first full blocks.
     hashes: Vec<BlockHash>,
@@ -59,6 +61,7 @@ impl Sequence {
             block_table: Vec::new(),
             adapter,
             last_scheduled: 0,
+            is_held: false,
             root,
             hashes: Vec::new(),
         }
@@ -189,6 +192,30 @@ impl Sequence {
         self.hashes.extend_from_slice(&parent.hashes);
         self.num_computed_tokens = parent.num_computed_tokens;
         self.state = SequenceState::Waiting;
+    }
+
+    /// Becomes a copy of `other`, another candidate of its prompt, and shares its blocks.
+    pub fn copy_from(&mut self, other: &Self, pool: &mut BlockPool) {
+        self.release(pool, SequenceState::Waiting);
+        self.output.clone_from(&other.output);
+        self.fork_from(other, pool);
+        self.state = other.state;
+        self.is_held = other.is_held;
+    }
+
+    /// Stops taking part in steps and keeps its blocks. One that has no token yet gives back the prompt's last block, whose
+    /// last token it computes again to draw its first from.
+    pub fn hold(&mut self, pool: &mut BlockPool, block_size: usize) {
+        self.is_held = true;
+        if self.is_running() {
+            self.state = SequenceState::Waiting;
+        }
+        if self.output.is_empty() {
+            let whole = (self.prompt.len() - 1) / block_size;
+            let kept = whole.min(self.num_computed_tokens / block_size);
+            self.truncate_blocks(kept, pool);
+            self.num_computed_tokens = kept * block_size;
+        }
     }
 
     /// Counts `num_tokens` more as computed; blocks that are full now can be found by others.

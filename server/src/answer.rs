@@ -95,7 +95,10 @@ struct Prompt {
     /// With best-of-N: each candidate's logprobs, kept until it is selected.
     candidates: Option<Vec<Vec<Logprobs>>>,
     ended: Vec<bool>,
-    num_scored: usize,
+    /// Candidates that need no more waiting for.
+    num_done: usize,
+    /// The answer is sent block by block, and has begun.
+    is_streaming: bool,
 }
 
 impl Answer {
@@ -118,7 +121,13 @@ impl Answer {
             let candidates = request.alignment.as_ref().map(|alignment| vec![Vec::new(); alignment.n]);
             let num_candidates = candidates.as_ref().map_or(num_choices, Vec::len);
             let ended = vec![false; num_candidates];
-            prompts.push(Prompt { policy_version: "".into(), candidates, ended, num_scored: 0 });
+            prompts.push(Prompt {
+                policy_version: "".into(),
+                candidates,
+                ended,
+                num_done: 0,
+                is_streaming: false,
+            });
             streams.push(app.engine.generate(request).await.map_err(|error| app.explain(error, &target))?);
         }
         let mut answer = Self {
@@ -213,11 +222,12 @@ impl Answer {
                     });
                 }
             }
-            Event::Scored { .. } => {
-                state.num_scored += 1;
+            Event::Scored { .. } | Event::Dropped { .. } => {
+                state.num_done += 1;
                 let of = state.ended.len();
-                self.queue.push_back(Piece::Progress { done: state.num_scored.min(of), of });
+                self.queue.push_back(Piece::Progress { done: state.num_done.min(of), of });
             }
+            Event::Block { index, text } => self.grow(prompt, index, text),
             Event::Selected(selection) => self.select(prompt, &selection),
             Event::Done(usage) => self.finish(prompt, usage),
             Event::Failed(error) => return Err(error.into()),
@@ -225,7 +235,20 @@ impl Answer {
         Ok(())
     }
 
-    /// The winners, best first, each as one piece of text.
+    /// The answer grows by a block, which all candidates go on from.
+    fn grow(&mut self, prompt: usize, index: usize, text: String) {
+        let choice = prompt * self.num_choices;
+        let state = &mut self.prompts[prompt];
+        if !std::mem::replace(&mut state.is_streaming, true) {
+            self.queue.push_back(Piece::Start { choice, prompt_logprobs: None });
+        }
+        let kept = state.candidates.as_mut().and_then(|candidates| candidates.get_mut(index));
+        let logprobs = kept.map(std::mem::take).unwrap_or_default();
+        state.candidates.iter_mut().flatten().for_each(Vec::clear);
+        self.queue.push_back(Piece::Text { choice, text, logprobs });
+    }
+
+    /// The winners, best first, each as one piece of text unless it has been said by blocks.
     fn select(&mut self, prompt: usize, selection: &Selection) {
         let state = &mut self.prompts[prompt];
         let mut report =
@@ -236,8 +259,10 @@ impl Answer {
             let choice = prompt * self.num_choices + rank;
             let logprobs = kept.get_mut(index).map(std::mem::take).unwrap_or_default();
             let is_last = rank + 1 == selection.selected.len();
-            self.queue.push_back(Piece::Start { choice, prompt_logprobs: None });
-            self.queue.push_back(Piece::Text { choice, text: candidate.text.clone(), logprobs });
+            if !state.is_streaming {
+                self.queue.push_back(Piece::Start { choice, prompt_logprobs: None });
+                self.queue.push_back(Piece::Text { choice, text: candidate.text.clone(), logprobs });
+            }
             self.queue.push_back(Piece::End {
                 choice,
                 reason: candidate.finish_reason.unwrap_or(FinishReason::Length),

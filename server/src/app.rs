@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rectify_engine::{AdapterRef, EngineError, EngineHandle, Grammar, SamplingParams};
 
-use crate::api::alignment::{AlignmentLimits, AlignmentRequest};
+use crate::api::alignment::{AlignmentLimits, AlignmentRequest, CombinedReward};
 use crate::api::structured::Form;
 use crate::config::Generation;
 use crate::error::ApiError;
@@ -45,6 +45,10 @@ pub struct Shared {
     pub rewards: Vec<String>,
     /// The reward model of requests that name none.
     pub default_reward: Option<String>,
+    /// The combination of reward models that decides instead, if one is configured.
+    pub combined_reward: Option<CombinedReward>,
+    /// Tokens that the policy's KV cache holds.
+    pub kv_tokens: usize,
     /// Alignment profiles by name.
     pub profiles: BTreeMap<String, AlignmentRequest>,
     /// Sampling when the request does not say.
@@ -182,6 +186,8 @@ impl App {
             max_candidates: self.max_candidates,
             rewards: &self.rewards,
             default_reward: self.default_reward.as_deref(),
+            combined_reward: self.combined_reward.as_ref(),
+            kv_tokens: self.kv_tokens,
         }
     }
 

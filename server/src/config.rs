@@ -8,6 +8,7 @@ mod log;
 mod probation;
 mod quality;
 mod registry;
+mod reward;
 mod shadow;
 mod size;
 mod store;
@@ -28,6 +29,7 @@ pub use log::{LogFormat, LogSection};
 pub use probation::ProbationSection;
 pub use quality::QualitySection;
 pub use registry::{IfDamaged, RegistrySection};
+pub use reward::RewardSection;
 pub use shadow::{Approval, MethodSection, Reference, ShadowSection, Start};
 pub use size::{ByteSize, Period};
 pub use store::{FeedbackSection, StoreSection};
@@ -122,14 +124,6 @@ pub struct RewardModelSection {
 pub struct AdapterSection {
     /// PEFT folder.
     pub path: PathBuf,
-}
-
-/// How rewards are used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RewardSection {
-    /// The reward model of requests that name none; the first by name if unset.
-    pub default: Option<String>,
 }
 
 /// Precision of weights or KV cache.
@@ -297,6 +291,7 @@ impl Config {
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`{key}` is 0, but must be at least 1"));
         }
+        self.reward.validate()?;
         self.quality.validate()?;
         self.probation.validate()?;
         let block_size = self.cache.block_size;
@@ -380,6 +375,7 @@ mod tests {
             "
 model: {path: ./qwen, precision: bfloat16}
 rewards: {helpful: {path: ./rm-helpful}, safe: {path: ./rm-safe}}
+reward: {combine: safety_gated, helpful: helpful, safety: safe, threshold: 0.15}
 profiles: {best-of-16: {strategy: best_of_n, n: 16, reward: helpful}}
 generation: {top_k: 0, top_p: 1.0, do_sample: true}
 cache: {memory: 4GiB, block_size: 16, dtype: bfloat16}
@@ -389,6 +385,7 @@ server: {drain_timeout: 5s}
         .unwrap();
         assert_eq!(config.cache.memory, Some(ByteSize(4 << 30)));
         assert_eq!(config.profiles["best-of-16"].n, Some(16));
+        assert_eq!(config.reward.combined().unwrap().threshold, Some(0.15));
         assert_eq!(config.server.drain_timeout.0, Duration::from_secs(5));
         assert_eq!(config.server.port, 8080);
     }
@@ -401,6 +398,10 @@ server: {drain_timeout: 5s}
         );
         assert!(refuse("modle: {}").ends_with("did you mean `model`?"));
         assert!(refuse("profiles: {fast: {m: 2}}").contains("`profiles.fast.m` is unknown"));
+        let early = refuse("profiles: {fast: {early_stop: {alhpa: 0.5}}}");
+        assert!(early.ends_with("did you mean `profiles.fast.early_stop.alpha`?"), "{early}");
+        let reward = refuse("profiles: {fast: {reward: {combine: min, model: [a]}}}");
+        assert!(reward.ends_with("did you mean `profiles.fast.reward.models`?"), "{reward}");
         let far = refuse("server: {xylophone: 1}");
         assert!(far.contains("known here: data_dir, drain_timeout, host"), "{far}");
     }

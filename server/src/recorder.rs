@@ -111,7 +111,7 @@ impl Recorder {
             }
             Event::Selected(selection) => self.select(prompt, selection),
             Event::Done(_) => return self.done(prompt),
-            Event::Scored { .. } | Event::Failed(_) => {}
+            Event::Scored { .. } | Event::Dropped { .. } | Event::Block { .. } | Event::Failed(_) => {}
         }
         None
     }
@@ -124,7 +124,7 @@ impl Recorder {
     fn select(&mut self, prompt: usize, selection: &Selection) {
         let first_choice = prompt * self.num_choices;
         let Some(draft) = self.drafts.get_mut(prompt) else { return };
-        draft.record.strategy = Some("best_of_n".to_owned());
+        draft.record.strategy = Some(selection.strategy.to_owned());
         draft.record.reward_model = Some(selection.reward_model.to_string());
         let candidate = |(index, candidate): (usize, &Candidate)| CandidateRecord {
             choice: selection

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::api::alignment::AlignmentRequest;
 use crate::app::{App, Shared};
 use crate::boot::{self, Booted};
 use crate::config::Config;
@@ -54,7 +55,8 @@ async fn serve(config: &Config) -> Result<(), CliError> {
     let signals = Signals::new()?;
     let learning =
         feedback.as_ref().map(|feedback| Learning::open(config, feedback.store.clone())).transpose()?;
-    let app = app(config, &booted, metrics, feedback.clone(), learning);
+    let kv_tokens = booted.engine.stats().await?.total_blocks * config.cache.block_size;
+    let app = app(config, &booted, kv_tokens, metrics, feedback.clone(), learning);
     check_profiles(&app)?;
     let running = learning::start(&app, config, &booted).await?;
     announce(&app, &booted, address)?;
@@ -88,6 +90,7 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, CliError> {
 fn app(
     config: &Config,
     booted: &Booted,
+    kv_tokens: usize,
     metrics: PrometheusHandle,
     feedback: Option<Feedback>,
     learning: Option<Learning>,
@@ -106,6 +109,8 @@ fn app(
         policy_names,
         max_model_len: models.max_model_len,
         default_reward: rewards.first().cloned(),
+        combined_reward: config.reward.combined(),
+        kv_tokens,
         rewards,
         profiles: config.profiles.clone(),
         generation: booted.generation,
@@ -118,8 +123,13 @@ fn app(
     })
 }
 
-/// A profile that no request could use is a mistake in the configuration.
+/// A profile or a combination of rewards that no request could use is a mistake in the configuration.
 fn check_profiles(app: &App) -> Result<(), CliError> {
+    if app.combined_reward.is_some() {
+        AlignmentRequest::default().validate(1, &app.alignment_limits()).map_err(|error| {
+            CliError::Usage(format!("configuration: the section `reward` cannot be used: {}", error.message))
+        })?;
+    }
     for (name, profile) in &app.profiles {
         profile.validate(1, &app.alignment_limits()).map_err(|error| {
             CliError::Usage(format!("configuration: the profile `{name}` cannot be used: {}", error.message))

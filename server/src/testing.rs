@@ -93,6 +93,8 @@ pub(crate) fn app_with(feedback: Option<Feedback>) -> (App, Seen) {
         max_model_len: MAX_MODEL_LEN,
         rewards: vec!["helpful".into(), "safe".into()],
         default_reward: Some("helpful".into()),
+        combined_reward: None,
+        kv_tokens: MAX_MODEL_LEN,
         profiles: [(
             "careful".to_owned(),
             profile(r#"{"n": 4, "reward": "safe", "return_candidates": true}"#),
@@ -269,6 +271,7 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
             tokens: said.bytes().map(u32::from).collect(),
             text: said,
             reward: has_reward.then(|| reward(index)),
+            rewards: vec![has_reward.then(|| reward(index))],
             logprob: -1.5,
             finish_reason: Some(reason),
         });
@@ -285,8 +288,20 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
         order.truncate(request.num_choices);
         let kept: usize = order.iter().map(|&index| candidates[index].tokens.len()).sum();
         rejected_tokens = completion_tokens - kept;
-        let reward_model = alignment.reward.clone().unwrap_or_default().into();
-        send(Event::Selected(Selection { selected: order, scoring, candidates, reward_model })).await;
+        let reward_model: Arc<str> = alignment.reward.models.join("+").into();
+        let selection = Selection {
+            strategy: alignment.name(),
+            max_candidates: alignment.n,
+            selected: order,
+            scoring,
+            candidates,
+            judges: vec![Arc::clone(&reward_model)],
+            reward_model,
+            num_tokens: completion_tokens,
+            num_pruned_tokens: 0,
+            num_blocks: 0,
+        };
+        send(Event::Selected(selection)).await;
     }
     let usage = Usage {
         prompt_tokens: request.prompt.len(),

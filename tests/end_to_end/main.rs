@@ -34,5 +34,6 @@ mod registry;
 mod s3;
 mod scoring;
 mod shadow;
+mod strategies;
 mod structured;
 mod versions;

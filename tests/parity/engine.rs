@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use rectify_engine::request::{Alignment, Message, ScoreInput, Select};
+use rectify_engine::alignment::{Alignment, RewardRule};
+use rectify_engine::request::{Message, ScoreInput};
 use rectify_engine::{EngineConfig, EngineHandle, GenerateRequest, SamplingParams, ScoreRequest};
 use rectify_tests::fixture::{FAMILIES, Fixture, Greedy};
 use rectify_tests::harness::Setup;
@@ -254,13 +255,7 @@ async fn scores_are_pytorchs_alone_and_while_others_decode() {
 
 fn best_of(fixture: &Fixture, prompt: &[u32], n: usize, reward: &str, max_tokens: usize) -> GenerateRequest {
     let messages = fixture.reward("reward").conversations[4].messages.clone();
-    let alignment = Alignment {
-        n,
-        reward: Some(reward.to_owned()),
-        select: Select::Argmax,
-        length_penalty: 0.0,
-        max_total_tokens: None,
-    };
+    let alignment = Alignment { reward: RewardRule::one(Some(reward)), ..Alignment::best_of(n) };
     GenerateRequest {
         messages: Arc::from(messages),
         alignment: Some(alignment),

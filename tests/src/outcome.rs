@@ -69,6 +69,7 @@ pub async fn gather(mut events: EventStream) -> Result<Outcome, EngineError> {
                 assert_eq!(candidate.finish_reason.replace(reason), None, "candidate {index} finished twice");
             }
             Event::Scored { index, reward } => outcome.candidate(index).reward = Some(reward),
+            Event::Dropped { .. } | Event::Block { .. } => {}
             Event::Selected(selection) => outcome.selection = Some(selection),
             Event::Done(usage) => {
                 outcome.usage = usage;

@@ -6,10 +6,11 @@ use tokio::sync::mpsc;
 
 use super::{Engine, Request};
 use crate::EngineError;
-use crate::generation::{Admission, Generating};
+use crate::alignment::{Alignment, RewardRule};
+use crate::generation::{Admission, Generating, Judging};
 use crate::ids::RequestId;
 use crate::metrics::Outcome;
-use crate::request::{Alignment, Event, GenerateRequest, MAX_CANDIDATES, ScoreRequest};
+use crate::request::{Event, GenerateRequest, MAX_CANDIDATES, ScoreRequest};
 use crate::scheduler::Generation;
 use crate::scoring::{RewardModel, Scoring};
 
@@ -54,18 +55,18 @@ impl Engine {
         self.check_tokens(&request)?;
         let num_candidates = check_candidates(&request)?;
         let adapter = self.adapters.resolve(request.adapter.as_ref())?;
-        let reward = match &request.alignment {
-            Some(alignment) => Some(self.find_reward(alignment)?),
+        let judging = match &request.alignment {
+            Some(alignment) => Some(self.find_judges(alignment)?),
             None => None,
         };
-        if let Some((reward, _)) = &reward {
+        for (reward, _) in judging.iter().flat_map(|judging| &judging.judges) {
             self.leave_room_to_score(*reward, &mut request);
         }
         let admission = Admission {
             seed: request.sampling.seed.unwrap_or_else(|| self.next_seed()),
             eos_token_ids: self.eos_token_ids.clone(),
             policy_version: self.adapters.policy_version(adapter.as_deref()),
-            reward,
+            judging,
             events,
         };
         let priority = request.priority;
@@ -80,18 +81,19 @@ impl Engine {
             adapter,
             prompt_logits,
         })?;
-        if let Some(aligned) = &generating.aligned
-            && num_candidates > 1
-            && let Some(work) = self.rewards[aligned.reward].prompt_work(&generating.messages)
-        {
-            // A conversation that does not fit even without an answer fails with the first candidate's sentence.
-            let _ = self.scheduler.add_score(id, work);
+        let judges = generating.aligned.iter().flat_map(|aligned| &aligned.judging.judges).enumerate();
+        for (judge, (reward, _)) in judges.filter(|_| num_candidates > 1) {
+            if let Some(work) = self.rewards[*reward].prompt_work(judge, &generating.messages) {
+                // A conversation that does not fit even without an answer fails with the first candidate's sentence.
+                let _ = self.scheduler.add_score(id, work);
+            }
         }
         self.metrics.prompt_tokens.increment(generating.prompt.len() as u64);
         if generating.aligned.is_some() {
             self.metrics.candidates.increment(num_candidates as u64);
         }
         self.requests.insert(id, Request::Generating(Box::new(generating)));
+        self.begin(id);
         Ok(())
     }
 
@@ -113,10 +115,18 @@ impl Engine {
         Ok(())
     }
 
-    fn find_reward(&self, alignment: &Alignment) -> Result<(usize, Arc<str>), EngineError> {
-        let found = RewardModel::find(&self.rewards, alignment.reward.as_deref())?;
-        let index = self.rewards.iter().position(|model| model.name == found.name).unwrap_or(0);
-        Ok((index, Arc::clone(&found.name)))
+    fn find_judges(&self, alignment: &Alignment) -> Result<Judging, EngineError> {
+        let find = |name: Option<&str>| {
+            let found = RewardModel::find(&self.rewards, name)?;
+            let index = self.rewards.iter().position(|model| model.name == found.name).unwrap_or(0);
+            Ok((index, Arc::clone(&found.name)))
+        };
+        let RewardRule { models, combine } = &alignment.reward;
+        let judges = match &models[..] {
+            [] => vec![find(None)?],
+            models => models.iter().map(|name| find(Some(name))).collect::<Result<_, EngineError>>()?,
+        };
+        Ok(Judging { judges, combine: combine.clone() })
     }
 
     /// An answer that its reward model cannot read to the end is of no use to the selection: candidates end, with
@@ -124,7 +134,7 @@ impl Engine {
     fn leave_room_to_score(&self, reward: usize, request: &mut GenerateRequest) {
         let model = &self.rewards[reward];
         // A template that refuses an empty answer says nothing of others.
-        let Ok(around) = model.candidate_work(0, &request.messages, "") else { return };
+        let Ok(around) = model.candidate_work(0, 0, &request.messages, "") else { return };
         let room = self.scheduler.score_limit(model.model).saturating_sub(around.tokens.len());
         if room > 0 {
             request.sampling.max_tokens = request.sampling.max_tokens.min(room);
@@ -151,34 +161,17 @@ impl Engine {
 /// How many candidates a request is for, checked.
 fn check_candidates(request: &GenerateRequest) -> Result<usize, EngineError> {
     let num_choices = request.num_choices;
-    let in_range = |param, n: usize| match n {
-        1..=MAX_CANDIDATES => Ok(n),
-        _ => {
-            let message = format!("{param} is {n}, but must lie between 1 and {MAX_CANDIDATES}");
-            Err(EngineError::invalid(param, message))
-        }
-    };
-    in_range("n", num_choices)?;
+    if !(1..=MAX_CANDIDATES).contains(&num_choices) {
+        let message = format!("n is {num_choices}, but must lie between 1 and {MAX_CANDIDATES}");
+        return Err(EngineError::invalid("n", message));
+    }
     let Some(alignment) = &request.alignment else { return Ok(num_choices) };
-    let n = in_range("alignment.n", alignment.n)?;
-    if n < num_choices {
-        let message =
-            format!("alignment.n is {n}, but n asks for {num_choices} choices; sample at least as many");
-        return Err(EngineError::invalid("alignment.n", message));
-    }
-    if !alignment.length_penalty.is_finite() {
-        let message = "alignment.length_penalty must be a finite number";
-        return Err(EngineError::invalid("alignment.length_penalty", message));
-    }
+    alignment.validate(num_choices)?;
     if request.sampling.max_tokens == 0 {
         return Err(EngineError::invalid(
             "max_tokens",
             "max_tokens is 0, but candidates need at least 1 token",
         ));
     }
-    if let Some(budget) = alignment.max_total_tokens.filter(|&budget| budget < n) {
-        let message = format!("alignment.max_total_tokens is {budget}, but {n} candidates need a token each");
-        return Err(EngineError::invalid("alignment.max_total_tokens", message));
-    }
-    Ok(n)
+    Ok(alignment.n)
 }

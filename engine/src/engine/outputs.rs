@@ -13,7 +13,7 @@ use crate::ids::RequestId;
 use crate::metrics::Outcome;
 use crate::request::{FinishReason, Logprobs};
 use crate::sampler::{SampleRow, Sampled};
-use crate::scheduler::{Item, ModelStep, ScoreWork};
+use crate::scheduler::{Item, ModelStep};
 use crate::strategy::{Action, StrategyEvent};
 
 /// Everything taken from an executor's buffers.
@@ -74,8 +74,8 @@ impl Engine {
             }
         }
         for item in &work.items {
-            if let (Part::Score(index), Some(row)) = (item.part, item.score) {
-                self.scored(item.request, index, outputs.scores[row]);
+            if let (Part::Score { judge, index }, Some(row)) = (item.part, item.score) {
+                self.scored(item.request, judge, index, outputs.scores[row]);
             }
         }
     }
@@ -98,7 +98,7 @@ impl Engine {
                     self.end(item.request, Outcome::Aborted);
                 }
             }
-            (Some(request), Part::ScorePrompt | Part::Score(_)) => {
+            (Some(request), Part::ScorePrompt(_) | Part::Score { .. }) => {
                 let num_tokens = item.num_scheduled_tokens;
                 self.metrics.scored_tokens.increment(num_tokens as u64);
                 match request {
@@ -123,18 +123,22 @@ impl Engine {
         } else if generating.usage.completion_tokens == 1 {
             self.metrics.time_to_first_token.record(accepted.since_last);
         }
-        let is_aligned = generating.aligned.is_some();
-        let num_tokens = generating.candidates[candidate].tokens.len();
+        let (index, num_tokens) = (candidate, generating.candidates[candidate].tokens.len());
+        let text = match accepted.has_ended && generating.aligned.is_some() {
+            true => generating.candidates[candidate].text.clone(),
+            false => String::new(),
+        };
         self.scheduler.append(id, candidate, token);
         if accepted.has_ended {
             self.scheduler.finish(id, candidate);
-            self.tell(id, StrategyEvent::Finished { index: candidate, num_tokens });
-        } else if is_aligned {
-            self.tell(id, StrategyEvent::Tokens { index: candidate, num_tokens });
+            self.tell(id, StrategyEvent::Finished { index, num_tokens, text });
+        } else if accepted.is_held {
+            self.scheduler.hold(id, candidate);
+            self.tell(id, StrategyEvent::Held { index, num_tokens });
         }
     }
 
-    fn scored(&mut self, id: RequestId, index: usize, reward: f32) {
+    fn scored(&mut self, id: RequestId, judge: usize, index: usize, reward: f32) {
         match self.requests.get_mut(&id) {
             Some(Request::Generating(generating)) => {
                 if let Some(started) = generating.candidates[index].score_started {
@@ -142,13 +146,12 @@ impl Engine {
                 }
                 if reward.is_finite() {
                     self.metrics.reward.record(f64::from(reward));
-                    if generating.scored(index, reward) == Err(Closed) {
-                        return self.end(id, Outcome::Aborted);
-                    }
                 } else {
                     self.metrics.scorer_failures.increment(1);
                 }
-                self.tell(id, StrategyEvent::Scored { index, reward });
+                if let Some(event) = self.judged(id, judge, index, check(reward)) {
+                    self.tell(id, event);
+                }
             }
             Some(Request::Scoring(scoring)) if reward.is_finite() => {
                 self.metrics.reward.record(f64::from(reward));
@@ -161,10 +164,32 @@ impl Engine {
             }
             Some(Request::Scoring(_)) => {
                 self.metrics.scorer_failures.increment(1);
-                let message = format!("the reward model answered {reward} instead of a number");
+                let message = check(reward).err().unwrap_or_default();
                 self.fail(id, EngineError::Execution(message));
             }
             None => {}
+        }
+    }
+
+    /// A reward model has spoken on a candidate. Returns what its strategy is to hear once all have.
+    fn judged(
+        &mut self,
+        id: RequestId,
+        judge: usize,
+        index: usize,
+        verdict: Result<f32, String>,
+    ) -> Option<StrategyEvent> {
+        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return None };
+        let combine = &generating.aligned.as_ref()?.judging.combine;
+        match generating.candidates[index].judge(judge, verdict, combine)?.and_then(check) {
+            Ok(reward) => {
+                if generating.scored(index, reward) == Err(Closed) {
+                    self.end(id, Outcome::Aborted);
+                    return None;
+                }
+                Some(StrategyEvent::Scored { index, reward })
+            }
+            Err(reason) => Some(StrategyEvent::ScoreFailed { index, reason }),
         }
     }
 
@@ -183,39 +208,79 @@ impl Engine {
             };
             aligned.strategy.on_event(event, &mut actions);
             for action in actions.drain(..) {
-                if let Some(event) = self.act(id, action) {
-                    events.push_back(event);
-                }
+                self.act(id, action, &mut events);
             }
         }
     }
 
-    /// Does what a strategy wants; returns what that led to at once.
-    fn act(&mut self, id: RequestId, action: Action) -> Option<StrategyEvent> {
-        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return None };
-        match action {
+    /// Does what a strategy wants to begin with.
+    pub(super) fn begin(&mut self, id: RequestId) {
+        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
+        let actions = generating.start();
+        if generating.aligned.is_some() {
+            (0..generating.candidates.len()).for_each(|index| self.scheduler.hold(id, index));
+        }
+        for action in actions {
+            // Nothing is scored yet, so nothing follows at once.
+            self.act(id, action, &mut VecDeque::new());
+        }
+    }
+
+    /// Does what a strategy wants; adds what that led to at once to `events`.
+    fn act(&mut self, id: RequestId, action: Action, events: &mut VecDeque<StrategyEvent>) {
+        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
+        let result = match action {
+            Action::Run { index, until } => {
+                generating.candidates[index].until = until;
+                self.scheduler.go_on(id, index);
+                Ok(())
+            }
             Action::Score(index) => {
-                let candidate = &mut generating.candidates[index];
-                candidate.score_started = Some(Instant::now());
-                let reward = &self.rewards[generating.aligned.as_ref()?.reward];
-                let work = reward.candidate_work(index, &generating.messages, &candidate.text);
-                let queue = |work: ScoreWork| self.scheduler.add_score(id, work);
-                let error = work.and_then(queue).err()?;
-                self.metrics.scorer_failures.increment(1);
-                Some(StrategyEvent::ScoreFailed { index, reason: error.to_string() })
+                self.score(id, index, events);
+                Ok(())
             }
             Action::Drop(index) => {
-                let candidate = &mut generating.candidates[index];
-                candidate.is_dropped = true;
-                self.metrics.pruned_tokens.increment(candidate.tokens.len() as u64);
+                self.metrics.pruned_tokens.increment(generating.candidates[index].tokens.len() as u64);
                 self.scheduler.finish(id, index);
-                self.scheduler.remove_score(id, Part::Score(index));
-                None
+                for judge in 0..generating.candidates[index].verdicts.len() {
+                    self.scheduler.remove_score(id, Part::Score { judge, index });
+                }
+                generating.drop_candidate(index)
             }
+            Action::Fork { from, index } => {
+                generating.copy(from, index);
+                self.scheduler.copy(id, from, index);
+                Ok(())
+            }
+            Action::Commit(index) => generating.commit(index),
             Action::Select(outcome) => {
                 let outcome = if generating.select(outcome).is_ok() { Outcome::Ok } else { Outcome::Aborted };
-                self.end(id, outcome);
-                None
+                return self.end(id, outcome);
+            }
+        };
+        if result == Err(Closed) {
+            self.end(id, Outcome::Aborted);
+        }
+    }
+
+    /// Gives what a candidate has to each of its reward models.
+    fn score(&mut self, id: RequestId, index: usize, events: &mut VecDeque<StrategyEvent>) {
+        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
+        let Some(aligned) = &generating.aligned else { return };
+        let candidate = &mut generating.candidates[index];
+        candidate.score_started = Some(Instant::now());
+        candidate.reward = None;
+        candidate.verdicts.fill(None);
+        let judges = aligned.judging.judges.iter().enumerate();
+        let work: Vec<_> = judges
+            .map(|(judge, (model, _))| {
+                self.rewards[*model].candidate_work(judge, index, &generating.messages, &candidate.text)
+            })
+            .collect();
+        for (judge, work) in work.into_iter().enumerate() {
+            if let Err(error) = work.and_then(|work| self.scheduler.add_score(id, work)) {
+                self.metrics.scorer_failures.increment(1);
+                events.extend(self.judged(id, judge, index, Err(error.to_string())));
             }
         }
     }
@@ -225,17 +290,26 @@ impl Engine {
         for item in &work.items {
             let is_generating = matches!(self.requests.get(&item.request), Some(Request::Generating(_)));
             match item.part {
-                Part::ScorePrompt => self.scheduler.remove_score(item.request, item.part),
-                Part::Score(index) if is_generating => {
+                Part::ScorePrompt(_) => self.scheduler.remove_score(item.request, item.part),
+                Part::Score { judge, index } if is_generating => {
                     self.metrics.scorer_failures.increment(1);
                     self.scheduler.remove_score(item.request, item.part);
-                    let reason = error.to_string();
-                    self.tell(item.request, StrategyEvent::ScoreFailed { index, reason });
+                    if let Some(event) = self.judged(item.request, judge, index, Err(error.to_string())) {
+                        self.tell(item.request, event);
+                    }
                 }
                 _ if self.requests.contains_key(&item.request) => self.fail(item.request, error.clone()),
                 _ => {}
             }
         }
+    }
+}
+
+/// A reward, if it is a number.
+fn check(reward: f32) -> Result<f32, String> {
+    match reward.is_finite() {
+        true => Ok(reward),
+        false => Err(format!("the reward model answered {reward} instead of a number")),
     }
 }
 
@@ -274,7 +348,7 @@ fn sample(context: Sampling<'_>, work: &ModelStep, output: StepOutput<'_>, vocab
         }
         let is_last = item.first_position + item.num_scheduled_tokens == generating.prompt.len();
         if is_last && generating.max_tokens() > 0 {
-            for candidate in generating.open_candidates() {
+            for candidate in generating.wants_first_token() {
                 rows.push(generating.sample_row(candidate, row(item.logits.end - 1)));
                 owners.push((item.request, candidate));
             }

@@ -3,15 +3,15 @@
 mod behaviour;
 mod grammar;
 mod schedules;
+mod strategies;
 
 use std::path::Path;
 use std::rc::Rc;
 
 use super::*;
+use crate::alignment::{Alignment, RewardRule};
 use crate::group::SequenceGroup;
-use crate::request::{
-    Alignment, Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Select, Selection, Usage,
-};
+use crate::request::{Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Selection, Usage};
 use crate::testing::{EOS, FakeModel, FakeTemplate, FakeVocabulary, Switches, adapter, adapter_with_head};
 use crate::{RewardParts, SamplingParams};
 
@@ -53,7 +53,9 @@ struct Answer {
     cached_tokens: usize,
     error: Option<String>,
     prompt_logprobs: Option<Vec<crate::request::Logprobs>>,
-    /// Events in order, by a letter: Prefilled, Token, Finished, Scored, sElected, Done, eRror.
+    /// The text of the blocks.
+    blocks: String,
+    /// Events in order, by a letter: Prefilled, Token, Finished, Scored, dropped (X), Block, sElected, Done, eRror.
     order: String,
 }
 
@@ -169,6 +171,8 @@ impl Harness {
                 Event::Token { .. } => 'T',
                 Event::Finished { .. } => 'F',
                 Event::Scored { .. } => 'S',
+                Event::Dropped { .. } => 'X',
+                Event::Block { .. } => 'B',
                 Event::Selected(_) => 'E',
                 Event::Done(_) => 'D',
                 Event::Failed(_) => 'R',
@@ -193,6 +197,8 @@ impl Harness {
                     grow(&mut answer, index);
                     answer.rewards[index] = Some(reward);
                 }
+                Event::Dropped { .. } => {}
+                Event::Block { text, .. } => answer.blocks.push_str(&text),
                 Event::Selected(selection) => answer.selection = Some(selection),
                 Event::Done(usage) => answer.usage = Some(usage),
                 Event::Failed(error) => answer.error = Some(error.to_string()),
@@ -223,13 +229,7 @@ fn generate(prompt: &[u32], num_choices: usize, max_tokens: usize) -> GenerateRe
 }
 
 fn best_of(prompt: &[u32], n: usize, max_tokens: usize, reward: &str) -> GenerateRequest {
-    let alignment = Alignment {
-        n,
-        reward: Some(reward.into()),
-        select: Select::Argmax,
-        length_penalty: 0.0,
-        max_total_tokens: None,
-    };
+    let alignment = Alignment { reward: RewardRule::one(Some(reward)), ..Alignment::best_of(n) };
     GenerateRequest { alignment: Some(alignment), ..generate(prompt, 1, max_tokens) }
 }
 

@@ -118,7 +118,7 @@ impl Scheduler {
         let Some(sequence) = sequence.filter(|sequence| sequence.is_running()) else { return false };
         sequence.advance(item.num_scheduled_tokens, pool, spec.block_size, use_cache);
         let is_complete = sequence.num_remaining_tokens() == 0;
-        if is_complete && matches!(item.part, Part::ScorePrompt | Part::Score(_)) {
+        if is_complete && matches!(item.part, Part::ScorePrompt(_) | Part::Score { .. }) {
             sequence.release(pool, SequenceState::Finished);
             group.scores.retain(|score| score.part != item.part);
             if group.scores.is_empty() {
@@ -132,9 +132,12 @@ impl Scheduler {
     pub fn fork(&mut self, request: RequestId) {
         let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
         let Some(mut prompt) = group.prompt.take() else { return };
-        let pool = &mut self.models[usize::from(ModelId::POLICY.0)].pool;
+        let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
         for candidate in group.candidates.iter_mut().filter(|candidate| candidate.is_alive()) {
             candidate.fork_from(&prompt, pool);
+            if candidate.is_held {
+                candidate.hold(pool, spec.block_size);
+            }
         }
         prompt.release(pool, SequenceState::Finished);
     }
@@ -144,6 +147,32 @@ impl Scheduler {
         let group = group_mut(&self.requests, &mut self.groups, request);
         if let Some(sequence) = group.and_then(|group| group.candidates.get_mut(candidate)) {
             sequence.output.push(token);
+        }
+    }
+
+    /// Keeps a candidate from running; its blocks stay, until somebody else needs them.
+    pub fn hold(&mut self, request: RequestId, candidate: usize) {
+        let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
+        let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
+        if let Some(sequence) = group.candidates.get_mut(candidate) {
+            sequence.hold(pool, spec.block_size);
+        }
+    }
+
+    /// Lets a held candidate run as soon as there is room.
+    pub fn go_on(&mut self, request: RequestId, candidate: usize) {
+        let group = group_mut(&self.requests, &mut self.groups, request);
+        if let Some(sequence) = group.and_then(|group| group.candidates.get_mut(candidate)) {
+            sequence.is_held = false;
+        }
+    }
+
+    /// Makes a candidate that is held or has ended a copy of another, which is held.
+    pub fn copy(&mut self, request: RequestId, from: usize, candidate: usize) {
+        let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
+        let pool = &mut self.models[usize::from(ModelId::POLICY.0)].pool;
+        if let Ok([from, to]) = group.candidates.get_disjoint_mut([from, candidate]) {
+            to.copy_from(from, pool);
         }
     }
 

@@ -171,11 +171,19 @@ impl Scheduler {
             }
             for candidate in 0..group.candidates.len() {
                 let sequence = &mut group.candidates[candidate];
-                if !matches!(sequence.state, SequenceState::Waiting | SequenceState::Preempted) {
+                if sequence.is_held
+                    || !matches!(sequence.state, SequenceState::Waiting | SequenceState::Preempted)
+                {
                     continue;
                 }
-                let wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                let mut wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
                 // Every running sequence keeps one block to grow into, so that a start does not force a preemption.
+                while wanted + room.num_running > pool.num_free() && group.release_held(pool, spec.block_size)
+                {
+                    let sequence = &mut group.candidates[candidate];
+                    wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                }
+                let sequence = &mut group.candidates[candidate];
                 let fits = wanted + room.num_running <= pool.num_free();
                 if !fits || room.num_running >= self.config.max_num_seqs || room.tokens == 0 {
                     return;

@@ -5,7 +5,7 @@ use crate::group::SequenceGroup;
 use crate::ids::ModelId;
 use crate::sequence::SequenceState;
 
-use super::Scheduler;
+use super::{Model, Scheduler};
 
 /// What was given up so that `index`, a group that needs a block, may have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,9 @@ impl Scheduler {
                 return Victim::Other;
             }
         }
-        // This group is the newest: it gives up what it can do later, first texts, then its last candidates.
-        if self.preempt_scores(index, model) {
+        // This group is the newest: it gives up what it can do later, first candidates that are held, then texts, then its
+        // last candidates.
+        if self.release_held(index, model) || self.preempt_scores(index, model) {
             return Victim::Other;
         }
         let alone = self.is_only_holder(index, model);
@@ -58,14 +59,22 @@ impl Scheduler {
     }
 
     /// Gives up the newest group that holds blocks, when nothing else can get on. The oldest of all keeps its own but for
-    /// texts. Returns whether anything was given up.
+    /// held candidates and texts. Returns whether anything was given up.
     pub(super) fn preempt_newest(&mut self, model: ModelId) -> bool {
         let Some(newest) = self.newest_holder(model) else { return false };
         let key = self.groups[newest].as_ref().map(|group| group.key);
         let firsts = [&self.waiting, &self.running, &self.scoring].map(|set| set.keys().next().copied());
         let oldest = firsts.into_iter().flatten().min();
         if oldest >= key {
-            return self.preempt_scores(newest, model);
+            if self.release_held(newest, model) || self.preempt_scores(newest, model) {
+                return true;
+            }
+            // Its texts may need the very blocks of the prompt that its held candidates share.
+            let waits_for_texts =
+                |group: &SequenceGroup| group.state == SequenceState::Running && group.is_held();
+            if model != ModelId::POLICY || !self.groups[newest].as_ref().is_some_and(waits_for_texts) {
+                return false;
+            }
         }
         self.preempt_group(newest, model);
         true
@@ -94,6 +103,13 @@ impl Scheduler {
         self.running.remove(&group.key);
         self.waiting.insert(group.key, index);
         self.num_preemptions += 1;
+    }
+
+    /// A held candidate of a group gives back what is its own. Returns whether there was one.
+    fn release_held(&mut self, index: usize, model: ModelId) -> bool {
+        let Model { pool, spec } = &mut self.models[usize::from(model.0)];
+        let group = self.groups[index].as_mut();
+        model == ModelId::POLICY && group.is_some_and(|group| group.release_held(pool, spec.block_size))
     }
 
     /// Texts of a group that hold blocks of `model` start over. Returns whether there were any.

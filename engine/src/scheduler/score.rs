@@ -20,12 +20,16 @@ impl Scheduler {
             if group.state == SequenceState::Waiting {
                 continue;
             }
-            let has_prompt = group.scores.iter().any(|score| score.part == Part::ScorePrompt);
             for number in 0..group.scores.len() {
-                let score = &mut group.scores[number];
+                let score = &group.scores[number];
                 let model = usize::from(score.model.0);
-                let is_due = score.sequence.last_scheduled != self.step_number
-                    && (score.part == Part::ScorePrompt || !has_prompt);
+                let prompt = match score.part {
+                    Part::Score { judge, .. } => Some(Part::ScorePrompt(judge)),
+                    _ => None,
+                };
+                let waits =
+                    prompt.is_some_and(|prompt| group.scores.iter().any(|other| other.part == prompt));
+                let is_due = score.sequence.last_scheduled != self.step_number && !waits;
                 if budget == 0 {
                     return blocked[usize::from(ModelId::POLICY.0)];
                 }
@@ -33,10 +37,19 @@ impl Scheduler {
                     continue;
                 }
                 let Model { pool, spec } = &mut self.models[model];
-                let sequence = &mut score.sequence;
-                if !sequence.is_running() {
-                    let headroom = if score.model == ModelId::POLICY { room.num_running } else { 0 };
-                    let wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                if !score.sequence.is_running() {
+                    let is_policy = score.model == ModelId::POLICY;
+                    let headroom = if is_policy { room.num_running } else { 0 };
+                    let sequence = &mut group.scores[number].sequence;
+                    let mut wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                    while is_policy
+                        && wanted + headroom > pool.num_free()
+                        && group.release_held(pool, spec.block_size)
+                    {
+                        let sequence = &mut group.scores[number].sequence;
+                        wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
+                    }
+                    let sequence = &mut group.scores[number].sequence;
                     if !room.calm || wanted + headroom > pool.num_free() {
                         blocked[model] = Some(key);
                         continue;
@@ -50,7 +63,8 @@ impl Scheduler {
                     }
                     sequence.state = SequenceState::Running;
                 }
-                let num_tokens = sequence.num_remaining_tokens().min(budget);
+                let score = &group.scores[number];
+                let num_tokens = score.sequence.num_remaining_tokens().min(budget);
                 budget -= num_tokens;
                 room.take_prefill(num_tokens);
                 let part = score.part;

@@ -127,7 +127,7 @@ impl ModelStep {
                 LogitRows::All => batch.logit_rows.extend(first_token as u32..end as u32),
             }
             item.logits = first_row..batch.logit_rows.len();
-            if matches!(item.part, Part::Score(_)) && positions.end == sequence.len() {
+            if matches!(item.part, Part::Score { .. }) && positions.end == sequence.len() {
                 item.score = Some(batch.score_rows.len());
                 batch.score_rows.push(end as u32 - 1);
             }

@@ -1,17 +1,32 @@
 //! What to do with the candidates of a request: pure state machines, told what happened, answering what to do. They see
 //! neither models nor clocks. Leaves doing it to the engine.
 
+mod adaptive;
 mod best_of_n;
+mod blockwise;
+mod ledger;
+mod reward;
+mod select;
+#[cfg(test)]
+mod simulation;
+mod speculative_rejection;
 
+pub use adaptive::{Adaptive, AdaptiveSettings};
 pub use best_of_n::BestOfN;
+pub use blockwise::Blockwise;
+pub use reward::{Combine, LengthPenalty};
+pub use select::{Ended, Extractor, Pattern, Select};
+pub use speculative_rejection::SpeculativeRejection;
 
-use crate::request::{Alignment, Scoring, Select};
+use crate::alignment::{Alignment, Method};
+use crate::request::Scoring;
+use ledger::{Ledger, Rules};
 
 /// What happened to a candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StrategyEvent {
-    /// It has this many tokens now.
-    Tokens {
+    /// It has as many tokens as [`Action::Run`] let it have, and waits.
+    Held {
         /// The candidate.
         index: usize,
         /// Its tokens.
@@ -23,15 +38,17 @@ pub enum StrategyEvent {
         index: usize,
         /// Its tokens.
         num_tokens: usize,
+        /// Its text.
+        text: String,
     },
-    /// The reward model has read it.
+    /// The reward models have read what it has.
     Scored {
         /// The candidate.
         index: usize,
-        /// The raw reward. A NaN or an infinity is a failure of the scorer.
+        /// Their rewards, combined. A NaN or an infinity is a failure of the scorer.
         reward: f32,
     },
-    /// The reward model could not read it.
+    /// The reward models could not read it.
     ScoreFailed {
         /// The candidate.
         index: usize,
@@ -43,10 +60,26 @@ pub enum StrategyEvent {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Have a candidate scored.
+    /// Let a candidate that has not begun, or that is held, run until it has `until` tokens; it may end before.
+    Run {
+        /// The candidate.
+        index: usize,
+        /// Tokens of its answer, counted from its beginning.
+        until: usize,
+    },
+    /// Have a candidate that is held or has ended scored.
     Score(usize),
     /// Stop a candidate and give its blocks back.
     Drop(usize),
+    /// A candidate gives up what it has for a copy of what `from`, which is held, has; it is then held too.
+    Fork {
+        /// What is copied.
+        from: usize,
+        /// The candidate.
+        index: usize,
+    },
+    /// What this candidate has so far is the answer's beginning, whatever comes.
+    Commit(usize),
     /// All is decided; nothing follows.
     Select(Outcome),
 }
@@ -60,17 +93,28 @@ pub struct Outcome {
     pub scoring: Scoring,
 }
 
-/// A way to use N candidates. Told every event once, in the order in which they happen; what it decides must not depend
+/// A way to spend N candidates. Told every event once, in the order in which they happen; what it decides must not depend
 /// on that order.
 pub trait Strategy: std::fmt::Debug {
+    /// Adds what is to be done at the beginning: which candidates run, and how far.
+    fn start(&mut self, actions: &mut Vec<Action>);
+
     /// Takes an event and adds what is to be done now to `actions`.
     fn on_event(&mut self, event: StrategyEvent, actions: &mut Vec<Action>);
 }
 
-/// The strategy of a request that returns `num_choices` candidates.
-pub fn strategy(alignment: &Alignment, num_choices: usize) -> Box<dyn Strategy> {
-    match alignment.select {
-        Select::Argmax => Box::new(BestOfN::new(alignment.n, num_choices, alignment.length_penalty)),
+/// The strategy of a request that returns `num_choices` candidates drawn from `seed`.
+pub fn strategy(alignment: &Alignment, num_choices: usize, seed: u64) -> Box<dyn Strategy> {
+    let Alignment { n, select, length_penalty, .. } = alignment;
+    let rules = Rules { select: select.clone(), length_penalty: *length_penalty, num_choices, seed };
+    let ledger = Ledger::new(*n, rules);
+    match alignment.method {
+        Method::BestOfN => Box::new(BestOfN::new(ledger)),
+        Method::SpeculativeRejection { alpha, first_check, max_checks } => {
+            Box::new(SpeculativeRejection::new(ledger, alpha, first_check, max_checks))
+        }
+        Method::Adaptive(settings) => Box::new(Adaptive::new(ledger, settings)),
+        Method::Blockwise { block_tokens } => Box::new(Blockwise::new(ledger, block_tokens)),
     }
 }
 

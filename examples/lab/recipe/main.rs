@@ -5,6 +5,8 @@
 
 mod blocks;
 mod comparison;
+mod curve;
+mod curve_report;
 mod evaluate;
 mod files;
 mod methods;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use curve::Curve;
 use methods::Comparison;
 use rectify_lab::{Task, judge};
 use serde::Deserialize;
@@ -54,6 +57,8 @@ enum Command {
     },
     /// Trains the policy by several methods, on what `all` made in the folder, and compares what became of it.
     Methods(Comparison),
+    /// Runs every strategy on held-out prompts and plots mean reward against tokens spent.
+    Curve(Curve),
     /// Writes the suite of checks that candidates of the demo must pass.
     Suite(SuiteArgs),
     /// Judges lines of `{"task", "prompt", "answer"}` from standard input.
@@ -75,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Data { recipe } => recipe.run_one(Stage::Data),
         Command::Methods(comparison) => comparison.run(),
+        Command::Curve(curve) => curve.run(),
         Command::Suite(suite) => suite.run(),
         Command::Judge => judge_lines(),
     }

@@ -30,6 +30,7 @@ impl Collector {
             text: String::new(),
             tokens: Vec::new(),
             reward: None,
+            rewards: Vec::new(),
             logprob: 0.0,
             finish_reason: None,
         };
@@ -72,7 +73,7 @@ impl Collector {
                 return Ok(Some(std::mem::take(&mut self.outcome)));
             }
             Event::Failed(error) => return Err(error),
-            Event::Prefilled { .. } => {}
+            Event::Prefilled { .. } | Event::Dropped { .. } | Event::Block { .. } => {}
         }
         Ok(None)
     }
@@ -116,6 +117,7 @@ mod tests {
             text: "whole".into(),
             tokens: vec![1],
             reward: Some(2.0),
+            rewards: vec![Some(2.0)],
             logprob: -3.0,
             finish_reason: Some(FinishReason::Stop),
         };
@@ -124,6 +126,12 @@ mod tests {
             scoring: Scoring::Failed("NaN".into()),
             candidates: vec![candidate.clone()],
             reward_model: "r".into(),
+            judges: vec!["r".into()],
+            strategy: "best_of_n",
+            max_candidates: 1,
+            num_tokens: 1,
+            num_pruned_tokens: 0,
+            num_blocks: 0,
         };
         collector.take(token(0, 1, "wh")).expect("no failure");
         collector.take(Event::Selected(selection)).expect("no failure");

@@ -1,11 +1,13 @@
 //! The engine in this process, for commands that need no server. Leaves loading to the assembly shared with `serve`.
 
+use rectify_engine::alignment::Alignment;
 use rectify_engine::model::assemble::ServedModels;
-use rectify_engine::request::{Alignment, GenerateRequest, Message, Select};
+use rectify_engine::request::{GenerateRequest, MAX_CANDIDATES, Message};
 use rectify_engine::{EngineError, EngineHandle, SamplingParams};
 
 use super::chat::LocalStore;
 use super::{CliError, ModelArgs, SamplingArgs};
+use crate::api::alignment::{AlignmentLimits, AlignmentRequest, CombinedReward};
 use crate::boot::{self, Booted};
 use crate::config::{Config, Generation};
 
@@ -28,6 +30,8 @@ pub(crate) struct Local {
     /// Where votes are kept; opened for a vote only.
     pub(crate) store: LocalStore,
     generation: Generation,
+    /// Several reward models that decide together, if configured.
+    combined_reward: Option<CombinedReward>,
     /// The adapter that answers, unless the policy itself does.
     adapter: Option<String>,
 }
@@ -51,7 +55,18 @@ impl Local {
         let rewards = models.rewards.iter().map(ToString::to_string).collect();
         let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
         let store = LocalStore { url: config.store_url(), store_text: config.feedback.store_text };
-        Ok(Self { engine, models, rewards, max_num_seqs, max_waiting, store, generation, adapter: None })
+        let combined_reward = config.reward.combined();
+        Ok(Self {
+            engine,
+            models,
+            rewards,
+            max_num_seqs,
+            max_waiting,
+            store,
+            generation,
+            combined_reward,
+            adapter: None,
+        })
     }
 
     /// Sampling of `n` answers: the options, then the configuration's and the model's own settings, then the defaults.
@@ -62,7 +77,22 @@ impl Local {
         sampling(args, &self.generation, n)
     }
 
-    /// A request for `n` answers to a conversation, scored if `reward` says so; `max_tokens` shrinks to what fits.
+    /// What the fields of `alignment` ask for, with this process's reward models.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] naming the field and what would be right.
+    pub(crate) fn alignment(&self, request: &AlignmentRequest) -> Result<Alignment, CliError> {
+        let limits = AlignmentLimits {
+            max_candidates: MAX_CANDIDATES,
+            kv_tokens: usize::MAX,
+            rewards: &self.rewards,
+            default_reward: self.rewards.first().map(String::as_str),
+            combined_reward: self.combined_reward.as_ref(),
+        };
+        request.validate(1, &limits).map_err(|error| CliError::Usage(error.message))
+    }
+
+    /// A request for answers to a conversation: one by `alignment`, or `n` as they are; `max_tokens` shrinks to what fits.
     ///
     /// # Errors
     /// [`EngineError::ContextLength`] if not even one token fits, or what the chat template refuses.
@@ -70,7 +100,7 @@ impl Local {
         &self,
         messages: Vec<Message>,
         n: usize,
-        scored: bool,
+        alignment: Option<Alignment>,
         mut sampling: SamplingParams,
     ) -> Result<GenerateRequest, EngineError> {
         let prompt = self.models.encode_chat(&messages)?;
@@ -84,13 +114,6 @@ impl Local {
             });
         }
         sampling.max_tokens = sampling.max_tokens.min(room);
-        let alignment = scored.then_some(Alignment {
-            n,
-            reward: None,
-            select: Select::Argmax,
-            length_penalty: 0.0,
-            max_total_tokens: None,
-        });
         if alignment.is_none() {
             // Without a strategy nobody else sums the logprobs.
             sampling.logprobs = Some(0);
@@ -99,7 +122,7 @@ impl Local {
             prompt,
             messages: messages.into(),
             sampling,
-            num_choices: if scored { 1 } else { n },
+            num_choices: if alignment.is_some() { 1 } else { n },
             alignment,
             adapter: self.adapter.clone().map(Into::into),
             priority: 0,

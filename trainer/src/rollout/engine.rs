@@ -168,7 +168,11 @@ pub(crate) fn completions(mut events: EventStream, count: usize) -> Result<Vec<C
             }
             Event::Failed(error) => return Err(error),
             Event::Done(_) => return Ok(completions),
-            Event::Prefilled { .. } | Event::Scored { .. } | Event::Selected(_) => {}
+            Event::Prefilled { .. }
+            | Event::Scored { .. }
+            | Event::Dropped { .. }
+            | Event::Block { .. }
+            | Event::Selected(_) => {}
         }
     }
     Err(EngineError::Shutdown)

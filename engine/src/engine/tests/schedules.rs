@@ -4,6 +4,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::alignment::Method;
+use crate::strategy::{AdaptiveSettings, Combine};
 
 /// What a test does between steps.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ struct Plan {
     n: usize,
     max_tokens: usize,
     reward: Option<&'static str>,
+    method: Method,
+    has_second_judge: bool,
     uses_adapter: bool,
     priority: i32,
     seed: u64,
@@ -36,6 +40,13 @@ impl Plan {
             Some(reward) => best_of(&self.prompt, self.n, self.max_tokens, reward),
             None => generate(&self.prompt, self.n, self.max_tokens),
         };
+        if let Some(alignment) = &mut request.alignment {
+            alignment.method = self.method;
+            if self.has_second_judge {
+                let models = vec!["adapter".to_owned(), "own".to_owned()];
+                alignment.reward = RewardRule { models, combine: Combine::Min };
+            }
+        }
         request.sampling.seed = Some(self.seed);
         request.sampling.temperature = self.temperature;
         request.sampling.frequency_penalty = if self.has_stop { 0.5 } else { 0.0 };
@@ -46,6 +57,17 @@ impl Plan {
         request.priority = self.priority;
         request
     }
+}
+
+fn method() -> impl Strategy<Value = Method> {
+    prop_oneof![
+        2 => Just(Method::BestOfN),
+        1 => (1usize..7).prop_map(|first_check| Method::SpeculativeRejection { alpha: 0.5, first_check, max_checks: 3 }),
+        1 => (1usize..4).prop_map(|round| {
+            Method::Adaptive(AdaptiveSettings { cost: 0.5, reward_std: 4.0, first: 2, round, ..AdaptiveSettings::default() })
+        }),
+        1 => (1usize..7).prop_map(|block_tokens| Method::Blockwise { block_tokens }),
+    ]
 }
 
 fn prompt() -> impl Strategy<Value = Vec<u32>> {
@@ -62,7 +84,9 @@ prop_compose! {
         prompt in prompt(),
         n in prop_oneof![3 => 1usize..4, 1 => 4usize..9],
         max_tokens in 1usize..20,
-        reward in prop_oneof![2 => Just(None), 1 => Just(Some("own")), 1 => Just(Some("adapter"))],
+        reward in prop_oneof![2 => Just(None), 2 => Just(Some("own")), 2 => Just(Some("adapter"))],
+        method in method(),
+        has_second_judge in prop::bool::weighted(0.2),
         uses_adapter in prop::bool::weighted(0.3),
         priority in -1i32..2,
         seed in 0u64..1000,
@@ -70,7 +94,7 @@ prop_compose! {
         wants_prompt_logprobs in prop::bool::weighted(0.2),
         temperature in prop_oneof![Just(0.0f32), Just(1.0)],
     ) -> Plan {
-        Plan { prompt, n, max_tokens, reward, uses_adapter, priority, seed, has_stop, wants_prompt_logprobs, temperature }
+        Plan { prompt, n, max_tokens, reward, method, has_second_judge, uses_adapter, priority, seed, has_stop, wants_prompt_logprobs, temperature }
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::time::Instant;
 
+use rectify_engine::alignment::Alignment;
 use rectify_engine::handle::EngineStats;
 use rectify_engine::model::assemble::Dtype;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::source::ModelSource;
-use rectify_engine::request::{Alignment, Event, Message, Select};
+use rectify_engine::request::{Event, Message};
 use rectify_engine::{EngineError, GenerateRequest, SamplingParams};
 use rectify_kernels::Pool;
 use rectify_kernels::peak::{self, MachineLimits};
@@ -206,10 +207,8 @@ fn request(args: &BenchGenerateArgs, local: &Local, scored: bool, repeat: u64) -
         ignore_eos: true,
         ..SamplingParams::default()
     };
-    let select = Select::Argmax;
-    let (n, length_penalty) = (args.n, 0.0);
-    let alignment =
-        scored.then_some(Alignment { n, reward: None, select, length_penalty, max_total_tokens: None });
+    let n = args.n;
+    let alignment = scored.then(|| Alignment::best_of(n));
     let prompt: Vec<u32> = (0..args.prompt_len).map(token).collect();
     // What the reward model reads as the prompt is about as long.
     let content = local.models.tokenizer.decode(&prompt, true).unwrap_or_default();

@@ -7,6 +7,7 @@ use rectify_engine::request::{Event, Message};
 use serde_json::{Value, json};
 
 use super::vote::{self, Answered};
+use crate::api::alignment::AlignmentRequest;
 use crate::api::new_id;
 use crate::cli::candidates::Collector;
 use crate::cli::client::{Client, ServerEvent};
@@ -93,7 +94,9 @@ async fn local_answer(
     n: usize,
     say: &mut dyn FnMut(Said),
 ) -> Result<Footer, CliError> {
-    let request = local.request(turns.to_vec(), n, n > 1, local.sampling(sampling, n)?)?;
+    let best_of = AlignmentRequest { n: Some(n), ..AlignmentRequest::default() };
+    let alignment = (n > 1).then(|| local.alignment(&best_of)).transpose()?;
+    let request = local.request(turns.to_vec(), n, alignment, local.sampling(sampling, n)?)?;
     let about = About { id: new_id("chat"), model: local.models.policy_name.to_string(), ..About::default() };
     let (mut recorder, mut answered) = (Recorder::new(&about, None, std::slice::from_ref(&request)), None);
     let mut events = local.engine.generate(request).await?;

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use rectify_engine::SamplingParams;
-use rectify_engine::request::{Candidate, Event};
+use rectify_engine::alignment::Alignment;
+use rectify_engine::request::Event;
 use rectify_feedback::{JsonlReader, JsonlWriter};
 
 use self::pipeline::Prompt;
@@ -20,6 +21,7 @@ use super::candidates::{Collector, Outcome};
 use super::local::{Local, engine_messages};
 use super::progress::{Progress, clock};
 use super::{CliError, ModelArgs, ProgressMode, SamplingArgs, interrupt, random};
+use crate::api::alignment::AlignmentRequest;
 
 pub(crate) use output::widen;
 
@@ -35,6 +37,12 @@ pub struct GenerateArgs {
     /// Candidates per prompt.
     #[arg(short, long, default_value_t = 16, value_parser = super::args::positive, value_name = "N")]
     pub n: usize,
+    /// How the candidates are spent and chosen: best_of_n, speculative_rejection, adaptive, blockwise, mbr or majority.
+    #[arg(long, value_name = "NAME")]
+    pub strategy: Option<String>,
+    /// The fields of the API's `alignment` object as JSON, such as '{"select": "softmax", "reward": "helpful"}'.
+    #[arg(long, value_name = "JSON", value_parser = alignment)]
+    pub alignment: Option<AlignmentRequest>,
     /// What to write of the candidates.
     #[arg(long, value_enum, default_value_t)]
     pub keep: Keep,
@@ -53,6 +61,34 @@ pub struct GenerateArgs {
     /// Models.
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+impl GenerateArgs {
+    /// `-n`, `--strategy` and `--alignment` as one.
+    fn alignment_request(&self) -> Result<AlignmentRequest, CliError> {
+        let given = self.alignment.clone().unwrap_or_default();
+        let clash = |flag: &str, field: &str| {
+            Err(CliError::Usage(format!("--alignment: `{field}` is also given by {flag}; name it once")))
+        };
+        match (given.n, &given.strategy, &self.strategy) {
+            (Some(n), ..) if n != self.n => clash("-n", "n"),
+            (_, Some(_), Some(_)) => clash("--strategy", "strategy"),
+            _ if given.seed.is_some() => clash("--seed", "seed"),
+            _ => {
+                let strategy = self.strategy.clone().or(given.strategy);
+                Ok(AlignmentRequest { n: Some(self.n), strategy, ..given })
+            }
+        }
+    }
+}
+
+/// The `alignment` object of a request.
+fn alignment(json: &str) -> Result<AlignmentRequest, String> {
+    let value: serde_yaml_ng::Value =
+        serde_json::from_str(json).map_err(|error| format!("not JSON: {error}"))?;
+    let schema = schemars::schema_for!(AlignmentRequest).to_value();
+    rectify_trainer::unknown::check(&value, &schema)?;
+    serde_json::from_str(json).map_err(|error| error.to_string())
 }
 
 /// What is written for each prompt.
@@ -95,11 +131,13 @@ pub(crate) fn run(args: GenerateArgs, mode: ProgressMode) -> Result<(), CliError
     refuse_to_overwrite(&args)?;
     let local = Local::start(&args.model)?;
     let sampling = local.sampling(&args.sampling, args.n)?;
-    let scored = !local.rewards.is_empty();
     if args.keep == Keep::Pairs || (args.keep == Keep::Best && args.n > 1) {
         local.require_reward("choosing among candidates")?;
     }
-    let job = Job { args: &args, local: &local, sampling, scored, num_tokens: Cell::new(0) };
+    let wanted = args.alignment_request()?;
+    let is_scored = !local.rewards.is_empty() || wanted.strategy.is_some() || args.alignment.is_some();
+    let alignment = is_scored.then(|| local.alignment(&wanted)).transpose()?;
+    let job = Job { args: &args, local: &local, sampling, alignment, num_tokens: Cell::new(0) };
     for prompt in prompts {
         job.request(prompt)?;
     }
@@ -157,7 +195,7 @@ struct Job<'a> {
     args: &'a GenerateArgs,
     local: &'a Local,
     sampling: SamplingParams,
-    scored: bool,
+    alignment: Option<Alignment>,
     /// Tokens generated so far.
     num_tokens: Cell<u64>,
 }
@@ -168,7 +206,7 @@ impl Job<'_> {
         let seed = random::mix(self.args.sampling.seed.unwrap_or(0), prompt.number);
         let sampling = SamplingParams { seed: Some(seed), ..self.sampling.clone() };
         let messages = engine_messages(prompt.record.prompt.to_messages("user"));
-        self.local.request(messages, self.args.n, self.scored, sampling).map_err(|error| {
+        self.local.request(messages, self.args.n, self.alignment.clone(), sampling).map_err(|error| {
             CliError::Usage(format!("{}:{}: {error}", self.args.input.display(), prompt.number))
         })
     }
@@ -210,7 +248,7 @@ impl Job<'_> {
                 next = answers.next() => {
                     let Some((prompt, outcome)) = next else { return Ok(tally) };
                     let outcome = outcome?;
-                    let line = output::fields(self.args.keep, prompt.number, &prompt.record, &outcome.candidates);
+                    let line = output::fields(self.args.keep, prompt.number, &prompt.record, &outcome);
                     tally.add(prompt, &outcome, line.is_some(), progress);
                     if let Some(fields) = line {
                         writer.write(&fields).map_err(|error| CliError::Usage(error.to_string()))?;
@@ -249,9 +287,10 @@ impl Tally {
                 progress.say(&format!("warning: line {}: scoring failed: {reason}", prompt.number));
             }
         }
-        let rewards: Vec<f64> =
-            outcome.candidates.iter().filter_map(|Candidate { reward, .. }| *reward).map(f64::from).collect();
-        if let Some(best) = rewards.iter().copied().max_by(f64::total_cmp) {
+        let ended = outcome.candidates.iter().filter(|candidate| candidate.finish_reason.is_some());
+        let rewards: Vec<f64> = ended.filter_map(|candidate| candidate.reward).map(f64::from).collect();
+        let winner = output::winner(outcome).and_then(|index| outcome.candidates[index].reward);
+        if let Some(best) = winner.map(f64::from) {
             self.rewarded += 1;
             self.best_reward += best;
             self.mean_reward += rewards.iter().sum::<f64>() / rewards.len() as f64;

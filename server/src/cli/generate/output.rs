@@ -6,6 +6,7 @@ use rectify_feedback::{Message, PreferenceRecord, PromptRecord, Record, SftData,
 use serde_json::{Map, Value, json};
 
 use super::Keep;
+use super::Outcome;
 
 /// The column that says which line of the input an output line answers; what `--resume` goes by.
 pub(super) const LINE: &str = "line";
@@ -15,13 +16,14 @@ pub(super) fn fields(
     keep: Keep,
     line: u64,
     prompt: &PromptRecord,
-    candidates: &[Candidate],
+    outcome: &Outcome,
 ) -> Option<Map<String, Value>> {
     let turns = prompt.prompt.to_messages("user");
+    let (candidates, winner) = (&outcome.candidates[..], winner(outcome));
     let mut fields = match keep {
-        Keep::Best => best(turns, candidates)?,
-        Keep::Pairs => pair(turns, candidates)?,
-        Keep::All => all(turns, candidates),
+        Keep::Best => best(turns, &candidates[winner?])?,
+        Keep::Pairs => pair(turns, candidates, winner?)?,
+        Keep::All => all(turns, candidates, winner),
     };
     fields.insert(LINE.to_owned(), line.into());
     for (name, value) in &prompt.extra {
@@ -30,25 +32,25 @@ pub(super) fn fields(
     Some(fields)
 }
 
-/// Index of the candidate with the highest reward, ties to the lower index; of the first if none has a reward.
-pub(super) fn best_index(candidates: &[Candidate]) -> Option<usize> {
-    rewarded(candidates)
-        .max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)))
-        .map(|(index, _)| index)
-        .or_else(|| (!candidates.is_empty()).then_some(0))
+/// The candidate that was chosen; the first where nothing was to choose by.
+pub(super) fn winner(outcome: &Outcome) -> Option<usize> {
+    let first = (!outcome.candidates.is_empty()).then_some(0);
+    outcome.selected.first().copied().or(first)
 }
 
+/// Candidates that ended and have a reward.
 fn rewarded(candidates: &[Candidate]) -> impl Iterator<Item = (usize, f32)> {
-    let reward = |(index, candidate): (usize, &Candidate)| Some((index, candidate.reward?));
-    candidates.iter().enumerate().filter_map(reward).filter(|(_, reward)| !reward.is_nan())
+    let ended = candidates.iter().enumerate().filter(|(_, candidate)| candidate.finish_reason.is_some());
+    ended
+        .filter_map(|(index, candidate)| Some((index, candidate.reward?)))
+        .filter(|(_, reward)| !reward.is_nan())
 }
 
 fn answer(candidate: &Candidate) -> Text {
     Text::Chat(vec![Message::new("assistant", candidate.text.as_str())])
 }
 
-fn best(mut turns: Vec<Message>, candidates: &[Candidate]) -> Option<Map<String, Value>> {
-    let winner = &candidates[best_index(candidates)?];
+fn best(mut turns: Vec<Message>, winner: &Candidate) -> Option<Map<String, Value>> {
     turns.push(Message::new("assistant", winner.text.as_str()));
     let mut record = SftRecord::from(SftData::Messages(turns));
     record.extra.insert("reward".to_owned(), number(winner.reward));
@@ -56,10 +58,10 @@ fn best(mut turns: Vec<Message>, candidates: &[Candidate]) -> Option<Map<String,
     Some(record.to_fields())
 }
 
-/// Best against worst; nothing can be learnt from equal rewards or equal texts.
-fn pair(turns: Vec<Message>, candidates: &[Candidate]) -> Option<Map<String, Value>> {
+/// The chosen one against the worst; nothing can be learnt from equal rewards or equal texts.
+fn pair(turns: Vec<Message>, candidates: &[Candidate], winner: usize) -> Option<Map<String, Value>> {
     let worst = rewarded(candidates).min_by(|(i, a), (j, b)| a.total_cmp(b).then(i.cmp(j)))?.0;
-    let (chosen, rejected) = (&candidates[best_index(candidates)?], &candidates[worst]);
+    let (chosen, rejected) = (&candidates[winner], &candidates[worst]);
     if chosen.reward == rejected.reward || chosen.text == rejected.text {
         return None;
     }
@@ -69,7 +71,7 @@ fn pair(turns: Vec<Message>, candidates: &[Candidate]) -> Option<Map<String, Val
     Some(record.to_fields())
 }
 
-fn all(turns: Vec<Message>, candidates: &[Candidate]) -> Map<String, Value> {
+fn all(turns: Vec<Message>, candidates: &[Candidate], winner: Option<usize>) -> Map<String, Value> {
     let describe = |(index, candidate): (usize, &Candidate)| {
         json!({
             "index": index,
@@ -84,7 +86,7 @@ fn all(turns: Vec<Message>, candidates: &[Candidate]) -> Map<String, Value> {
     let mut fields = Map::new();
     fields.insert("prompt".to_owned(), Text::Chat(turns).to_value());
     fields.insert("candidates".to_owned(), Value::Array(candidates_json));
-    fields.insert("selected".to_owned(), json!(best_index(candidates)));
+    fields.insert("selected".to_owned(), json!(winner));
     fields
 }
 
@@ -123,6 +125,7 @@ mod tests {
             text: format!("answer {index}"),
             tokens: vec![1; index + 1],
             reward,
+            rewards: vec![reward],
             logprob: -1.5,
             finish_reason: Some(FinishReason::Stop),
         };
@@ -134,7 +137,13 @@ mod tests {
             prompt: Text::Plain("2+2?".into()),
             extra: [("id".to_owned(), json!("q1")), (LINE.to_owned(), json!("theirs"))].into_iter().collect(),
         };
-        fields(keep, 3, &prompt, &candidates(rewards)).map(|fields| Value::Object(fields).to_string())
+        let value = |index: &usize| rewards[*index].filter(|reward| !reward.is_nan());
+        let best = (0..rewards.len())
+            .filter(|i| value(i).is_some())
+            .max_by(|i, j| value(i).unwrap_or(0.0).total_cmp(&value(j).unwrap_or(0.0)).then(j.cmp(i)));
+        let selected = best.into_iter().collect();
+        let outcome = Outcome { candidates: candidates(rewards), selected, ..Outcome::default() };
+        fields(keep, 3, &prompt, &outcome).map(|fields| Value::Object(fields).to_string())
     }
 
     #[test]

@@ -81,6 +81,7 @@ pub(super) fn in_flight(n: usize, max_num_seqs: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::candidates::Outcome;
     use crate::cli::random;
     use proptest::prelude::*;
     use rectify_engine::request::{Candidate, FinishReason};
@@ -96,16 +97,18 @@ mod tests {
     }
 
     /// Two candidates that depend on the prompt's seed alone; every third prompt ties and makes no pair.
-    fn fake(prompt: &Prompt) -> Vec<Candidate> {
+    fn fake(prompt: &Prompt) -> Outcome {
         let seed = random::mix(7, prompt.number);
         let candidate = |index: u64| Candidate {
             text: format!("{:x}", seed.wrapping_mul(index + 1)),
             tokens: vec![0],
             reward: Some(if prompt.number.is_multiple_of(3) { 1.0 } else { index as f32 }),
+            rewards: Vec::new(),
             logprob: 0.0,
             finish_reason: Some(FinishReason::Stop),
         };
-        (0..2).map(candidate).collect()
+        let selected = vec![usize::from(!prompt.number.is_multiple_of(3))];
+        Outcome { candidates: (0..2).map(candidate).collect(), selected, ..Outcome::default() }
     }
 
     /// Runs to the end, with answers that take different times.
@@ -123,8 +126,8 @@ mod tests {
                 Ok::<_, Infallible>(fake(prompt))
             };
             let mut answers = std::pin::pin!(answers(prompts, in_flight, answer));
-            while let Some((prompt, Ok(candidates))) = answers.next().await {
-                if let Some(fields) = output::fields(keep, prompt.number, &prompt.record, &candidates) {
+            while let Some((prompt, Ok(outcome))) = answers.next().await {
+                if let Some(fields) = output::fields(keep, prompt.number, &prompt.record, &outcome) {
                     writer.write(&fields).expect("write");
                 }
             }

@@ -1,5 +1,6 @@
 //! Best-of-N on the wire: fields, profiles, several choices, failure.
 
+use rectify_engine::strategy::LengthPenalty;
 use serde_json::{Value, json};
 
 use super::Server;
@@ -96,8 +97,9 @@ async fn the_fields_reach_the_engine() {
     server.chat("hello", json!({"seed": 3, "alignment": alignment})).await.ok();
     let request = server.seen.requests.lock().unwrap().pop().unwrap();
     let alignment = request.alignment.unwrap();
-    assert_eq!((alignment.n, alignment.reward.as_deref()), (4, Some("safe")));
-    assert_eq!((alignment.length_penalty, alignment.max_total_tokens), (0.5, Some(99)));
+    assert_eq!((alignment.n, &alignment.reward.models[..]), (4, &["safe".to_owned()][..]));
+    let penalty = LengthPenalty::Subtract(0.5);
+    assert_eq!((alignment.length_penalty, alignment.max_total_tokens), (penalty, Some(99)));
     assert_eq!(request.sampling.seed, Some(7), "the strategy's own seed wins");
 }
 
