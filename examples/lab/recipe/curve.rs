@@ -16,7 +16,7 @@ use rectify_engine::strategy::{AdaptiveSettings, Extractor, Select};
 use rectify_engine::text::TemplateInput;
 use rectify_engine::{EngineConfig, EngineHandle, Event, GenerateRequest, SamplingParams, ScoreRequest};
 use rectify_lab::data::prompts;
-use rectify_lab::{Item, Split, judge};
+use rectify_lab::{Category, Item, Split, judge};
 
 use crate::curve_report;
 
@@ -37,7 +37,7 @@ pub(crate) struct Curve {
     #[arg(long, value_name = "DIR", default_value = "assets/demo")]
     models: PathBuf,
     /// Held-out prompts of each category.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 12)]
     prompts: usize,
     /// Seeds of every point: each draws all candidates anew.
     #[arg(long, default_value_t = 2)]
@@ -76,7 +76,7 @@ impl Curve {
         let mut models = ModelsConfig::new(ModelSource::Folder(self.models.join("policy")));
         models.rewards = vec![(REWARD.to_owned(), ModelSource::Folder(self.models.join("reward")))];
         let (engine, served) = assemble::start(EngineConfig::default(), models)?;
-        let lab = Lab { engine, served, items: prompts(Split::HeldOut, self.prompts, 7, "curve")? };
+        let lab = Lab { engine, served, items: self.items()? };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let mut points = Vec::new();
         for (settings, alignment) in menu(self.most) {
@@ -85,7 +85,20 @@ impl Curve {
             points.push(point);
         }
         let correlations = runtime.block_on(lab.correlations())?;
-        curve_report::write(&self.out, &lab.items, &points, &correlations, self.seeds)
+        curve_report::write(&self.out, &lab.items, self.prompts, &points, &correlations, self.seeds)
+    }
+
+    /// Held-out prompts of each category: more of those that are also looked at alone.
+    fn items(&self) -> anyhow::Result<Vec<Item>> {
+        let mut counts: BTreeMap<Category, usize> = BTreeMap::new();
+        let most = self.prompts * curve_report::MORE;
+        let items = prompts(Split::HeldOut, most, 7, "curve")?;
+        let mut is_wanted = |item: &Item| {
+            let count = counts.entry(item.category).or_default();
+            *count += 1;
+            *count <= if curve_report::LONG.contains(&item.category) { most } else { self.prompts }
+        };
+        Ok(items.into_iter().filter(|item| is_wanted(item)).collect())
     }
 }
 
@@ -94,14 +107,22 @@ fn menu(most: usize) -> Vec<(String, Alignment)> {
     let mut menu: Vec<(String, Alignment)> = Vec::new();
     let best_of = |n: usize| (format!("n={n}"), Alignment::best_of(n));
     menu.extend([1, 2, 4, 8, 16, 32, 64].map(best_of));
-    for (n, first_check, max_checks) in
-        [(8, 4, 2), (16, 4, 2), (32, 4, 2), (64, 4, 2), (16, 8, 9), (32, 8, 9), (64, 8, 9), (64, 4, 1)]
-    {
-        for alpha in [0.5, 0.75] {
-            let method = Method::SpeculativeRejection { alpha, first_check, max_checks };
-            let settings = format!("n={n} alpha={alpha} first_check={first_check} max_checks={max_checks}");
-            menu.push((settings, Alignment { method, ..Alignment::best_of(n) }));
-        }
+    const ALL: usize = usize::MAX;
+    for (n, alpha, first_check, max_checks) in [
+        (8, 0.5, 4, 2),
+        (16, 0.5, 4, 2),
+        (32, 0.5, 4, 2),
+        (64, 0.5, 4, 2),
+        (64, 0.75, 4, 2),
+        (64, 0.5, 4, ALL),
+        (32, 0.5, 8, ALL),
+        (64, 0.5, 8, ALL),
+        (64, 0.75, 8, 1),
+    ] {
+        let method = Method::SpeculativeRejection { alpha, first_check, max_checks };
+        let checks = if max_checks == ALL { String::new() } else { format!(" max_checks={max_checks}") };
+        let settings = format!("n={n} alpha={alpha} first_check={first_check}{checks}");
+        menu.push((settings, Alignment { method, ..Alignment::best_of(n) }));
     }
     for cost in [0.3, 0.1, 0.05, 0.02, 0.01, 0.005] {
         let settings = AdaptiveSettings { cost, ..AdaptiveSettings::default() };

@@ -16,7 +16,10 @@ use crate::curve::{Correlations, Point};
 
 const BEST_OF_N: &str = "best_of_n";
 /// Answers of these categories are long, and what is wrong with them shows early (`harmful`) or anywhere (`steps`).
-const LONG: [Category; 2] = [Category::Harmful, Category::Steps];
+pub(crate) const LONG: [Category; 2] = [Category::Harmful, Category::Steps];
+
+/// How many times as many prompts they have.
+pub(crate) const MORE: usize = 3;
 
 /// A line of the table: a point over a set of prompts.
 struct Row<'a> {
@@ -47,6 +50,7 @@ pub(crate) fn say(point: &Point) {
 pub(crate) fn write(
     folder: &Path,
     items: &[Item],
+    per_category: usize,
     points: &[Point],
     correlations: &Correlations,
     seeds: u64,
@@ -57,7 +61,7 @@ pub(crate) fn write(
          tokens_of_best_of_n,candidates_of_best_of_n\n",
     );
     let mut text = head(items, seeds)?;
-    for (name, title, of) in sets(items) {
+    for (name, title, of) in sets(items, per_category) {
         let rows: Vec<Row<'_>> = points.iter().map(|point| row(point, &of)).collect();
         table(&mut text, &mut csv, name, title, &rows)?;
         plot(&folder.join(format!("{name}.svg")), title, &rows)?;
@@ -86,12 +90,16 @@ fn head(items: &[Item], seeds: u64) -> anyhow::Result<String> {
 }
 
 /// Sets of prompts: a name for files, a title, and which prompts.
-fn sets(items: &[Item]) -> Vec<(&'static str, &'static str, Vec<usize>)> {
+fn sets(items: &[Item], per_category: usize) -> Vec<(&'static str, &'static str, Vec<usize>)> {
     let of = |keep: &dyn Fn(Category) -> bool| {
-        items.iter().enumerate().filter(|(_, item)| keep(item.category)).map(|(index, _)| index).collect()
+        let kept = items.iter().enumerate().filter(|(_, item)| keep(item.category));
+        kept.map(|(index, _)| index).collect::<Vec<usize>>()
     };
+    let even = Category::ALL
+        .iter()
+        .flat_map(|&category| of(&|other| other == category).into_iter().take(per_category));
     vec![
-        ("all", "All prompts", of(&|_| true)),
+        ("all", "All kinds of prompts", even.collect()),
         (
             "harmful",
             "Long answers whose flaws show early (harmful requests)",

@@ -38,6 +38,7 @@ fn draw(request: &GenerateRequest, candidate: usize, output: &[u32], until: usiz
             output: &output,
             end_tokens: &[EOS],
             wants_logprob: false,
+            mask: None,
         };
         let pool = Pool::new(1).unwrap();
         output.push(Sampler::default().sample(&pool, &[row]).remove(0).unwrap().token);
