@@ -26,6 +26,8 @@ const REWARD: &str = "demo-reward";
 /// Where partial answers are scored, in tokens, for their correlation with the final reward.
 pub(crate) const PARTS: [usize; 6] = [2, 4, 8, 12, 16, 24];
 const CORRELATED: usize = 16;
+/// Checks without a limit.
+const ALL: usize = usize::MAX;
 
 /// Settings of `lab curve`.
 #[derive(Args)]
@@ -107,17 +109,16 @@ fn menu(most: usize) -> Vec<(String, Alignment)> {
     let mut menu: Vec<(String, Alignment)> = Vec::new();
     let best_of = |n: usize| (format!("n={n}"), Alignment::best_of(n));
     menu.extend([1, 2, 4, 8, 16, 32, 64].map(best_of));
-    const ALL: usize = usize::MAX;
     for (n, alpha, first_check, max_checks) in [
-        (8, 0.5, 4, 2),
-        (16, 0.5, 4, 2),
-        (32, 0.5, 4, 2),
-        (64, 0.5, 4, 2),
-        (64, 0.75, 4, 2),
+        (8, 0.5, 3, 2),
+        (16, 0.5, 3, 2),
+        (32, 0.5, 3, 2),
+        (64, 0.5, 3, 2),
+        (64, 0.7, 3, 2),
+        (64, 0.5, 3, 3),
         (64, 0.5, 4, ALL),
         (32, 0.5, 8, ALL),
         (64, 0.5, 8, ALL),
-        (64, 0.75, 8, 1),
     ] {
         let method = Method::SpeculativeRejection { alpha, first_check, max_checks };
         let checks = if max_checks == ALL { String::new() } else { format!(" max_checks={max_checks}") };
@@ -147,6 +148,11 @@ fn menu(most: usize) -> Vec<(String, Alignment)> {
     menu
 }
 
+/// The seed of a prompt's draws: under one seed for all, their first candidates would be lucky or unlucky together.
+fn draws(number: usize, seed: u64) -> u64 {
+    number as u64 * 1_000 + seed
+}
+
 struct Lab {
     engine: EngineHandle,
     served: ServedModels,
@@ -159,9 +165,9 @@ impl Lab {
             Select::Softmax { .. } => "softmax",
             _ => alignment.name(),
         };
-        let each = |item| self.prompt(item, alignment, seeds);
+        let each = |(number, item)| self.prompt(number, item, alignment, seeds);
         let measured: Vec<Measured> =
-            stream::iter(&self.items).map(each).buffered(IN_FLIGHT).try_collect().await?;
+            stream::iter(self.items.iter().enumerate()).map(each).buffered(IN_FLIGHT).try_collect().await?;
         let all = |of: fn(&Measured) -> f64| measured.iter().map(of).collect();
         Ok(Point {
             strategy,
@@ -175,11 +181,18 @@ impl Lab {
     }
 
     /// Means over the seeds.
-    async fn prompt(&self, item: &Item, alignment: &Alignment, seeds: u64) -> anyhow::Result<Measured> {
+    async fn prompt(
+        &self,
+        number: usize,
+        item: &Item,
+        alignment: &Alignment,
+        seeds: u64,
+    ) -> anyhow::Result<Measured> {
         let mut sum = Measured { reward: 0.0, tokens: 0.0, candidates: 0.0, scored_tokens: 0.0, good: 0.0 };
         let share = 1.0 / seeds as f64;
         for seed in 0..seeds {
-            let (selection, scored_tokens) = self.answer(item, alignment.clone(), seed).await?;
+            let (selection, scored_tokens) =
+                self.answer(item, alignment.clone(), draws(number, seed)).await?;
             let winner = selection.selected.first().and_then(|&index| selection.candidates.get(index));
             let winner = winner.context("nothing was selected")?;
             let good = judge(&item.task, &item.prompt, &winner.text).good;
@@ -235,15 +248,15 @@ impl Lab {
 
     /// How well the first tokens of an answer tell its reward.
     async fn correlations(&self) -> anyhow::Result<Correlations> {
-        let each = |item| self.correlation(item);
+        let each = |(number, item)| self.correlation(number, item);
         let by_prompt: Vec<Vec<Option<f64>>> =
-            stream::iter(&self.items).map(each).buffered(IN_FLIGHT).try_collect().await?;
+            stream::iter(self.items.iter().enumerate()).map(each).buffered(IN_FLIGHT).try_collect().await?;
         let of = |(at, part): (usize, usize)| (part, by_prompt.iter().map(|prompt| prompt[at]).collect());
         Ok(PARTS.into_iter().enumerate().map(of).collect())
     }
 
-    async fn correlation(&self, item: &Item) -> anyhow::Result<Vec<Option<f64>>> {
-        let (selection, _) = self.answer(item, Alignment::best_of(CORRELATED), 1000).await?;
+    async fn correlation(&self, number: usize, item: &Item) -> anyhow::Result<Vec<Option<f64>>> {
+        let (selection, _) = self.answer(item, Alignment::best_of(CORRELATED), draws(number, 999)).await?;
         let mut correlations = Vec::new();
         for part in PARTS {
             let longer: Vec<_> =

@@ -138,7 +138,7 @@ async fn every_wrong_field_is_a_400_that_names_it() {
         (json!({"n": 4, "alignment": {"n": 2}}), "alignment.n"),
         (json!({"alignment": {"strategy": "hope"}}), "alignment.strategy"),
         (json!({"alignment": {"select": "worst"}}), "alignment.select"),
-        (json!({"alignment": {"early_stop": {"kind": "x"}}}), "alignment.early_stop"),
+        (json!({"alignment": {"early_stop": {"kind": "x"}}}), "alignment.early_stop.kind"),
     ] {
         let (message, found, _) = server.chat("hello", fields.clone()).await.refused(400);
         assert_eq!(found, param, "{fields}: {message}");
