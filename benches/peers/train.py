@@ -1,7 +1,7 @@
 """Trains with rectify and with TRL + PEFT on torch, one after the other, and records the run.
 
     cargo build --release
-    python3 benches/peers/train.py --peers PEERS_ENV --models MODELS [--method grpo]
+    python3 benches/peers/train.py --peers PEERS_ENV --models MODELS [--method grpo|ppo]
 
 `PEERS_ENV` is the environment `install.sh` made, `MODELS` a folder `models.py` filled. The work, of a LoRA adapter (r = 16
 on all projections) on the model `w2`, is
@@ -10,11 +10,13 @@ on all projections) on the model `w2`, is
   sequences of every pair, whoever computes their common prompt once or twice; time is that of the steps, first to last.
 - `grpo`: whole steps (sample, score, update) of 8 completions of at most 64 tokens for each of 8 prompts of about 85. Time is
   that of all our steps, and of TRL's without the first, which warms up.
+- `ppo`: whole steps (sample, score, four epochs of updates) of a completion of 64 tokens for each of 64 such prompts. Tokens
+  are counted once for all epochs. TRL 1.12, the last with PPO; its critic is a model of its own, ours a head on the policy.
 
 Prompts and pairs are `pairs.py`'s. Memory is the process's peak. An engine's name may end with `-checkpointing` (both), `-f32`
 (ours, without `mixed_precision`) or `-bf16` (TRL's default, `bf16=True`; without, it computes in f32). Engines take turns for
 `--rounds` rounds, so that a drifting machine meets all of them alike. Writes `benches/runs/<date>-<machine>-train/`, or
-`-grpo/`, with `raw.jsonl`, `raw.csv` and `README.md`.
+`-grpo/`, `-ppo/`, with `raw.jsonl`, `raw.csv` and `README.md`.
 """
 
 import argparse
@@ -32,13 +34,20 @@ SHARED = "--use-peft true --lora-r 16 --lora-alpha 16 --learning-rate 1e-4 --lr-
 OPTIONS = {
     "dpo": "--lora-dropout 0.05 --per-device-train-batch-size 8 --num-train-epochs 1 --max-length 1024",
     "grpo": "--reward length:64 --per-device-train-batch-size 64 --max-completion-length 64 --max-steps 4 --save-steps 0",
+    "ppo": "--reward length:64 --per-device-train-batch-size 64 --num-mini-batches 1 --num-ppo-epochs 4 "
+    "--max-completion-length 64 --max-steps 12 --save-steps 0",
 }
+# How often a token that is counted once is gone through.
+PASSES = {"ppo": 4}
 WORK = {
     "dpo": "W5: DPO of a LoRA adapter (r = 16, all projections, dropout 0.05) on the model `w2` of `benches/peers/models.py`,\n"
     "{pairs} pairs of about {tokens} tokens a sequence, half of them the prompt's, batch 8, one pass. Tokens are those of\n"
     "both sequences of every pair",
     "grpo": "Whole steps of GRPO (sample, score, update) of a LoRA adapter (r = 16, all projections) on the model `w2` of\n"
     "`benches/peers/models.py`: 8 completions of at most 64 tokens for each of 8 prompts of about {prompt} tokens",
+    "ppo": "Whole steps of PPO (sample, score, four epochs) of a LoRA adapter (r = 16, all projections) on the model `w2` of\n"
+    "`benches/peers/models.py`: a completion of 64 tokens for each of 64 prompts of about {prompt} tokens. TRL is 1.12, the\n"
+    "last with PPO; its critic is a model of its own, ours a head on the policy",
 }
 
 
@@ -47,11 +56,11 @@ def arguments():
     parser.add_argument("--peers", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
     parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
-    parser.add_argument("--method", choices=["dpo", "grpo"], default="dpo")
+    parser.add_argument("--method", choices=["dpo", "grpo", "ppo"], default="dpo")
     parser.add_argument("--engines", default=None, help="the default is each with and, for dpo, without checkpointing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=None, help="of a prompt with one answer; 280, or for grpo 170")
+    parser.add_argument("--tokens", type=int, default=None, help="of a prompt with one answer; 280, or for online methods 170")
     parser.add_argument("--machine", default=None, help="a name for the folder; the default describes the processor")
     parser.add_argument("--busy", action="store_true", help="run although the machine is busy, and say so in the record")
     return parser.parse_args()
@@ -73,7 +82,8 @@ def run_rectify(args, folder, pairs, modes):
         found = lines([sys.executable, "-c", code, *command])
         log = [json.loads(line) for line in open(pathlib.Path(output) / "train_log.jsonl")]
     report = {key: value for part in found for key, value in part.items()}
-    num_tokens, speed = report["metrics"]["num_tokens"], report["tokens_per_second"]
+    passes = PASSES.get(args.method, 1)
+    num_tokens, speed = report["metrics"]["num_tokens"] / passes, report["tokens_per_second"] / passes
     result = {"num_tokens": num_tokens, "seconds": num_tokens / speed, "tokens_per_s": speed, "steps": report["steps"]}
     return {**result, "peak_rss": report["peak_rss"], "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
 
@@ -116,10 +126,10 @@ def table(rows, engines):
 
 def main():
     args = arguments()
-    args.tokens = args.tokens or {"dpo": 280, "grpo": 170}[args.method]
-    of_method = {"dpo": "rectify,rectify-checkpointing,trl,trl-checkpointing", "grpo": "rectify,trl"}
+    args.tokens = args.tokens or (280 if args.method == "dpo" else 170)
+    of_method = {"dpo": "rectify,rectify-checkpointing,trl,trl-checkpointing", "grpo": "rectify,trl", "ppo": "rectify,trl"}
     engines = (args.engines or of_method[args.method]).split(",")
-    run = begin(args, {"dpo": "-train", "grpo": "-grpo"}[args.method])
+    run = begin(args, {"dpo": "-train"}.get(args.method, f"-{args.method}"))
     rows = []
     with tempfile.TemporaryDirectory() as data, open(run.folder / "raw.jsonl", "w") as raw:
         pairs, policy = pathlib.Path(data) / "pairs.jsonl", args.models / "w2"

@@ -2,7 +2,6 @@
 JSON line."""
 
 import json
-import pathlib
 import sys
 import tempfile
 import time
@@ -11,9 +10,8 @@ import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from torch_peer import MODULES, peak_rss
 from trl import DPOConfig, DPOTrainer
-
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Clock(TrainerCallback):
@@ -26,10 +24,6 @@ class Clock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.seconds = time.perf_counter() - self.start
 
-
-def peak_rss():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def main(folder, pairs, checkpointing, bf16):

@@ -4,7 +4,6 @@ one JSON line. `train.py --method grpo` runs it, with prompts of `pairs.py`, bes
 
 import argparse
 import json
-import pathlib
 import tempfile
 import time
 
@@ -12,9 +11,8 @@ import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from torch_peer import MODULES, peak_rss
 from trl import GRPOConfig, GRPOTrainer
-
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class Clock(TrainerCallback):
@@ -33,10 +31,6 @@ class Clock(TrainerCallback):
 def length_reward(completion_ids, **_):
     return [1.0 - abs(len(ids) - 64) / 64 for ids in completion_ids]
 
-
-def peak_rss():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def main():

@@ -12,7 +12,7 @@ use crate::simd::{LANES, Op, Simd, dispatch};
 const MAGNITUDE_STEP: usize = 64;
 
 /// Writes inputs `inputs` of the sixteen outputs of tile `tile` to `out`, `[inputs][16]`. Inputs of bf16 start at a pair
-/// and may reach the padding of the last one.
+/// and take whole pairs of `out`, the padding of the last one included.
 pub(crate) struct Widen<'a> {
     pub(crate) w: &'a PackedLinear,
     pub(crate) tile: usize,
@@ -37,11 +37,11 @@ impl Op for Widen<'_> {
                 debug_assert!(inputs.start.is_multiple_of(2), "bf16 weights are pairs of inputs");
                 let start = (tile * in_features.div_ceil(2) + inputs.start / 2) * LANES;
                 let words = &data[start..start + inputs.len().div_ceil(2) * LANES];
-                for (words, out) in words.chunks_exact(LANES).zip(out.chunks_mut(2 * LANES)) {
-                    let (even, odd) = out.split_at_mut(LANES);
-                    even.iter_mut().zip(words).for_each(|(out, word)| *out = f32::from_bits(word << 16));
-                    let odd = odd.iter_mut().zip(words);
-                    odd.for_each(|(out, word)| *out = f32::from_bits(word & 0xffff_0000));
+                // Lengths that the compiler knows.
+                let pairs = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<2>().0;
+                for (words, [even, odd]) in words.as_chunks::<LANES>().0.iter().zip(pairs) {
+                    *even = words.map(|word| f32::from_bits(word << 16));
+                    *odd = words.map(|word| f32::from_bits(word & 0xffff_0000));
                 }
             }
             storage @ (Storage::Int8(_) | Storage::Nf4(_)) => {

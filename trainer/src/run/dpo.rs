@@ -77,6 +77,10 @@ impl Objective for Dpo {
         if likelihood { example.num_learnt(0) as f64 } else { 0.0 }
     }
 
+    fn is_separable(&self) -> bool {
+        !self.loss.terms.iter().any(|(loss_type, _)| loss_type.is_of_batch())
+    }
+
     fn start(
         &self,
         examples: &Splits<Example<Self>>,

@@ -163,6 +163,11 @@ impl Objective for Kto {
         fingerprint.flags(&[*liked]);
     }
 
+    /// The estimate of the KL and the margins are the batch's.
+    fn is_separable(&self) -> bool {
+        false
+    }
+
     fn start(
         &self,
         examples: &Splits<Example<Self>>,

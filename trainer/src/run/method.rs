@@ -120,6 +120,11 @@ pub(crate) trait Method {
     /// Runs a batch; with [`Pass::dropout_seed`], adds its gradients.
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError>;
 
+    /// Parts in which a training batch may be run, because its loss and its metrics are sums over examples.
+    fn parts<'a>(&self, examples: &'a [usize]) -> Vec<&'a [usize]> {
+        vec![examples]
+    }
+
     /// Which batches each step sees.
     fn steps(&self, settings: &TrainConfig) -> Box<dyn Steps> {
         Box::new(Epochs::new(settings, self.lengths(Split::Train)))

@@ -20,6 +20,7 @@ mod online;
 mod orpo;
 mod output;
 mod pairs;
+mod parts;
 mod preview;
 pub mod progress;
 mod reference;

@@ -4,6 +4,7 @@
 use super::logprobs::{Asked, Role, TokenLogprobs};
 use super::method::{Method, Pass, Preview, Split, Stats};
 use super::model::Model;
+use super::parts::parts;
 use super::progress::{Control, Progress, TrainReport};
 use super::trainer::Trainer;
 use crate::config::TrainConfig;
@@ -33,6 +34,11 @@ pub(crate) trait Objective: Sized {
     fn loss_tokens(&self, example: &Example<Self>) -> f64 {
         let _ = example;
         0.0
+    }
+
+    /// Whether loss and metrics of a batch are sums over its examples.
+    fn is_separable(&self) -> bool {
+        true
     }
 
     /// Adds what is known of answers to the examples' fingerprint.
@@ -155,6 +161,13 @@ impl<O: Objective> Method for Offline<O> {
 
     fn loss_tokens(&self, split: Split, example: usize) -> f64 {
         self.objective.loss_tokens(&self.examples(split)[example])
+    }
+
+    fn parts<'a>(&self, examples: &'a [usize]) -> Vec<&'a [usize]> {
+        match self.objective.is_separable() {
+            true => parts(examples, |example| self.examples.train[example].num_tokens()),
+            false => vec![examples],
+        }
     }
 
     fn start(&mut self, model: &mut Model, control: &mut Control<'_>) -> Result<(), TrainError> {

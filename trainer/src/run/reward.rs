@@ -4,6 +4,7 @@ use rectify_engine::model::backend::Backend;
 
 use super::method::{Method, Pass, Preview, Split, Stats};
 use super::model::Model;
+use super::parts::parts;
 use crate::autograd::PackedBatch;
 use crate::config::RewardConfig;
 use crate::data::{Fingerprint, PairExample, Splits, read_pairs};
@@ -51,6 +52,11 @@ impl Method for Reward {
 
     fn weight(&self, _: Split, _: usize) -> f64 {
         1.0
+    }
+
+    fn parts<'a>(&self, examples: &'a [usize]) -> Vec<&'a [usize]> {
+        let num_tokens = |pair: &PairExample| pair.chosen.len() + pair.rejected.len();
+        parts(examples, |example| num_tokens(&self.pairs(Split::Train)[example]))
     }
 
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError> {

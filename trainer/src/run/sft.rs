@@ -2,6 +2,7 @@
 
 use super::method::{Method, Pass, Preview, Split, Stats};
 use super::model::Model;
+use super::parts::parts;
 use crate::autograd::{Logprobs, PackedBatch};
 use crate::config::SftConfig;
 use crate::data::{Fingerprint, SftExample, SftNotes, SftText, Splits, pack, read_sft};
@@ -53,6 +54,11 @@ impl Method for Sft {
 
     fn weight(&self, split: Split, example: usize) -> f64 {
         self.bins(split)[example].iter().map(SftExample::num_loss_tokens).sum::<usize>() as f64
+    }
+
+    fn parts<'a>(&self, examples: &'a [usize]) -> Vec<&'a [usize]> {
+        let num_tokens = |bin: &[SftExample]| bin.iter().map(|example| example.ids.len()).sum();
+        parts(examples, |example| num_tokens(&self.bins.train[example]))
     }
 
     fn batch(&self, model: &mut Model, examples: &[usize], pass: Pass) -> Result<Stats, TrainError> {

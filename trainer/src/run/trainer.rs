@@ -257,7 +257,8 @@ impl<M: Method> Trainer<'_, M> {
         let loss_tokens: f64 = batches.iter().flatten().map(loss_tokens).sum();
         self.model.tape.params.zero_grad();
         let mut stats = Stats::default();
-        for (index, examples) in batches.iter().enumerate() {
+        let parts = batches.iter().flat_map(|examples| self.method.parts(examples));
+        for (index, examples) in parts.enumerate() {
             let dropout_seed = Some(seed_of(self.settings.seed, step, index));
             let pass = Pass { split: Split::Train, normalizer, loss_tokens, dropout_seed };
             stats.merge(&self.method.batch(&mut self.model, examples, pass)?);

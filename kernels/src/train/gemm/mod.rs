@@ -33,8 +33,10 @@ const NC: usize = 512;
 const PACKED_ROWS: usize = 2048;
 /// Numbers of B packed at once, about: 8 MiB, in the last cache of any machine.
 const PACKED: usize = 2 << 20;
-/// Tasks from which on rows alone are cut: then A is packed once for all columns.
-const MANY_TASKS: usize = 16;
+/// Blocks of rows come in multiples of this, if there are enough rows.
+const ROW_BLOCKS: usize = 4;
+/// Tasks for each thread from which on rows alone are cut: then A is packed once for all columns.
+const TASKS_PER_THREAD: usize = 4;
 
 /// `alpha · a · b` with `a: [m, k]` and `b: [k, n]`.
 #[derive(Clone, Copy, Debug)]
@@ -187,11 +189,13 @@ impl Sum<'_> {
                 });
             }
         }
-        // Blocks by shape alone, small enough that two threads share even a small result evenly.
+        // Rows by shape alone, for an edge rounds differently; their number such that few threads share them evenly.
         let m = self.shape.0;
-        let rows = m.div_ceil(8).next_multiple_of(K::MR).clamp(K::MR, MC / K::MR * K::MR);
+        let rows = m.div_ceil(m.div_ceil(MC).next_multiple_of(ROW_BLOCKS));
+        let rows = rows.next_multiple_of(K::MR).min(MC / K::MR * K::MR);
         let row_blocks = m.div_ceil(rows);
-        let width = if row_blocks >= MANY_TASKS { columns.len() } else { NC / K::NR * K::NR };
+        let has_many = row_blocks >= TASKS_PER_THREAD * pool.num_threads();
+        let width = if has_many { columns.len() } else { NC / K::NR * K::NR };
         let column_blocks = columns.len().div_ceil(width);
         pool.run(row_blocks * column_blocks, |task| {
             let (row, column) = (task % row_blocks * rows, columns.start + task / row_blocks * width);

@@ -72,7 +72,7 @@ fn pack_outputs(
             let steps = wide.chunks_exact(LANES).skip(skip).take(to - from);
             for (k, wide) in steps.enumerate() {
                 let at = (from - inputs.start + k) * stride + column;
-                out[at..at + lanes].copy_from_slice(&wide[lane..lane + lanes]);
+                copy_padded(&wide[lane..lane + lanes], &mut out[at..at + lanes], LANES);
             }
         }
         column += lanes;

@@ -79,6 +79,11 @@ impl DpoLossType {
         matches!(self, Self::Cdpo | Self::ExoPair | Self::Robust | Self::Aot | Self::AotUnpaired)
     }
 
+    /// Compares pairs of a batch with each other.
+    pub fn is_of_batch(self) -> bool {
+        matches!(self, Self::Aot | Self::AotUnpaired)
+    }
+
     /// Is a function of the difference of scores, and so has a meaning under any f-divergence.
     pub fn takes_divergences(self) -> bool {
         use DpoLossType::*;

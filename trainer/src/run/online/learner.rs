@@ -9,6 +9,7 @@ use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::run::method::{Method, Pass, Preview, Split, Stats};
 use crate::run::model::Model;
+use crate::run::parts::parts;
 use crate::run::progress::Control;
 use crate::run::steps::Steps;
 
@@ -40,6 +41,12 @@ pub(crate) trait Learner {
     fn weight(&self, unit: &Self::Unit) -> f64 {
         let _ = unit;
         1.0
+    }
+
+    /// Tokens of a unit, if loss and metrics of a batch are sums over its units.
+    fn num_tokens(&self, online: &Online, unit: &Self::Unit) -> Option<usize> {
+        let _ = (online, unit);
+        None
     }
 
     /// Runs a batch; with [`Pass::dropout_seed`], adds its gradients.
@@ -110,6 +117,14 @@ impl<L: Learner> Method for OnlineMethod<L> {
         match split {
             Split::Train => self.learner.weight(&self.units[unit]),
             Split::Eval => 1.0,
+        }
+    }
+
+    fn parts<'a>(&self, units: &'a [usize]) -> Vec<&'a [usize]> {
+        let num_tokens = |unit: usize| self.learner.num_tokens(&self.online, &self.units[unit]);
+        match units.first().and_then(|unit| num_tokens(*unit)) {
+            Some(_) => parts(units, |unit| num_tokens(unit).unwrap_or(0)),
+            None => vec![units],
         }
     }
 

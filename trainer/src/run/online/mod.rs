@@ -203,6 +203,11 @@ impl Online {
         samples.into_iter().map(text).collect()
     }
 
+    /// Tokens of a sample of a training prompt, with the prompt.
+    fn num_tokens(&self, sample: &Sample) -> usize {
+        self.prompts.train[sample.prompt].ids.len() + sample.completion.tokens.len()
+    }
+
     /// An answer to a training prompt, in tokens.
     fn text(&self, prompt: usize, answer: &[u32]) -> Asked {
         Asked::completion(&self.prompts.train[prompt].ids, answer)

@@ -161,6 +161,10 @@ impl Learner for Ppo {
         unit.old_logprobs.len() as f64
     }
 
+    fn num_tokens(&self, online: &Online, unit: &Unit) -> Option<usize> {
+        Some(online.num_tokens(&unit.sample))
+    }
+
     fn learn(
         &self,
         online: &Online,

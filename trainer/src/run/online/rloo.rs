@@ -80,6 +80,10 @@ impl Learner for Rloo {
             .collect())
     }
 
+    fn num_tokens(&self, online: &Online, unit: &Unit) -> Option<usize> {
+        Some(online.num_tokens(&unit.sample))
+    }
+
     fn learn(
         &self,
         online: &Online,
