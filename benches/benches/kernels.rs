@@ -13,8 +13,9 @@ use criterion::{Criterion, Throughput};
 use rectify_kernels::peak::{MachineLimits, measure};
 use rectify_kernels::train::{self, Dropout, Factor, Orientation, Precision, Product, Thin, View, WideRows};
 use rectify_kernels::{
-    AttentionParams, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows, RowsMut, Values,
-    WeightDtype, exp_shifted, linear, log_sum_exp, paged_attention, reshape_and_cache, rms_norm, swiglu,
+    Activation, AttentionParams, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows, RowsMut,
+    Values, WeightDtype, exp_shifted, gated, linear, log_sum_exp, paged_attention, reshape_and_cache,
+    rms_norm,
 };
 
 /// A model's linear layers: shapes `(inputs, outputs)` of one layer, how many layers, and the shape of the head.
@@ -233,7 +234,7 @@ fn bench_rows(bench: &mut Bench, pool: &Pool) -> Outcome {
             Ok(rms_norm(pool, &x, &weight, 1e-6, &mut out[..m * width])?)
         })?;
         bench.run(&format!("swiglu/m={m}"), cost(3 * m * hidden, 4 * m * hidden), true, || {
-            Ok(swiglu(pool, &gate_up, m, &mut out)?)
+            Ok(gated(pool, Activation::Silu, &gate_up, m, &mut out)?)
         })?;
     }
     let row = values(vocab);

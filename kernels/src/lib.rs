@@ -5,6 +5,7 @@
 mod activation;
 mod attention;
 mod buffer;
+mod elementwise;
 mod error;
 mod isa;
 mod linear;
@@ -17,12 +18,13 @@ mod rows;
 mod simd;
 pub mod train;
 
-pub use activation::swiglu;
+pub use activation::{Activation, activate, gated};
 pub use attention::{AttentionParams, KvCache, KvDtype, PagedBatch, paged_attention, reshape_and_cache};
+pub use elementwise::{add, scale, soft_cap};
 pub use error::KernelError;
 pub use isa::Isa;
 pub use linear::{Epilogue, PackedLinear, Values, WeightDtype, linear};
-pub use norm::{add_rms_norm, head_rms_norm, rms_norm};
+pub use norm::{add_rms_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::Pool;
 pub use reduce::{argmax, exp_shifted, log_sum_exp, logprob_gather, max, sum};
 pub use rope::{RopeTable, rope};

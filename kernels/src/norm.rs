@@ -1,4 +1,5 @@
-//! Root-mean-square norms: Zhang and Sennrich 2019 (arXiv:1910.07467), Eq. 4. Leaves linear layers to `linear`.
+//! Norms of rows: root-mean-square (Zhang and Sennrich 2019, arXiv:1910.07467, Eq. 4) and layer norm (Ba et al. 2016,
+//! arXiv:1607.06450, Eq. 3). Leaves linear layers to `linear`.
 
 use crate::error::{check_len, ensure};
 use crate::rows::{for_each_row_run, for_each_strided_row};
@@ -24,6 +25,28 @@ pub fn rms_norm(
     let (parallel, shape) = (x.len() > PARALLEL_VALUES, (x.len() / width, width));
     for_each_strided_row(pool, parallel, RowsMut::new(out, width), shape, |i, out| {
         dispatch(pool.isa(), Norm { x: &x[i * width..][..width], weight, eps, out });
+    });
+    Ok(())
+}
+
+/// `out = (x − mean(x)) / √(var(x) + eps) · weight + bias` for each row: `x` and `out` are `[rows, width]`, `weight` and
+/// `bias` `[width]`.
+///
+/// # Errors
+/// [`KernelError`] if lengths disagree.
+pub fn layer_norm(
+    pool: &Pool,
+    x: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let width = check_shape(x.len(), weight.len())?;
+    check_len("bias", bias.len(), width)?;
+    check_len("out", out.len(), x.len())?;
+    let (parallel, shape) = (x.len() > PARALLEL_VALUES, (x.len() / width, width));
+    for_each_strided_row(pool, parallel, RowsMut::new(out, width), shape, |i, out| {
+        dispatch(pool.isa(), LayerNorm { x: &x[i * width..][..width], weight, bias, eps, out });
     });
     Ok(())
 }
@@ -103,6 +126,35 @@ impl Op for Norm<'_> {
     }
 }
 
+/// Centres, scales and shifts a row.
+struct LayerNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Op for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (chunks, tail) = self.x.as_chunks::<LANES>();
+        let mut sum = s.load(&padded(tail, 0.0));
+        for lanes in chunks {
+            sum = s.add(sum, s.load(lanes));
+        }
+        let mean = s.sum(sum) / self.x.len() as f32;
+        // Centred first: the mean of squares less the square of the mean would cancel.
+        self.out.iter_mut().zip(self.x).for_each(|(out, x)| *out = x - mean);
+        let scale = inverse_rms(s, self.out, self.eps);
+        for ((out, weight), bias) in self.out.iter_mut().zip(self.weight).zip(self.bias) {
+            *out = *out * scale * weight + bias;
+        }
+    }
+}
+
 /// Norms the heads of a row in place.
 struct HeadNorm<'a> {
     row: &'a mut [f32],
@@ -141,6 +193,33 @@ mod tests {
 
     use super::*;
     use crate::isa::Isa;
+
+    #[test]
+    fn layer_norm_equals_the_formula_in_f64() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+            let pool = Pool::with_isa(2, isa).unwrap();
+            for (rows, width) in [(1, 1), (3, 17), (40, 64), (500, 300)] {
+                let value = |i: usize, f: f32| (i as f32 * f).sin();
+                let x: Vec<f32> = (0..rows * width).map(|i| 5.0 + value(i, 0.37)).collect();
+                let weight: Vec<f32> = (0..width).map(|i| 1.0 + value(i, 0.11)).collect();
+                let bias: Vec<f32> = (0..width).map(|i| value(i, 0.23)).collect();
+                let mut out = vec![f32::NAN; x.len()];
+                layer_norm(&pool, &x, (&weight, &bias), 1e-5, &mut out).unwrap();
+                for (row, out) in x.chunks(width).zip(out.chunks(width)) {
+                    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / width as f64;
+                    let squares: f64 = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum();
+                    let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
+                    for (((x, out), w), b) in row.iter().zip(out).zip(&weight).zip(&bias) {
+                        let wanted = (f64::from(*x) - mean) * scale * f64::from(*w) + f64::from(*b);
+                        assert!((f64::from(*out) - wanted).abs() < 1e-4, "{isa:?} {out} {wanted}");
+                    }
+                }
+            }
+        }
+        let pool = Pool::new(1).unwrap();
+        let error = layer_norm(&pool, &[0.0; 4], (&[1.0; 4], &[0.0; 3]), 1e-5, &mut [0.0; 4]).unwrap_err();
+        assert!(error.to_string().contains("bias"), "{error}");
+    }
 
     /// The norm of a row in f64.
     fn plain(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {

@@ -110,16 +110,78 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
+/// One folder below `fixtures/models`, whatever of it there is: a policy, one adapter, perhaps a reward model.
+#[derive(Debug)]
+pub struct Expectation {
+    folder: PathBuf,
+    languages: BTreeMap<String, Language>,
+    reward: Option<Reward>,
+    rows: Vec<u8>,
+}
+
+/// Reads a file of `folder`.
+fn read(folder: &Path, file: &str) -> Vec<u8> {
+    let path = folder.join(file);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+impl Expectation {
+    /// Reads `fixtures/models/<name>`.
+    pub fn load(name: &str) -> Self {
+        let folder = fixtures().join("models").join(name);
+        let mut expected: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(&read(&folder, "expected.json")).unwrap();
+        let mut languages = BTreeMap::new();
+        for label in ["policy", "lora"] {
+            let language = serde_json::from_value(expected.remove(label).unwrap()).unwrap();
+            languages.insert(label.to_owned(), language);
+        }
+        let reward = expected.remove("reward").map(|reward| serde_json::from_value(reward).unwrap());
+        let rows = read(&folder, "rows.safetensors");
+        Self { folder, languages, reward, rows }
+    }
+
+    /// A file or folder of the fixture.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What `label` (`policy`, `lora`) says.
+    pub fn language(&self, label: &str) -> &Language {
+        &self.languages[label]
+    }
+
+    /// What the reward model with its own weights says.
+    pub fn reward(&self) -> Option<&Reward> {
+        self.reward.as_ref()
+    }
+
+    /// Whole rows of log-probabilities by prompt index, in the order of [`Prompt::rows`].
+    pub fn rows(&self, label: &str) -> BTreeMap<usize, Vec<Vec<f32>>> {
+        rows(&self.rows, label)
+    }
+}
+
+/// Whole rows of log-probabilities of `label` in `rows.safetensors`.
+fn rows(bytes: &[u8], label: &str) -> BTreeMap<usize, Vec<Vec<f32>>> {
+    let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+    let mut rows = BTreeMap::new();
+    for (name, tensor) in tensors.tensors() {
+        let Some(index) = name.strip_prefix(&format!("{label}.")) else { continue };
+        let width = tensor.shape()[1];
+        let values: Vec<f32> =
+            tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        rows.insert(index.parse().unwrap(), values.chunks_exact(width).map(<[f32]>::to_vec).collect());
+    }
+    rows
+}
+
 impl Fixture {
     /// Reads `fixtures/models/<name>`.
     pub fn load(name: &str) -> Self {
         let folder = fixtures().join("models").join(name);
-        let read = |file: &str| {
-            let path = folder.join(file);
-            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-        };
-        let expected = serde_json::from_slice(&read("expected.json")).unwrap();
-        let rows = read("rows.safetensors");
+        let expected = serde_json::from_slice(&read(&folder, "expected.json")).unwrap();
+        let rows = read(&folder, "rows.safetensors");
         Self { folder, expected, rows }
     }
 
@@ -149,15 +211,6 @@ impl Fixture {
 
     /// Whole rows of log-probabilities by prompt index, in the order of [`Prompt::rows`].
     pub fn rows(&self, label: &str) -> BTreeMap<usize, Vec<Vec<f32>>> {
-        let tensors = safetensors::SafeTensors::deserialize(&self.rows).unwrap();
-        let mut rows = BTreeMap::new();
-        for (name, tensor) in tensors.tensors() {
-            let Some(index) = name.strip_prefix(&format!("{label}.")) else { continue };
-            let width = tensor.shape()[1];
-            let values: Vec<f32> =
-                tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-            rows.insert(index.parse().unwrap(), values.chunks_exact(width).map(<[f32]>::to_vec).collect());
-        }
-        rows
+        rows(&self.rows, label)
     }
 }

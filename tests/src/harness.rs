@@ -27,6 +27,8 @@ pub struct Setup {
     pub block_size: usize,
     /// Threads.
     pub threads: usize,
+    /// Longest sequence; `None` is what the model takes.
+    pub max_model_len: Option<usize>,
     /// Limits of scheduling.
     pub engine: EngineConfig,
 }
@@ -39,6 +41,7 @@ impl Default for Setup {
             num_blocks: 2048,
             block_size: 16,
             threads: 2,
+            max_model_len: None,
             engine: EngineConfig { prefix_caching: false, ..EngineConfig::default() },
         }
     }
@@ -64,7 +67,7 @@ impl Setup {
             kv_dtype: self.kv_dtype,
             kv_memory: self.kv_memory(&config),
             block_size: self.block_size,
-            max_model_len: None,
+            max_model_len: self.max_model_len,
         };
         CpuExecutor::new(&config, &Checkpoint::open(&source)?, &options)
     }

@@ -94,7 +94,7 @@ impl Adapter {
                 let mut a_parts = Vec::new();
                 let mut parts = Vec::new();
                 let (mut rank_column, mut out_column, mut in_features) = (0, 0, 0);
-                for part in layout::parts(base, projection) {
+                for part in layout::parts(base, layer, projection) {
                     if let Some(pair) = adapter.modules.get(&part.module(layer)) {
                         a_parts.push(Values::F32(&pair.a));
                         let b = pack(&[Values::F32(&pair.b)], pair.rank)?;

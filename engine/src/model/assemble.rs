@@ -14,7 +14,6 @@ use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::cpu_executor::{CpuExecutor, CpuOptions};
 use super::generation_config::GenerationConfig;
-use super::layout;
 use super::peft::PeftAdapter;
 use super::reward::RewardText;
 use super::source::ModelSource;
@@ -271,7 +270,7 @@ fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
     }
     let chat_template = ChatTemplate::load(source)?.map(Arc::new);
     let checkpoint = Checkpoint::open(source)?;
-    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint));
+    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
     let options = CpuOptions {
         pool: Arc::clone(pool),
         dtype: models.weight_dtype.unwrap_or(dtype.weights()),
@@ -333,7 +332,7 @@ fn load_reward(
     let tokenizer = own_tokenizer.unwrap_or_else(|| Tokenizer::load(source).map(Arc::new))?;
     tokenizer.check_vocabulary(&config)?;
     let checkpoint = Checkpoint::open(source)?;
-    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint));
+    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
     let options = CpuOptions {
         pool: Arc::clone(pool),
         dtype: dtype.weights(),
@@ -349,8 +348,8 @@ fn load_reward(
 }
 
 /// As the embedding is stored: half precision of either kind is held as bfloat16.
-fn stored_dtype(checkpoint: &Checkpoint) -> Dtype {
-    match checkpoint.is_half_precision(&format!("{}.weight", layout::EMBEDDING)) {
+fn stored_dtype(checkpoint: &Checkpoint, config: &ModelConfig) -> Dtype {
+    match checkpoint.is_half_precision(&format!("{}.weight", config.family.names.embedding)) {
         true => Dtype::Bfloat16,
         false => Dtype::Float32,
     }

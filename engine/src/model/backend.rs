@@ -2,7 +2,10 @@
 //! them on packed weights and the paged cache, training on an autograd tape; the decoder is written once. Leaves
 //! batches to the backends: each knows the positions and sequences of the tokens it is about to see.
 
-use super::config::ModelConfig;
+use rectify_kernels::Activation;
+
+use super::config::{ExpertsConfig, ModelConfig};
+use super::rope::Rope;
 use crate::EngineError;
 
 /// A result of the model.
@@ -82,6 +85,19 @@ pub struct AttentionSpec {
     pub soft_cap: Option<f32>,
 }
 
+/// A row and one of the experts it chose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Route {
+    /// The row.
+    pub row: u32,
+    /// What the expert's answer is multiplied by.
+    pub weight: f32,
+}
+
+fn unsupported<T>(what: &str) -> Result<T> {
+    Err(EngineError::Execution(format!("this backend does not know {what}")))
+}
+
 /// The operations of a decoder. Tensors are `[rows, width]`; a row is a token of the current batch, in order.
 pub trait Backend {
     /// Activations.
@@ -96,10 +112,24 @@ pub trait Backend {
 
     /// Takes the matrices of one projection, to be stacked along the output.
     fn new_linear(&mut self, parts: Vec<Matrix<'_>>) -> Result<Self::Linear>;
-    /// Takes the weight of the norm `name` (without `.weight`).
-    fn new_norm(&mut self, name: &str, weight: Vec<f32>, eps: f32) -> Result<Self::Norm>;
-    /// Prepares the rotations of a model.
-    fn new_rope(&mut self, config: &ModelConfig) -> Result<Self::Rope>;
+    /// Takes the weight of the norm `name` (without `.weight`); with a bias it is a layer norm, else of the root mean
+    /// square.
+    fn new_norm(
+        &mut self,
+        name: &str,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        eps: f32,
+    ) -> Result<Self::Norm>;
+    /// Prepares rotations for sequences of up to `max_positions`.
+    fn new_rope(&mut self, rope: &Rope, max_positions: usize) -> Result<Self::Rope>;
+    /// Says which model is about to be loaded.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] naming the field of a model that is not supported.
+    fn accept(&mut self, _: &ModelConfig) -> Result<()> {
+        Ok(())
+    }
 
     /// Says that a layer begins: of the layers before it only the residual stream, and what the last of them adds to it,
     /// is read again. For backends that remember.
@@ -109,16 +139,31 @@ pub trait Backend {
     fn embed(&mut self, table: &Self::Linear, ids: &[u32]) -> Result<Self::Tensor>;
     /// `x Wᵀ + b`, plus adapters.
     fn linear(&mut self, weight: &Self::Linear, x: &Self::Tensor) -> Result<Self::Tensor>;
-    /// Root-mean-square norm of each row.
-    fn rms_norm(&mut self, norm: &Self::Norm, x: &Self::Tensor) -> Result<Self::Tensor>;
+    /// The rows of a table of positions that the batch's tokens stand at.
+    fn embed_positions(&mut self, _table: &Self::Linear) -> Result<Self::Tensor> {
+        unsupported("learned positions")
+    }
+    /// Norm of each row.
+    fn norm(&mut self, norm: &Self::Norm, x: &Self::Tensor) -> Result<Self::Tensor>;
     /// `residual + x`, and its norm.
-    fn add_rms_norm(
+    fn add_norm(
         &mut self,
         norm: &Self::Norm,
         residual: Self::Tensor,
         x: Self::Tensor,
     ) -> Result<(Self::Tensor, Self::Tensor)>;
-    /// RMSNorm of each query head by `q` and each key head by `k`, in fused rows.
+    /// `residual + x`.
+    fn add(&mut self, residual: Self::Tensor, x: Self::Tensor) -> Result<Self::Tensor>;
+    /// `factor · x`.
+    fn scale(&mut self, _x: Self::Tensor, _factor: f32) -> Result<Self::Tensor> {
+        unsupported("factors of tensors")
+    }
+    /// `cap · tanh(x / cap)`.
+    fn soft_cap(&mut self, _x: Self::Tensor, _cap: f32) -> Result<Self::Tensor> {
+        unsupported("capped logits")
+    }
+    /// Norm of queries by `q` and keys by `k`, in fused rows: of each head, or of all heads together, as the width of
+    /// the norms says.
     fn qk_norm(
         &mut self,
         q: &Self::Norm,
@@ -130,8 +175,24 @@ pub trait Backend {
     fn rope(&mut self, rope: &Self::Rope, spec: &AttentionSpec, qkv: Self::Tensor) -> Result<Self::Tensor>;
     /// Causal attention of fused rows: `[rows, num_heads * head_dim]`.
     fn attention(&mut self, spec: &AttentionSpec, qkv: Self::Tensor) -> Result<Self::Tensor>;
-    /// `silu(gate) · up` of fused rows `[gate | up]`: half the width.
-    fn swiglu(&mut self, gate_up: Self::Tensor) -> Result<Self::Tensor>;
+    /// `f(x)`.
+    fn activate(&mut self, _activation: Activation, _x: Self::Tensor) -> Result<Self::Tensor> {
+        unsupported("an MLP without a gate")
+    }
+    /// `f(gate) · up` of fused rows `[gate | up]`: half the width.
+    fn gated(&mut self, activation: Activation, gate_up: Self::Tensor) -> Result<Self::Tensor>;
+    /// For each expert the rows that chose it, ascending, by `scores`, `[rows, count]`.
+    fn route(&mut self, _scores: &Self::Tensor, _experts: &ExpertsConfig) -> Result<Vec<Vec<Route>>> {
+        unsupported("mixtures of experts")
+    }
+    /// `rows × width` zeros.
+    fn zeros(&mut self, _rows: usize, _width: usize) -> Result<Self::Tensor> {
+        unsupported("mixtures of experts")
+    }
+    /// `out[route.row] += route.weight · x[i]` for each route `i`.
+    fn add_rows(&mut self, _out: &mut Self::Tensor, _x: &Self::Tensor, _routes: &[Route]) -> Result<()> {
+        unsupported("mixtures of experts")
+    }
     /// Picks rows.
     fn gather_rows(&mut self, x: &Self::Tensor, rows: &[u32]) -> Result<Self::Tensor>;
     /// Says that projections will see only the tokens `rows` of the batch from here on, ascending. Only for

@@ -2,7 +2,7 @@
 //! Leaves packing to the backends; nothing is copied here but what is unaligned or half precision.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -210,7 +210,8 @@ impl Checkpoint {
     /// # Errors
     /// [`EngineError::Load`] naming file and tensor if it is missing, has another shape or a dtype we do not read.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<'_>> {
-        let Some(entry) = self.tensors.get(name) else {
+        let trunk = || TRUNKS.iter().find_map(|trunk| self.tensors.get(name.strip_prefix(trunk)?));
+        let Some(entry) = self.tensors.get(name).or_else(trunk) else {
             return Err(EngineError::load(&self.origin, format!("lacks the tensor `{name}`")));
         };
         if entry.shape != shape {
@@ -253,6 +254,26 @@ impl Checkpoint {
         Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias })
     }
 
+    /// As [`Checkpoint::matrix`], of a weight stored `[in_features, out_features]`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::values`].
+    pub fn transposed_matrix(
+        &self,
+        module: &str,
+        out_features: usize,
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Matrix<'_>> {
+        let stored = self.matrix(module, in_features, out_features, false)?;
+        let bias = bias.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()?;
+        let values = match stored.values {
+            Values::F32(values) => Values::F32(Cow::Owned(transposed(&values, out_features))),
+            Values::Bf16(values) => Values::Bf16(Cow::Owned(transposed(&values, out_features))),
+        };
+        Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias })
+    }
+
     /// Checks that every tensor of the model is there with its shape, and no other.
     ///
     /// # Errors
@@ -262,9 +283,14 @@ impl Checkpoint {
         for spec in &specs {
             self.values(&spec.name, &spec.shape)?;
         }
-        let known: std::collections::HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-        let extra =
-            self.names().into_iter().find(|name| !known.contains(name) && !layout::is_ignored(config, name));
+        let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        // A file of the trunk alone holds all names without what stands before them.
+        let trunk = TRUNKS.into_iter().find(|trunk| config.family.names.embedding.starts_with(trunk));
+        let is_trunk =
+            !self.names().into_iter().any(|name| trunk.is_some_and(|trunk| name.starts_with(trunk)));
+        let is_known = |name: &str| known.contains(name) || layout::is_ignored(config, name);
+        let prefixed = |name: &str| is_trunk && is_known(&format!("{}{name}", trunk.unwrap_or_default()));
+        let extra = self.names().into_iter().find(|name| !is_known(name) && !prefixed(name));
         if let Some(name) = extra {
             let message = format!(
                 "holds the tensor `{name}`, which a {} model with this config.json does not have",
@@ -283,6 +309,14 @@ impl Checkpoint {
         }
     }
 }
+
+/// The transpose of `[_, width]`.
+fn transposed<T: Copy>(values: &[T], width: usize) -> Vec<T> {
+    (0..width).flat_map(|column| values.iter().skip(column).step_by(width).copied()).collect()
+}
+
+/// What stands before the names of a model with a head, and may be missing in a file of its trunk alone.
+const TRUNKS: [&str; 2] = ["model.", "transformer."];
 
 /// Stored bytes as numbers; borrowed where alignment allows. `None` for other dtypes.
 fn read(bytes: &[u8], dtype: Dtype) -> Option<Values<'_>> {

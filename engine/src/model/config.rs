@@ -1,14 +1,17 @@
 //! What a decoder is made of, read from Hugging Face's `config.json` and written back. A family is a row of data in
-//! `family`, not a copy of the model. Leaves tensors to `checkpoint`, rotations to `rope`.
+//! `family`, not a copy of the model. Leaves what differs between layers to `layer_config`, tensors to `checkpoint`,
+//! rotations to `rope`.
 
 use std::path::Path;
 
+use rectify_kernels::Activation;
 use serde_json::{Map, Value, json};
 
 use super::backend::Result;
-use super::family::{Family, Flag, Windows};
+use super::family::{Factor, Family, Flag, Windows};
 use super::fields::Fields;
-use super::rope::RopeScaling;
+use super::layer_config::{LayerConfig, parse_layers};
+use super::rope::{Rope, Shape};
 use super::source::ModelSource;
 
 /// Shape and flags of a decoder.
@@ -33,23 +36,35 @@ pub struct ModelConfig {
     /// Longest sequence.
     pub max_position_embeddings: usize,
     /// Epsilon of every norm.
-    pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// How the rotary frequencies are stretched for long contexts.
-    pub rope_scaling: RopeScaling,
+    pub norm_eps: f32,
+    /// What the MLP applies to its gate, or between its projections.
+    pub activation: Activation,
+    /// The rotations there are; [`LayerConfig::rope`] says which layer has which.
+    pub ropes: Vec<Rope>,
     /// Bias on q, k and v.
     pub qkv_bias: bool,
     /// Bias on the attention's output projection.
     pub o_bias: bool,
     /// Bias on the MLP's projections.
     pub mlp_bias: bool,
-    /// RMSNorm of each query and key head before the rotation (Qwen3).
-    pub qk_norm: bool,
     /// The output head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Last tokens that each layer attends to, `[num_layers]`; `None` is all of them.
-    pub windows: Vec<Option<usize>>,
+    /// What differs between layers, `[num_layers]`.
+    pub layers: Vec<LayerConfig>,
+    /// Mixtures of experts, in the layers that have them.
+    pub experts: Option<ExpertsConfig>,
+    /// Factor of the embedding.
+    pub embedding_scale: f32,
+    /// Factor of the scores of attention.
+    pub attention_scale: f32,
+    /// Factor of what attention and MLP add to the residual stream.
+    pub residual_scale: f32,
+    /// Factor of the logits.
+    pub logit_scale: f32,
+    /// `cap · tanh(score / cap)` of the scores of attention.
+    pub attention_soft_cap: Option<f32>,
+    /// The same of the logits.
+    pub logit_soft_cap: Option<f32>,
     /// Token that starts a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text, as `config.json` says; `generation_config.json` goes before it.
@@ -58,6 +73,31 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// Outputs of a `ForSequenceClassification` head; `None` for a language model.
     pub num_labels: Option<usize>,
+    /// What was read, for writing.
+    pub stored: Stored,
+}
+
+/// A mixture of experts: Shazeer et al. 2017 (arXiv:1701.06538), as Mixtral has it (arXiv:2401.04088).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertsConfig {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts of a token.
+    pub per_token: usize,
+    /// Width of an expert.
+    pub intermediate_size: usize,
+    /// The weights of a token's experts are made to sum to one.
+    pub normalised: bool,
+}
+
+/// A `config.json` as it was read. It says nothing that the other fields of [`ModelConfig`] do not, so all are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Stored(Map<String, Value>);
+
+impl PartialEq for Stored {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl ModelConfig {
@@ -80,85 +120,88 @@ impl ModelConfig {
     fn parse(fields: &Fields) -> Result<Self> {
         let family = find_family(fields)?;
         let num_labels = parse_task(fields, family)?;
-        if let Some(activation) = fields.string("hidden_act")?
-            && !matches!(activation, "silu" | "swish")
-        {
-            return Err(
-                fields.error("hidden_act", format!("is \"{activation}\", but only \"silu\" is known"))
-            );
-        }
-        if fields.get("quantization_config").is_some() {
-            return Err(
-                fields.error("quantization_config", "is set, but quantised checkpoints are not supported")
-            );
-        }
-        if let Some(share) = fields.number("partial_rotary_factor")?
-            && share != 1.0
-        {
-            return Err(fields.error("partial_rotary_factor", format!("is {share}, but only 1 is supported")));
-        }
-        let hidden_size = fields.require_size("hidden_size")?;
-        let num_heads = fields.require_size("num_attention_heads")?;
+        refuse(fields, family)?;
+        let own = |usual| family.field(usual);
+        let hidden_size = fields.require_size(own("hidden_size"))?;
+        let heads_field = own("num_attention_heads");
+        let num_heads = fields.require_size(heads_field)?;
         let num_kv_heads = fields.size("num_key_value_heads")?.unwrap_or(num_heads);
         if num_heads % num_kv_heads != 0 {
-            let message = format!("is {num_kv_heads}, but must divide num_attention_heads ({num_heads})");
+            let message = format!("is {num_kv_heads}, but must divide {heads_field} ({num_heads})");
             return Err(fields.error("num_key_value_heads", message));
         }
         let head_dim = match fields.size("head_dim")?.or(family.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden_size % num_heads == 0 => hidden_size / num_heads,
             None => {
-                let message = format!("is {num_heads}, but must divide hidden_size ({hidden_size})");
-                return Err(fields.error("num_attention_heads", message));
+                let message =
+                    format!("is {num_heads}, but must divide {} ({hidden_size})", own("hidden_size"));
+                return Err(fields.error(heads_field, message));
             }
         };
         if head_dim % 2 != 0 {
             return Err(fields.error("head_dim", format!("is {head_dim}, but must be even to be rotated")));
         }
         let max_position_embeddings =
-            fields.size("max_position_embeddings")?.unwrap_or(family.max_position_embeddings);
-        let num_layers = fields.require_size("num_hidden_layers")?;
-        let (rope_theta, rope_scaling) = RopeScaling::parse(fields, family, max_position_embeddings)?;
-        let flag = |flag| match flag {
-            Flag::Always => Ok(true),
-            Flag::Never => Ok(false),
-            Flag::Field(field) => Ok(fields.flag(field)?.unwrap_or(false)),
+            fields.size(own("max_position_embeddings"))?.unwrap_or(family.max_position_embeddings);
+        let num_layers = fields.require_size(own("num_hidden_layers"))?;
+        let intermediate_size = match fields.size(own("intermediate_size"))? {
+            Some(size) => size,
+            // GPT-2's; every other family says it.
+            None if own("intermediate_size") != "intermediate_size" => 4 * hidden_size,
+            None => fields.require_size("intermediate_size")?,
+        };
+        let shape = Shape { head_dim, max_position_embeddings };
+        let (ropes, layers) = parse_layers(fields, family, num_layers, &shape)?;
+        let factor = |factor| parse_factor(fields, factor, hidden_size, head_dim);
+        let cap = |field| match family.soft_caps {
+            true => Ok(fields.positive(field)?.map(|cap| cap as f32)),
+            false => Ok(None),
         };
         let one = |field| Ok(fields.tokens(field)?.and_then(|ids| ids.first().copied()));
         Ok(Self {
             family,
             vocab_size: fields.require_size("vocab_size")?,
             hidden_size,
-            intermediate_size: fields.require_size("intermediate_size")?,
+            intermediate_size,
             num_layers,
             num_heads,
             num_kv_heads,
             head_dim,
             max_position_embeddings,
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(family.rms_norm_eps) as f32,
-            rope_theta,
-            rope_scaling,
-            qkv_bias: flag(family.qkv_bias)?,
-            o_bias: flag(family.o_bias)?,
-            mlp_bias: flag(family.mlp_bias)?,
-            qk_norm: family.qk_norm,
-            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
-            windows: parse_windows(fields, family, num_layers)?,
+            norm_eps: fields.positive(own("rms_norm_eps"))?.unwrap_or(family.norm_eps) as f32,
+            activation: parse_activation(fields, family)?,
+            ropes,
+            qkv_bias: flag(fields, family.qkv_bias)?,
+            o_bias: flag(fields, family.o_bias)?,
+            mlp_bias: flag(fields, family.mlp_bias)?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(family.tied),
+            experts: parse_experts(fields, family)?,
+            layers,
+            embedding_scale: factor(family.embedding_scale)?,
+            attention_scale: factor(family.attention_scale)?,
+            residual_scale: factor(family.residual_scale)?,
+            logit_scale: factor(family.logit_scale)?,
+            attention_soft_cap: cap("attn_logit_softcapping")?,
+            logit_soft_cap: cap("final_logit_softcapping")?,
             bos_token_id: one("bos_token_id")?,
             eos_token_ids: fields.tokens("eos_token_id")?.unwrap_or_default(),
             pad_token_id: one("pad_token_id")?,
             num_labels,
+            stored: Stored(fields.all().clone()),
         })
     }
 
-    /// The `config.json` of this model in the words that old and new `transformers` both read; `dtype` is that of the
-    /// stored tensors (`float32`, `bfloat16`).
+    /// The `config.json` of this model in the words that old and new `transformers` both read, and whatever else was
+    /// read; `dtype` is that of the stored tensors (`float32`, `bfloat16`).
     pub fn to_json(&self, dtype: &str) -> Value {
         let family = self.family;
-        let task = if self.num_labels.is_some() { "ForSequenceClassification" } else { "ForCausalLM" };
         let mut map = Map::new();
-        let mut put = |field: &str, value: Value| map.insert(field.to_owned(), value);
-        put("architectures", json!([format!("{}{task}", family.class_prefix)]));
+        let mut put = |usual, value: Value| map.insert(family.field(usual).to_owned(), value);
+        put(
+            "architectures",
+            json!([if self.num_labels.is_some() { family.classifier } else { family.causal }]),
+        );
         put("model_type", json!(family.model_type));
         put("vocab_size", json!(self.vocab_size));
         put("hidden_size", json!(self.hidden_size));
@@ -167,11 +210,9 @@ impl ModelConfig {
         put("num_attention_heads", json!(self.num_heads));
         put("num_key_value_heads", json!(self.num_kv_heads));
         put("head_dim", json!(self.head_dim));
-        put("hidden_act", json!("silu"));
+        put("hidden_act", json!(activation_name(self.activation)));
         put("max_position_embeddings", json!(self.max_position_embeddings));
-        put("rms_norm_eps", json!(short(self.rms_norm_eps)));
-        put("rope_theta", json!(self.rope_theta));
-        put("rope_scaling", self.rope_scaling.to_json());
+        put("rms_norm_eps", json!(short(self.norm_eps)));
         put("tie_word_embeddings", json!(self.tie_word_embeddings));
         put("torch_dtype", json!(dtype));
         put("bos_token_id", json!(self.bos_token_id));
@@ -184,19 +225,35 @@ impl ModelConfig {
             },
         );
         put("pad_token_id", json!(self.pad_token_id));
-        for (flag, value) in [(family.qkv_bias, self.qkv_bias), (family.mlp_bias, self.mlp_bias)] {
-            if let Flag::Field(field) = flag {
+        let flags = [
+            (family.qkv_bias, self.qkv_bias),
+            (family.o_bias, self.o_bias),
+            (family.mlp_bias, self.mlp_bias),
+        ];
+        for (flag, value) in flags {
+            if let Flag::Field(field) | Flag::FieldOrYes(field) = flag {
                 put(field, json!(value));
             }
         }
         if family.windows != Windows::Never {
-            let sliding = |window: &Option<usize>| {
-                json!(if window.is_some() { "sliding_attention" } else { "full_attention" })
+            let sliding = |layer: &LayerConfig| {
+                json!(if layer.window.is_some() { "sliding_attention" } else { "full_attention" })
             };
-            let window = self.windows.iter().flatten().next();
+            let window = self.layers.iter().find_map(|layer| layer.window);
             put("use_sliding_window", json!(window.is_some()));
             put("sliding_window", json!(window));
-            put("layer_types", self.windows.iter().map(sliding).collect());
+            put("layer_types", self.layers.iter().map(sliding).collect());
+        }
+        let mut replaced = vec!["dtype", "num_labels", "transformers_version"];
+        if let [rope] = self.ropes.as_slice()
+            && let Some(scaling) = rope.scaling.to_json()
+        {
+            put("rope_theta", json!(rope.theta));
+            put("rope_scaling", scaling);
+            if rope.dim != self.head_dim {
+                put("partial_rotary_factor", json!(rope.dim as f64 / self.head_dim as f64));
+            }
+            replaced.push("rope_parameters");
         }
         if let Some(num_labels) = self.num_labels {
             let label = |i: usize| format!("LABEL_{i}");
@@ -205,6 +262,11 @@ impl ModelConfig {
                 (0..num_labels).map(|i| (i.to_string(), json!(label(i)))).collect::<Map<_, _>>().into(),
             );
             put("label2id", (0..num_labels).map(|i| (label(i), json!(i))).collect::<Map<_, _>>().into());
+        }
+        for (field, value) in &self.stored.0 {
+            if !replaced.contains(&field.as_str()) {
+                map.entry(field.clone()).or_insert_with(|| value.clone());
+            }
         }
         Value::Object(map)
     }
@@ -228,55 +290,110 @@ fn find_family(fields: &Fields) -> Result<&'static Family> {
 /// `None` for a language model, the number of outputs for a classifier.
 fn parse_task(fields: &Fields, family: &Family) -> Result<Option<usize>> {
     let architectures = fields.strings("architectures")?.unwrap_or_default();
-    let Some(architecture) = architectures.first() else { return Ok(None) };
-    match architecture.strip_prefix(family.class_prefix) {
-        Some("ForCausalLM") => Ok(None),
-        Some("ForSequenceClassification") => {
+    match architectures.first() {
+        None => Ok(None),
+        Some(&architecture) if architecture == family.causal => Ok(None),
+        Some(&architecture) if architecture == family.classifier => {
             let labels = fields.object("id2label")?.map(|labels| labels.names().count());
             // Two is what `transformers` means when nothing is said.
             Ok(Some(fields.size("num_labels")?.or(labels).unwrap_or(2)))
         }
-        _ => {
-            let known = family.class_prefix;
-            let message = format!(
-                "is [\"{architecture}\"], but must be {known}ForCausalLM or {known}ForSequenceClassification"
-            );
+        Some(architecture) => {
+            let (causal, classifier) = (family.causal, family.classifier);
+            let message = format!("is [\"{architecture}\"], but must be {causal} or {classifier}");
             Err(fields.error("architectures", message))
         }
     }
 }
 
-fn parse_windows(fields: &Fields, family: &Family, num_layers: usize) -> Result<Vec<Option<usize>>> {
-    let full = vec![None; num_layers];
-    if family.windows == Windows::Never || !fields.flag("use_sliding_window")?.unwrap_or(false) {
-        return Ok(full);
+/// What would compute something else than we do.
+fn refuse(fields: &Fields, family: &Family) -> Result<()> {
+    if fields.get("quantization_config").is_some() {
+        return Err(
+            fields.error("quantization_config", "is set, but quantised checkpoints are not supported")
+        );
     }
-    let Some(window) = fields.size("sliding_window")? else { return Ok(full) };
-    let Some(kinds) = fields.strings("layer_types")? else {
-        let first = match fields.get("max_window_layers").and_then(Value::as_u64) {
-            Some(first) => first as usize,
-            None => family.max_window_layers,
-        };
-        return Ok((0..num_layers).map(|layer| (layer >= first).then_some(window)).collect());
-    };
-    if kinds.len() != num_layers {
-        let message = format!("has {} entries, but num_hidden_layers is {num_layers}", kinds.len());
-        return Err(fields.error("layer_types", message));
+    for &(field, wanted) in family.fixed {
+        if fields.flag(field)?.is_some_and(|value| value != wanted) {
+            return Err(fields.error(field, format!("is {}, but only {wanted} is supported", !wanted)));
+        }
     }
-    let one = |kind: &str| match kind {
-        "full_attention" => Ok(None),
-        "sliding_attention" => Ok(Some(window)),
-        other => Err(fields.error(
-            "layer_types",
-            format!("holds \"{other}\", but only full_attention and sliding_attention are known"),
-        )),
+    Ok(())
+}
+
+fn flag(fields: &Fields, flag: Flag) -> Result<bool> {
+    match flag {
+        Flag::Always => Ok(true),
+        Flag::Never => Ok(false),
+        Flag::Field(field) => Ok(fields.flag(field)?.unwrap_or(false)),
+        Flag::FieldOrYes(field) => Ok(fields.flag(field)?.unwrap_or(true)),
+    }
+}
+
+/// Activations by the names of `transformers`, the first of each as we write it.
+const ACTIVATIONS: [(&str, Activation); 8] = [
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("relu", Activation::Relu),
+];
+
+fn activation_name(activation: Activation) -> &'static str {
+    ACTIVATIONS.iter().find(|(_, known)| *known == activation).map_or("silu", |(name, _)| name)
+}
+
+fn parse_activation(fields: &Fields, family: &Family) -> Result<Activation> {
+    let field = family.field("hidden_act");
+    let Some(name) = fields.string(field)? else { return Ok(family.activation) };
+    let known = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, activation)| *activation).ok_or_else(|| {
+        let known: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
+        fields.error(field, format!("is \"{name}\", which is not known; known are {}", known.join(", ")))
+    })
+}
+
+fn parse_factor(fields: &Fields, factor: Factor, hidden_size: usize, head_dim: usize) -> Result<f32> {
+    let by_head = (head_dim as f32).sqrt().recip();
+    Ok(match factor {
+        Factor::One => 1.0,
+        Factor::RootOfHidden => (hidden_size as f32).sqrt(),
+        Factor::Field(field) => fields.positive(field)?.unwrap_or(1.0) as f32,
+        Factor::Inverse(field) => fields.positive(field)?.unwrap_or(1.0).recip() as f32,
+        Factor::InverseRoot(field) => fields.positive(field)?.map_or(by_head, |x| x.sqrt().recip() as f32),
+        Factor::InverseRootOfHead => by_head,
+    })
+}
+
+fn parse_experts(fields: &Fields, family: &Family) -> Result<Option<ExpertsConfig>> {
+    let Some(names) = family.experts else { return Ok(None) };
+    // The one name stands for the other in `transformers`.
+    let count = match fields.size(names.count)? {
+        Some(count) => count,
+        None => fields.size("num_local_experts")?.map_or_else(|| fields.require_size("num_experts"), Ok)?,
     };
-    kinds.into_iter().map(one).collect()
+    let per_token = fields.require_size("num_experts_per_tok")?;
+    if per_token > count {
+        let message = format!("is {per_token}, but there are {count} experts");
+        return Err(fields.error("num_experts_per_tok", message));
+    }
+    let intermediate_size = fields.require_size(names.intermediate_size)?;
+    Ok(Some(ExpertsConfig {
+        count,
+        per_token,
+        intermediate_size,
+        normalised: flag(fields, names.normalised)?,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::family::QkNorm;
+    use crate::model::rope::RopeScaling;
     use crate::model::testing::config;
 
     #[test]
@@ -289,22 +406,22 @@ mod tests {
         let new =
             config(&json!({"rope_theta": null, "rope_parameters": parameters, "dtype": "bfloat16"})).unwrap();
         assert_eq!(old, new);
-        assert_eq!(old.rope_theta, 5e5);
+        assert_eq!(old.ropes[0].theta, 5e5);
         let plain = config(&json!({"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}})).unwrap();
-        assert_eq!((plain.rope_theta, plain.rope_scaling), (7.0, RopeScaling::None));
+        assert_eq!(plain.ropes, [Rope { theta: 7.0, dim: 8, scaling: RopeScaling::None }]);
     }
 
     #[test]
     fn a_family_fills_in_what_it_means() {
         let llama = config(&json!({"attention_bias": true})).unwrap();
-        assert_eq!((llama.qkv_bias, llama.o_bias, llama.mlp_bias, llama.qk_norm), (true, true, false, false));
+        assert_eq!((llama.qkv_bias, llama.o_bias, llama.mlp_bias), (true, true, false));
         let qwen2 = json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]});
         let qwen2 = config(&qwen2).unwrap();
         assert_eq!((qwen2.qkv_bias, qwen2.o_bias, qwen2.head_dim), (true, false, 8));
         let qwen3 = json!({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"],
             "id2label": {"0": "a"}, "num_key_value_heads": null, "eos_token_id": [1, 2]});
         let qwen3 = config(&qwen3).unwrap();
-        assert_eq!((qwen3.qkv_bias, qwen3.qk_norm, qwen3.head_dim), (false, true, 128));
+        assert_eq!((qwen3.qkv_bias, qwen3.family.qk_norm, qwen3.head_dim), (false, QkNorm::Head, 128));
         assert_eq!((qwen3.num_labels, qwen3.num_kv_heads, &*qwen3.eos_token_ids), (Some(1), 4, &[1, 2][..]));
     }
 
@@ -314,7 +431,7 @@ mod tests {
             changes["model_type"] = json!("qwen2");
             changes["architectures"] = json!(["Qwen2ForCausalLM"]);
             changes["sliding_window"] = json!(8);
-            config(&changes).map(|config| config.windows)
+            config(&changes).map(|config| config.layers.iter().map(|layer| layer.window).collect::<Vec<_>>())
         };
         assert_eq!(windows(json!({})).unwrap(), [None, None]);
         let upper = json!({"use_sliding_window": true, "max_window_layers": 1});
@@ -347,21 +464,27 @@ mod tests {
         for (changes, words) in [
             (
                 json!({"model_type": "mamba"}),
-                "config.json: `model_type` is \"mamba\", which is not known; known are llama, qwen2, qwen3",
+                "config.json: `model_type` is \"mamba\", which is not known; known are llama, qwen2, qwen3, ",
             ),
             (json!({"model_type": null}), "`model_type` is missing"),
             (
                 json!({"architectures": ["LlamaForQuestionAnswering"]}),
                 "must be LlamaForCausalLM or LlamaForSequenceClassification",
             ),
-            (json!({"hidden_act": "gelu"}), "`hidden_act` is \"gelu\", but only \"silu\" is known"),
             (
-                json!({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}),
-                "`rope_scaling.rope_type` is \"yarn\", which is not known; known are default, linear, llama3",
+                json!({"hidden_act": "quick"}),
+                "`hidden_act` is \"quick\", which is not known; known are silu, swish, gelu_pytorch_tanh",
+            ),
+            (
+                json!({"rope_scaling": {"rope_type": "spiral", "factor": 2.0}}),
+                "`rope_scaling.rope_type` is \"spiral\", which is not known; known are default, linear, dynamic, llama3",
             ),
             (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling.factor` is missing"),
             (json!({"quantization_config": {"bits": 4}}), "`quantization_config` is set, but quantised"),
-            (json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor` is 0.5, but only 1"),
+            (
+                json!({"partial_rotary_factor": 0.3}),
+                "`partial_rotary_factor` is 0.3, but must turn an even number",
+            ),
             (json!({"hidden_size": null}), "`hidden_size` is missing"),
             (json!({"hidden_size": "big"}), "`hidden_size` is \"big\", but must be a whole number"),
             (json!({"num_hidden_layers": 1e30}), "`num_hidden_layers` is 1e+30, but must be a whole number"),

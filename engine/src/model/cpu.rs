@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rectify_kernels as kernels;
 use rectify_kernels::{
-    AttentionParams, Epilogue, KernelError, KvCache, PackedLinear, PagedBatch, Pool, RopeTable, Rows,
-    RowsMut, WeightDtype,
+    Activation, AttentionParams, Epilogue, KernelError, KvCache, PackedLinear, PagedBatch, Pool, RopeTable,
+    Rows, RowsMut, WeightDtype,
 };
 
 use super::adapter::LoraProjection;
-use super::backend::{AttentionSpec, Backend, Matrix, Result};
-use super::config::ModelConfig;
+use super::backend::{AttentionSpec, Backend, Matrix, Result, Route};
+use super::config::ExpertsConfig;
 use super::layout;
-use super::rope::inverse_frequencies;
+use super::rope::Rope;
+use super::routing::routes;
 use super::weights::WeightStore;
 use crate::EngineError;
 use crate::batch::{AdapterRun, Batch};
@@ -109,10 +110,11 @@ pub struct CpuLinear {
     projection: Option<usize>,
 }
 
-/// The weight of a norm.
+/// The weight of a norm; with a bias it is a layer norm.
 #[derive(Debug)]
 pub struct CpuNorm {
     weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
     eps: f32,
 }
 
@@ -221,12 +223,20 @@ impl Backend for CpuBackend {
         Ok(CpuLinear { weight, bias, projection })
     }
 
-    fn new_norm(&mut self, _name: &str, weight: Vec<f32>, eps: f32) -> Result<CpuNorm> {
-        Ok(CpuNorm { weight, eps })
+    fn new_norm(
+        &mut self,
+        _name: &str,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        eps: f32,
+    ) -> Result<CpuNorm> {
+        Ok(CpuNorm { weight, bias, eps })
     }
 
-    fn new_rope(&mut self, config: &ModelConfig) -> Result<RopeTable> {
-        Ok(RopeTable::new(&inverse_frequencies(config), self.max_positions))
+    fn new_rope(&mut self, rope: &Rope, max_positions: usize) -> Result<RopeTable> {
+        let max_positions = max_positions.min(self.max_positions);
+        let frequencies = rope.inverse_frequencies(max_positions);
+        Ok(RopeTable::scaled(&frequencies, max_positions, rope.attention_factor()))
     }
 
     fn embed(&mut self, table: &CpuLinear, ids: &[u32]) -> Result<CpuTensor> {
@@ -269,24 +279,55 @@ impl Backend for CpuBackend {
         Ok(out)
     }
 
-    fn rms_norm(&mut self, norm: &CpuNorm, x: &CpuTensor) -> Result<CpuTensor> {
+    fn embed_positions(&mut self, table: &CpuLinear) -> Result<CpuTensor> {
+        let positions = std::mem::take(&mut self.step.positions);
+        let embedded = self.embed(table, &positions);
+        self.step.positions = positions;
+        embedded
+    }
+
+    fn norm(&mut self, norm: &CpuNorm, x: &CpuTensor) -> Result<CpuTensor> {
         let mut out = self.buffers.take(x.rows, x.width);
-        kernels::rms_norm(&self.pool, x.as_slice(), &norm.weight, norm.eps, out.as_mut_slice())
-            .map_err(refused)?;
+        let (pool, weight, values) = (&self.pool, &norm.weight, out.as_mut_slice());
+        match &norm.bias {
+            None => kernels::rms_norm(pool, x.as_slice(), weight, norm.eps, values),
+            Some(bias) => kernels::layer_norm(pool, x.as_slice(), (weight, bias), norm.eps, values),
+        }
+        .map_err(refused)?;
         Ok(out)
     }
 
-    fn add_rms_norm(
+    fn add_norm(
         &mut self,
         norm: &CpuNorm,
         mut residual: CpuTensor,
-        mut x: CpuTensor,
+        x: CpuTensor,
     ) -> Result<(CpuTensor, CpuTensor)> {
+        if norm.bias.is_some() {
+            let sum = self.add(residual, x)?;
+            let out = self.norm(norm, &sum)?;
+            return Ok((sum, out));
+        }
         let mut out = self.buffers.take(x.rows, x.width);
         let (sum, out_values) = (residual.as_mut_slice(), out.as_mut_slice());
-        kernels::add_rms_norm(&self.pool, sum, x.as_mut_slice(), &norm.weight, norm.eps, out_values)
+        kernels::add_rms_norm(&self.pool, sum, x.as_slice(), &norm.weight, norm.eps, out_values)
             .map_err(refused)?;
         Ok((residual, out))
+    }
+
+    fn add(&mut self, mut residual: CpuTensor, x: CpuTensor) -> Result<CpuTensor> {
+        kernels::add(&self.pool, residual.as_mut_slice(), x.as_slice()).map_err(refused)?;
+        Ok(residual)
+    }
+
+    fn scale(&mut self, mut x: CpuTensor, factor: f32) -> Result<CpuTensor> {
+        kernels::scale(&self.pool, x.as_mut_slice(), factor);
+        Ok(x)
+    }
+
+    fn soft_cap(&mut self, mut x: CpuTensor, cap: f32) -> Result<CpuTensor> {
+        kernels::soft_cap(&self.pool, x.as_mut_slice(), cap);
+        Ok(x)
     }
 
     fn qk_norm(
@@ -298,7 +339,8 @@ impl Backend for CpuBackend {
     ) -> Result<CpuTensor> {
         let rows = qkv.rows;
         let keys = spec.num_heads * spec.head_dim;
-        for (norm, column, heads) in [(q, 0, spec.num_heads), (k, keys, spec.num_kv_heads)] {
+        for (norm, column, width) in [(q, 0, keys), (k, keys, spec.num_kv_heads * spec.head_dim)] {
+            let heads = width / norm.weight.len().max(1);
             kernels::head_rms_norm(&self.pool, qkv.view_mut(column), rows, heads, &norm.weight, norm.eps)
                 .map_err(refused)?;
         }
@@ -335,10 +377,38 @@ impl Backend for CpuBackend {
         Ok(out)
     }
 
-    fn swiglu(&mut self, gate_up: CpuTensor) -> Result<CpuTensor> {
+    fn activate(&mut self, activation: Activation, mut x: CpuTensor) -> Result<CpuTensor> {
+        kernels::activate(&self.pool, activation, x.as_mut_slice());
+        Ok(x)
+    }
+
+    fn gated(&mut self, activation: Activation, gate_up: CpuTensor) -> Result<CpuTensor> {
         let mut out = self.buffers.take(gate_up.rows, gate_up.width / 2);
-        kernels::swiglu(&self.pool, gate_up.as_slice(), gate_up.rows, out.as_mut_slice()).map_err(refused)?;
+        kernels::gated(&self.pool, activation, gate_up.as_slice(), gate_up.rows, out.as_mut_slice())
+            .map_err(refused)?;
         Ok(out)
+    }
+
+    fn route(&mut self, scores: &CpuTensor, experts: &ExpertsConfig) -> Result<Vec<Vec<Route>>> {
+        Ok(routes(scores.as_slice(), experts))
+    }
+
+    fn zeros(&mut self, rows: usize, width: usize) -> Result<CpuTensor> {
+        let mut zeros = self.buffers.take(rows, width);
+        zeros.as_mut_slice().fill(0.0);
+        Ok(zeros)
+    }
+
+    fn add_rows(&mut self, out: &mut CpuTensor, x: &CpuTensor, routes: &[Route]) -> Result<()> {
+        let width = x.width.max(1);
+        for (route, x) in routes.iter().zip(x.as_slice().chunks(width)) {
+            let start = route.row as usize * width;
+            let Some(out) = out.as_mut_slice().get_mut(start..start + width) else {
+                return Err(EngineError::Execution(format!("there is no row {}", route.row)));
+            };
+            out.iter_mut().zip(x).for_each(|(out, x)| *out += route.weight * x);
+        }
+        Ok(())
     }
 
     fn narrow(&mut self, rows: &[u32]) -> Result<()> {

@@ -11,32 +11,64 @@ pub struct Decoder<B: Backend> {
     pub config: ModelConfig,
     /// `[vocab_size, hidden_size]`.
     pub embedding: B::Linear,
+    /// `[max_position_embeddings, hidden_size]` of a model that learned its positions.
+    pub positions: Option<B::Linear>,
     /// From the input up.
     pub layers: Vec<Layer<B>>,
     /// Before the heads.
     pub final_norm: B::Norm,
-    /// Rotations.
-    pub rope: B::Rope,
+    /// Rotations, as [`ModelConfig::ropes`].
+    pub ropes: Vec<B::Rope>,
     /// Output head; `None` if it is the embedding.
     pub lm_head: Option<B::Linear>,
     /// `[num_labels, hidden_size]` of a reward model.
     pub score_head: Option<B::Linear>,
 }
 
-/// One layer.
+/// One layer: attention, then an MLP, each between its norms, each added to the residual stream.
 #[derive(Debug)]
 pub struct Layer<B: Backend> {
-    /// Before attention.
-    pub input_norm: B::Norm,
+    /// Norms around attention.
+    pub attention_norms: Around<B>,
     /// Fused `q_proj | k_proj | v_proj`.
     pub qkv: B::Linear,
     /// Query and key norms, if the family has them.
     pub qk_norm: Option<(B::Norm, B::Norm)>,
     /// `o_proj`.
     pub o: B::Linear,
-    /// Before the MLP.
-    pub post_attention_norm: B::Norm,
-    /// Fused `gate_proj | up_proj`.
+    /// Norms around the MLP.
+    pub mlp_norms: Around<B>,
+    /// What follows attention.
+    pub mlp: Mlp<B>,
+}
+
+/// Norms around a part of a layer.
+#[derive(Debug)]
+pub struct Around<B: Backend> {
+    /// Of what it reads; without one it reads the residual stream as it is.
+    pub before: Option<B::Norm>,
+    /// Of what it adds.
+    pub after: Option<B::Norm>,
+}
+
+/// The second half of a layer.
+#[derive(Debug)]
+pub enum Mlp<B: Backend> {
+    /// The same for every token.
+    Dense(Dense<B>),
+    /// Chosen by each token.
+    Experts {
+        /// `[count, hidden_size]`.
+        router: B::Linear,
+        /// What there is to choose from.
+        experts: Vec<Dense<B>>,
+    },
+}
+
+/// Two projections with an activation between.
+#[derive(Debug)]
+pub struct Dense<B: Backend> {
+    /// Fused `gate_proj | up_proj`, or the first projection of an MLP without a gate.
     pub gate_up: B::Linear,
     /// `down_proj`.
     pub down: B::Linear,
@@ -61,28 +93,93 @@ impl<B: Backend> Decoder<B> {
     }
 
     fn forward(&self, backend: &mut B, ids: &[u32], rows: Option<&[u32]>) -> Result<B::Tensor> {
-        let mut residual = backend.embed(&self.embedding, ids)?;
+        let mut residual = self.embed(backend, ids)?;
         let mut pending: Option<B::Tensor> = None;
+        let mut num_rows = ids.len();
         for (index, layer) in self.layers.iter().enumerate() {
             backend.start_layer();
             let normed;
-            (residual, normed) = add_norm(backend, &layer.input_norm, residual, pending)?;
-            let mut attended = self.attend(backend, layer, index, &normed)?;
+            (residual, normed) = enter(backend, layer.attention_norms.before.as_ref(), residual, pending)?;
+            let mut attended = self.attend(backend, layer, index, normed.as_ref().unwrap_or(&residual))?;
             if let Some(rows) = rows
                 && index + 1 == self.layers.len()
             {
                 residual = backend.gather_rows(&residual, rows)?;
                 attended = backend.gather_rows(&attended, rows)?;
                 backend.narrow(rows)?;
+                num_rows = rows.len();
             }
             let attended = backend.linear(&layer.o, &attended)?;
+            let attended = self.leave(backend, &layer.attention_norms, attended)?;
             let normed;
-            (residual, normed) = backend.add_rms_norm(&layer.post_attention_norm, residual, attended)?;
-            let gate_up = backend.linear(&layer.gate_up, &normed)?;
-            let activated = backend.swiglu(gate_up)?;
-            pending = Some(backend.linear(&layer.down, &activated)?);
+            (residual, normed) = enter(backend, layer.mlp_norms.before.as_ref(), residual, Some(attended))?;
+            let x = normed.as_ref().unwrap_or(&residual);
+            let added = match &layer.mlp {
+                Mlp::Dense(dense) => self.dense(backend, dense, x)?,
+                Mlp::Experts { router, experts } => self.mix(backend, router, experts, x, num_rows)?,
+            };
+            pending = Some(self.leave(backend, &layer.mlp_norms, added)?);
         }
-        Ok(add_norm(backend, &self.final_norm, residual, pending)?.1)
+        let (residual, normed) = enter(backend, Some(&self.final_norm), residual, pending)?;
+        Ok(normed.unwrap_or(residual))
+    }
+
+    fn embed(&self, backend: &mut B, ids: &[u32]) -> Result<B::Tensor> {
+        let mut embedded = backend.embed(&self.embedding, ids)?;
+        if self.config.embedding_scale != 1.0 {
+            embedded = backend.scale(embedded, self.config.embedding_scale)?;
+        }
+        match &self.positions {
+            Some(positions) => {
+                let positions = backend.embed_positions(positions)?;
+                backend.add(embedded, positions)
+            }
+            None => Ok(embedded),
+        }
+    }
+
+    /// What a part of a layer adds to the residual stream.
+    fn leave(&self, backend: &mut B, norms: &Around<B>, mut x: B::Tensor) -> Result<B::Tensor> {
+        if let Some(norm) = &norms.after {
+            x = backend.norm(norm, &x)?;
+        }
+        match self.config.residual_scale {
+            1.0 => Ok(x),
+            factor => backend.scale(x, factor),
+        }
+    }
+
+    fn dense(&self, backend: &mut B, dense: &Dense<B>, x: &B::Tensor) -> Result<B::Tensor> {
+        let gate_up = backend.linear(&dense.gate_up, x)?;
+        let activated = match self.config.family.gated {
+            true => backend.gated(self.config.activation, gate_up)?,
+            false => backend.activate(self.config.activation, gate_up)?,
+        };
+        backend.linear(&dense.down, &activated)
+    }
+
+    /// The sum of what a token's experts say, weighed by its choice, in the order of the experts.
+    fn mix(
+        &self,
+        backend: &mut B,
+        router: &B::Linear,
+        experts: &[Dense<B>],
+        x: &B::Tensor,
+        num_rows: usize,
+    ) -> Result<B::Tensor> {
+        let mut out = backend.zeros(num_rows, self.config.hidden_size)?;
+        let Some(sizes) = &self.config.experts else { return Ok(out) };
+        let scores = backend.linear(router, x)?;
+        for (expert, routes) in experts.iter().zip(backend.route(&scores, sizes)?) {
+            if routes.is_empty() {
+                continue;
+            }
+            let rows: Vec<u32> = routes.iter().map(|route| route.row).collect();
+            let x = backend.gather_rows(x, &rows)?;
+            let said = self.dense(backend, expert, &x)?;
+            backend.add_rows(&mut out, &said, &routes)?;
+        }
+        Ok(out)
     }
 
     /// Attention before its output projection.
@@ -92,7 +189,10 @@ impl<B: Backend> Decoder<B> {
         if let Some((q, k)) = &layer.qk_norm {
             qkv = backend.qk_norm(q, k, &spec, qkv)?;
         }
-        let qkv = backend.rope(&self.rope, &spec, qkv)?;
+        let rope = self.config.layers.get(index).and_then(|layer| self.ropes.get(layer.rope?));
+        if let Some(rope) = rope {
+            qkv = backend.rope(rope, &spec, qkv)?;
+        }
         backend.attention(&spec, qkv)
     }
 
@@ -104,9 +204,9 @@ impl<B: Backend> Decoder<B> {
             num_heads: config.num_heads,
             num_kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
-            scale: (config.head_dim as f32).sqrt().recip(),
-            sliding_window: config.windows.get(layer).copied().flatten(),
-            soft_cap: None,
+            scale: config.attention_scale,
+            sliding_window: config.layers.get(layer).and_then(|layer| layer.window),
+            soft_cap: config.attention_soft_cap,
         }
     }
 
@@ -115,22 +215,34 @@ impl<B: Backend> Decoder<B> {
     /// # Errors
     /// Whatever the backend refuses.
     pub fn logits(&self, backend: &mut B, hidden: &B::Tensor) -> Result<B::Tensor> {
-        backend.linear(self.lm_head.as_ref().unwrap_or(&self.embedding), hidden)
+        let mut logits = backend.linear(self.lm_head.as_ref().unwrap_or(&self.embedding), hidden)?;
+        if self.config.logit_scale != 1.0 {
+            logits = backend.scale(logits, self.config.logit_scale)?;
+        }
+        match self.config.logit_soft_cap {
+            Some(cap) => backend.soft_cap(logits, cap),
+            None => Ok(logits),
+        }
     }
 }
 
-/// Adds what the last layer left pending, if any, and norms.
-fn add_norm<B: Backend>(
+/// Adds what was left pending, if anything, and norms; without a norm what follows reads the sum itself.
+fn enter<B: Backend>(
     backend: &mut B,
-    norm: &B::Norm,
+    norm: Option<&B::Norm>,
     residual: B::Tensor,
     pending: Option<B::Tensor>,
-) -> Result<(B::Tensor, B::Tensor)> {
-    match pending {
-        Some(x) => backend.add_rms_norm(norm, residual, x),
-        None => {
-            let normed = backend.rms_norm(norm, &residual)?;
-            Ok((residual, normed))
+) -> Result<(B::Tensor, Option<B::Tensor>)> {
+    match (norm, pending) {
+        (Some(norm), Some(x)) => {
+            let (residual, normed) = backend.add_norm(norm, residual, x)?;
+            Ok((residual, Some(normed)))
         }
+        (Some(norm), None) => {
+            let normed = backend.norm(norm, &residual)?;
+            Ok((residual, Some(normed)))
+        }
+        (None, Some(x)) => Ok((backend.add(residual, x)?, None)),
+        (None, None) => Ok((residual, None)),
     }
 }

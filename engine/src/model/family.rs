@@ -1,4 +1,9 @@
-//! The families of decoders we know, one row of data each. Leaves reading `config.json` to `config`.
+//! The families of decoders we know, one row of data each. Leaves reading `config.json` to `config`, the names of
+//! tensors to `names`.
+
+use rectify_kernels::Activation;
+
+use super::names::{self, Names};
 
 /// Where a yes or no of a family comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,15 +14,88 @@ pub enum Flag {
     Never,
     /// As this field of `config.json` says; absent is no.
     Field(&'static str),
+    /// As this field of `config.json` says; absent is yes.
+    FieldOrYes(&'static str),
 }
 
-/// Which layers attend to a window only.
+/// Which layers attend to a window only, unless `layer_types` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Windows {
     /// None.
     Never,
-    /// With `use_sliding_window`: those `layer_types` calls `sliding_attention`, or else from `max_window_layers` up.
+    /// All, if there is a `sliding_window`.
+    All,
+    /// With `use_sliding_window`: all.
+    AllIfUsed,
+    /// With `use_sliding_window`: those from `max_window_layers` up.
     UpperLayers,
+    /// With `use_sliding_window`: those without a rotation.
+    WithoutRotation,
+    /// All but every n-th, as `sliding_window_pattern` says, or else this.
+    AllBut(usize),
+}
+
+/// Which layers turn queries and keys, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rotation {
+    /// None: positions are learned.
+    Never,
+    /// All alike.
+    All,
+    /// Those that `no_rope_layers` marks with 1; if it is absent all but every n-th, as `no_rope_layer_interval` says.
+    Marked,
+    /// Layers with a window by a base of their own, `rope_local_base_freq`, or else this.
+    ByWindow(f64),
+}
+
+/// What norms compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square.
+    Rms,
+    /// Root mean square, with weights stored less one.
+    RmsPlusOne,
+    /// Mean and variance, with biases.
+    Layer,
+}
+
+/// Norms of queries and keys before the rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Of each head.
+    Head,
+    /// Of all heads together.
+    Row,
+}
+
+/// A factor of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factor {
+    /// One.
+    One,
+    /// The root of the hidden size.
+    RootOfHidden,
+    /// What this field of `config.json` says; absent is one.
+    Field(&'static str),
+    /// One over what this field says; absent is one.
+    Inverse(&'static str),
+    /// One over the root of what this field says; absent is one over the root of the width of a head.
+    InverseRoot(&'static str),
+    /// One over the root of the width of a head.
+    InverseRootOfHead,
+}
+
+/// How experts are counted and weighed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertFields {
+    /// Field with the number of experts.
+    pub count: &'static str,
+    /// Field with the width of an expert.
+    pub intermediate_size: &'static str,
+    /// The weights of the chosen experts are made to sum to one.
+    pub normalised: Flag,
 }
 
 /// What sets a family apart, and the values its `config.json` may leave out.
@@ -25,73 +103,283 @@ pub enum Windows {
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// Architectures are this plus `ForCausalLM` or `ForSequenceClassification`.
-    pub class_prefix: &'static str,
+    /// The architecture of its language models.
+    pub causal: &'static str,
+    /// The architecture of its classifiers.
+    pub classifier: &'static str,
+    /// What it calls its tensors.
+    pub names: &'static Names,
+    /// Fields that it calls differently, `(usual name, its name)`.
+    pub aliases: &'static [(&'static str, &'static str)],
     /// Bias on q, k and v.
     pub qkv_bias: Flag,
     /// Bias on the attention's output projection.
     pub o_bias: Flag,
     /// Bias on the MLP's projections.
     pub mlp_bias: Flag,
-    /// RMSNorm of each query and key head before the rotation.
-    pub qk_norm: bool,
+    /// What its norms compute.
+    pub norm: NormKind,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// The MLP has a gate.
+    pub gated: bool,
+    /// `hidden_act` if absent.
+    pub activation: Activation,
+    /// A mixture of experts in the MLP's place.
+    pub experts: Option<ExpertFields>,
     /// Sliding windows.
     pub windows: Windows,
+    /// Rotations.
+    pub rotation: Rotation,
+    /// Of the embedding.
+    pub embedding_scale: Factor,
+    /// Of the scores of attention.
+    pub attention_scale: Factor,
+    /// Of what attention and MLP add to the residual stream.
+    pub residual_scale: Factor,
+    /// Of the logits.
+    pub logit_scale: Factor,
+    /// Scores of attention and logits may be capped (`attn_logit_softcapping`, `final_logit_softcapping`).
+    pub soft_caps: bool,
+    /// Fields that would compute something else, and the value that does not.
+    pub fixed: &'static [(&'static str, bool)],
     /// `head_dim` if absent; `None` is `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
     /// `rms_norm_eps` if absent.
-    pub rms_norm_eps: f64,
+    pub norm_eps: f64,
     /// `rope_theta` if absent.
     pub rope_theta: f64,
     /// `max_position_embeddings` if absent.
     pub max_position_embeddings: usize,
     /// `max_window_layers` if absent.
     pub max_window_layers: usize,
+    /// `tie_word_embeddings` if absent.
+    pub tied: bool,
 }
+
+/// Llama, from which the others differ.
+const LLAMA: Family = Family {
+    model_type: "llama",
+    causal: "LlamaForCausalLM",
+    classifier: "LlamaForSequenceClassification",
+    names: &names::LLAMA,
+    aliases: &[],
+    qkv_bias: Flag::Field("attention_bias"),
+    o_bias: Flag::Field("attention_bias"),
+    mlp_bias: Flag::Field("mlp_bias"),
+    norm: NormKind::Rms,
+    qk_norm: QkNorm::None,
+    gated: true,
+    activation: Activation::Silu,
+    experts: None,
+    windows: Windows::Never,
+    rotation: Rotation::All,
+    embedding_scale: Factor::One,
+    attention_scale: Factor::InverseRootOfHead,
+    residual_scale: Factor::One,
+    logit_scale: Factor::One,
+    soft_caps: false,
+    fixed: &[],
+    head_dim: None,
+    norm_eps: 1e-6,
+    rope_theta: 10_000.0,
+    max_position_embeddings: 2048,
+    max_window_layers: 0,
+    tied: false,
+};
+
+/// Mistral 7B.
+const MISTRAL: Family = Family {
+    model_type: "mistral",
+    causal: "MistralForCausalLM",
+    classifier: "MistralForSequenceClassification",
+    qkv_bias: Flag::Never,
+    o_bias: Flag::Never,
+    mlp_bias: Flag::Never,
+    windows: Windows::All,
+    max_position_embeddings: 131_072,
+    ..LLAMA
+};
+
+/// Qwen3 8B.
+const QWEN3: Family = Family {
+    model_type: "qwen3",
+    causal: "Qwen3ForCausalLM",
+    classifier: "Qwen3ForSequenceClassification",
+    mlp_bias: Flag::Never,
+    qk_norm: QkNorm::Head,
+    windows: Windows::UpperLayers,
+    head_dim: Some(128),
+    max_position_embeddings: 32_768,
+    max_window_layers: 28,
+    ..LLAMA
+};
+
+/// Gemma 2 9B.
+const GEMMA2: Family = Family {
+    model_type: "gemma2",
+    causal: "Gemma2ForCausalLM",
+    classifier: "Gemma2ForSequenceClassification",
+    names: &names::GEMMA,
+    aliases: &[("hidden_act", "hidden_activation")],
+    mlp_bias: Flag::Never,
+    norm: NormKind::RmsPlusOne,
+    activation: Activation::GeluTanh,
+    windows: Windows::AllBut(2),
+    embedding_scale: Factor::RootOfHidden,
+    attention_scale: Factor::InverseRoot("query_pre_attn_scalar"),
+    soft_caps: true,
+    fixed: &[("use_bidirectional_attention", false)],
+    head_dim: Some(256),
+    max_position_embeddings: 8192,
+    tied: true,
+    ..LLAMA
+};
 
 /// Every family; a new one is a new row.
 pub static FAMILIES: &[Family] = &[
-    Family {
-        model_type: "llama",
-        class_prefix: "Llama",
-        qkv_bias: Flag::Field("attention_bias"),
-        o_bias: Flag::Field("attention_bias"),
-        mlp_bias: Flag::Field("mlp_bias"),
-        qk_norm: false,
-        windows: Windows::Never,
-        head_dim: None,
-        rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
-        max_position_embeddings: 2048,
-        max_window_layers: 0,
-    },
+    LLAMA,
     Family {
         model_type: "qwen2",
-        class_prefix: "Qwen2",
+        causal: "Qwen2ForCausalLM",
+        classifier: "Qwen2ForSequenceClassification",
         qkv_bias: Flag::Always,
         o_bias: Flag::Never,
         mlp_bias: Flag::Never,
-        qk_norm: false,
         windows: Windows::UpperLayers,
-        head_dim: None,
-        rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
         max_position_embeddings: 32_768,
         max_window_layers: 28,
+        ..LLAMA
+    },
+    QWEN3,
+    MISTRAL,
+    Family {
+        model_type: "phi3",
+        causal: "Phi3ForCausalLM",
+        classifier: "Phi3ForSequenceClassification",
+        names: &names::PHI3,
+        norm_eps: 1e-5,
+        max_position_embeddings: 4096,
+        ..MISTRAL
+    },
+    GEMMA2,
+    Family {
+        model_type: "gemma3_text",
+        causal: "Gemma3ForCausalLM",
+        classifier: "Gemma3TextForSequenceClassification",
+        qk_norm: QkNorm::Head,
+        windows: Windows::AllBut(6),
+        rotation: Rotation::ByWindow(10_000.0),
+        rope_theta: 1_000_000.0,
+        max_position_embeddings: 131_072,
+        ..GEMMA2
     },
     Family {
-        model_type: "qwen3",
-        class_prefix: "Qwen3",
-        qkv_bias: Flag::Field("attention_bias"),
-        o_bias: Flag::Field("attention_bias"),
-        mlp_bias: Flag::Never,
-        qk_norm: true,
-        windows: Windows::UpperLayers,
-        head_dim: Some(128),
-        rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
+        model_type: "smollm3",
+        causal: "SmolLM3ForCausalLM",
+        classifier: "SmolLM3ForSequenceClassification",
+        windows: Windows::WithoutRotation,
+        rotation: Rotation::Marked,
+        rope_theta: 2_000_000.0,
         max_position_embeddings: 32_768,
-        max_window_layers: 28,
+        tied: true,
+        ..LLAMA
+    },
+    Family {
+        model_type: "olmo2",
+        causal: "Olmo2ForCausalLM",
+        classifier: "Olmo2ForSequenceClassification",
+        names: &names::OLMO2,
+        mlp_bias: Flag::Never,
+        qk_norm: QkNorm::Row,
+        norm_eps: 1e-5,
+        ..LLAMA
+    },
+    Family {
+        model_type: "granite",
+        causal: "GraniteForCausalLM",
+        classifier: "GraniteForSequenceClassification",
+        embedding_scale: Factor::Field("embedding_multiplier"),
+        attention_scale: Factor::Field("attention_multiplier"),
+        residual_scale: Factor::Field("residual_multiplier"),
+        logit_scale: Factor::Inverse("logits_scaling"),
+        ..LLAMA
+    },
+    Family {
+        model_type: "starcoder2",
+        causal: "Starcoder2ForCausalLM",
+        classifier: "Starcoder2ForSequenceClassification",
+        names: &names::STARCODER2,
+        aliases: &[("rms_norm_eps", "norm_epsilon")],
+        qkv_bias: Flag::FieldOrYes("use_bias"),
+        o_bias: Flag::FieldOrYes("use_bias"),
+        mlp_bias: Flag::FieldOrYes("use_bias"),
+        norm: NormKind::Layer,
+        gated: false,
+        activation: Activation::GeluTanh,
+        norm_eps: 1e-5,
+        max_position_embeddings: 4096,
+        tied: true,
+        ..MISTRAL
+    },
+    Family {
+        model_type: "gpt2",
+        causal: "GPT2LMHeadModel",
+        classifier: "GPT2ForSequenceClassification",
+        names: &names::GPT2,
+        aliases: &[
+            ("hidden_size", "n_embd"),
+            ("num_hidden_layers", "n_layer"),
+            ("num_attention_heads", "n_head"),
+            ("max_position_embeddings", "n_positions"),
+            ("intermediate_size", "n_inner"),
+            ("hidden_act", "activation_function"),
+            ("rms_norm_eps", "layer_norm_epsilon"),
+        ],
+        qkv_bias: Flag::Always,
+        o_bias: Flag::Always,
+        mlp_bias: Flag::Always,
+        norm: NormKind::Layer,
+        gated: false,
+        activation: Activation::GeluTanh,
+        rotation: Rotation::Never,
+        fixed: &[
+            ("scale_attn_weights", true),
+            ("scale_attn_by_inverse_layer_idx", false),
+            ("add_cross_attention", false),
+        ],
+        norm_eps: 1e-5,
+        max_position_embeddings: 1024,
+        tied: true,
+        ..LLAMA
+    },
+    Family {
+        model_type: "qwen3_moe",
+        causal: "Qwen3MoeForCausalLM",
+        classifier: "Qwen3MoeForSequenceClassification",
+        names: &names::QWEN3_MOE,
+        experts: Some(ExpertFields {
+            count: "num_experts",
+            intermediate_size: "moe_intermediate_size",
+            normalised: Flag::Field("norm_topk_prob"),
+        }),
+        windows: Windows::AllIfUsed,
+        head_dim: None,
+        ..QWEN3
+    },
+    Family {
+        model_type: "mixtral",
+        causal: "MixtralForCausalLM",
+        classifier: "MixtralForSequenceClassification",
+        names: &names::MIXTRAL,
+        experts: Some(ExpertFields {
+            count: "num_local_experts",
+            intermediate_size: "intermediate_size",
+            normalised: Flag::Always,
+        }),
+        norm_eps: 1e-5,
+        rope_theta: 1_000_000.0,
+        ..MISTRAL
     },
 ];
 
@@ -104,5 +392,10 @@ impl Family {
     /// The known model types, as a clause for messages.
     pub fn known() -> String {
         FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What this family calls a field.
+    pub fn field(&self, usual: &'static str) -> &'static str {
+        self.aliases.iter().find(|(name, _)| *name == usual).map_or(usual, |(_, own)| own)
     }
 }

@@ -141,6 +141,16 @@ impl Fields {
         list.map(Some).ok_or_else(|| self.wrong(field, value, "a list of strings"))
     }
 
+    /// A list of numbers.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it is something else.
+    pub fn numbers(&self, field: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let list = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect::<Option<_>>());
+        list.map(Some).ok_or_else(|| self.wrong(field, value, "a list of numbers"))
+    }
+
     /// A token id, or a list of them.
     ///
     /// # Errors
@@ -153,6 +163,11 @@ impl Fields {
             other => one(other).map(|id| vec![id]),
         };
         ids.map(Some).ok_or_else(|| self.wrong(field, value, "a token id or a list of token ids"))
+    }
+
+    /// Everything that is there.
+    pub fn all(&self) -> &Map<String, Value> {
+        &self.map
     }
 
     /// Names of the fields that are there.

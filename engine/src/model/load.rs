@@ -3,8 +3,9 @@
 use super::backend::{Backend, Result};
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::decoder::{Decoder, Layer};
-use super::layout::{self, Projection};
+use super::decoder::{Around, Decoder, Dense, Layer, Mlp};
+use super::family::NormKind;
+use super::layout::{self, ExpertPart, NormPart, Projection};
 
 /// Builds the decoder.
 ///
@@ -16,68 +17,112 @@ pub fn load_decoder<B: Backend>(
     config: &ModelConfig,
     checkpoint: &Checkpoint,
 ) -> Result<Decoder<B>> {
+    backend.accept(config)?;
     checkpoint.validate(config)?;
-    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-    let head = |backend: &mut B, name: &str, rows: usize| {
-        backend.new_linear(vec![checkpoint.matrix(name, rows, hidden, false)?])
-    };
-    let embedding = head(backend, layout::EMBEDDING, vocab)?;
-    let mut layers = Vec::with_capacity(config.num_layers);
-    for layer in 0..config.num_layers {
-        layers.push(load_layer(backend, config, checkpoint, layer)?);
-    }
-    let final_norm = norm(backend, config, checkpoint, layout::FINAL_NORM, hidden)?;
+    let (vocab, hidden, names) = (config.vocab_size, config.hidden_size, config.family.names);
+    let mut loader = Loader { backend, config, checkpoint };
+    let embedding = loader.table(names.embedding, vocab, hidden)?;
+    let max_positions = config.max_position_embeddings;
+    let positions = names.positions.map(|name| loader.table(name, max_positions, hidden)).transpose()?;
+    let layers = (0..config.num_layers).map(|layer| loader.layer(layer)).collect::<Result<_>>()?;
+    let final_norm = loader.norm(&layout::final_norm(config))?;
     let lm_head = match config.num_labels {
-        None if !config.tie_word_embeddings => Some(head(backend, layout::LM_HEAD, vocab)?),
+        None if !config.tie_word_embeddings => Some(loader.table(layout::LM_HEAD, vocab, hidden)?),
         _ => None,
     };
-    let score_head = match config.num_labels {
-        Some(num_labels) => Some(head(backend, layout::SCORE_HEAD, num_labels)?),
-        None => None,
-    };
-    let rope = backend.new_rope(config)?;
-    Ok(Decoder { config: config.clone(), embedding, layers, final_norm, rope, lm_head, score_head })
-}
-
-fn load_layer<B: Backend>(
-    backend: &mut B,
-    config: &ModelConfig,
-    checkpoint: &Checkpoint,
-    layer: usize,
-) -> Result<Layer<B>> {
-    let mut linear = |projection| {
-        let matrix = |part: layout::Part| {
-            checkpoint.matrix(&part.module(layer), part.out_features, part.in_features, part.bias)
-        };
-        let parts = layout::parts(config, projection).into_iter().map(matrix).collect::<Result<_>>()?;
-        backend.new_linear(parts)
-    };
-    let (qkv, o) = (linear(Projection::Qkv)?, linear(Projection::O)?);
-    let (gate_up, down) = (linear(Projection::GateUp)?, linear(Projection::Down)?);
-    let mut norm = |name, width| norm(backend, config, checkpoint, &layout::layer_norm(layer, name), width);
-    let qk_norm = if config.qk_norm {
-        Some((norm("self_attn.q_norm", config.head_dim)?, norm("self_attn.k_norm", config.head_dim)?))
-    } else {
-        None
-    };
-    Ok(Layer {
-        input_norm: norm("input_layernorm", config.hidden_size)?,
-        qkv,
-        qk_norm,
-        o,
-        post_attention_norm: norm("post_attention_layernorm", config.hidden_size)?,
-        gate_up,
-        down,
+    let score_head =
+        config.num_labels.map(|labels| loader.table(layout::SCORE_HEAD, labels, hidden)).transpose()?;
+    let new_rope = |rope| backend.new_rope(rope, max_positions);
+    let ropes = config.ropes.iter().map(new_rope).collect::<Result<_>>()?;
+    Ok(Decoder {
+        config: config.clone(),
+        embedding,
+        positions,
+        layers,
+        final_norm,
+        ropes,
+        lm_head,
+        score_head,
     })
 }
 
-fn norm<B: Backend>(
-    backend: &mut B,
-    config: &ModelConfig,
-    checkpoint: &Checkpoint,
-    name: &str,
-    width: usize,
-) -> Result<B::Norm> {
-    let weight = checkpoint.f32_values(&format!("{name}.weight"), &[width])?;
-    backend.new_norm(name, weight, config.rms_norm_eps)
+struct Loader<'a, B> {
+    backend: &'a mut B,
+    config: &'a ModelConfig,
+    checkpoint: &'a Checkpoint,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    /// A matrix outside of the layers, without a bias.
+    fn table(&mut self, module: &str, out_features: usize, in_features: usize) -> Result<B::Linear> {
+        self.backend.new_linear(vec![self.checkpoint.matrix(module, out_features, in_features, false)?])
+    }
+
+    fn layer(&mut self, layer: usize) -> Result<Layer<B>> {
+        let norms = layout::norms(self.config, layer);
+        Ok(Layer {
+            attention_norms: self.around(&norms.attention)?,
+            qkv: self.projection(layer, Projection::Qkv)?,
+            qk_norm: match &norms.qk {
+                Some([q, k]) => Some((self.norm(q)?, self.norm(k)?)),
+                None => None,
+            },
+            o: self.projection(layer, Projection::O)?,
+            mlp_norms: self.around(&norms.mlp)?,
+            mlp: self.mlp(layer)?,
+        })
+    }
+
+    fn mlp(&mut self, layer: usize) -> Result<Mlp<B>> {
+        let Some(parts) = layout::experts(self.config, layer) else {
+            let gate_up = self.projection(layer, Projection::GateUp)?;
+            return Ok(Mlp::Dense(Dense { gate_up, down: self.projection(layer, Projection::Down)? }));
+        };
+        let mut experts = Vec::with_capacity(parts.experts.len());
+        for (gate_up, down) in &parts.experts {
+            experts.push(Dense {
+                gate_up: self.expert(gate_up)?,
+                down: self.expert(std::slice::from_ref(down))?,
+            });
+        }
+        Ok(Mlp::Experts { router: self.expert(&[parts.router])?, experts })
+    }
+
+    fn projection(&mut self, layer: usize, projection: Projection) -> Result<B::Linear> {
+        let matrix = |part: layout::Part| {
+            let (module, shape) = (part.module(layer), (part.out_features, part.in_features));
+            match part.transposed {
+                true => self.checkpoint.transposed_matrix(&module, shape.0, shape.1, part.bias),
+                false => self.checkpoint.matrix(&module, shape.0, shape.1, part.bias),
+            }
+        };
+        let parts = layout::parts(self.config, layer, projection).into_iter().map(matrix);
+        self.backend.new_linear(parts.collect::<Result<_>>()?)
+    }
+
+    fn expert(&mut self, parts: &[ExpertPart]) -> Result<B::Linear> {
+        let matrix = |part: &ExpertPart| {
+            self.checkpoint.matrix(&part.module, part.out_features, part.in_features, false)
+        };
+        self.backend.new_linear(parts.iter().map(matrix).collect::<Result<_>>()?)
+    }
+
+    fn around(&mut self, [before, after]: &[Option<NormPart>; 2]) -> Result<Around<B>> {
+        let mut one = |norm: &Option<NormPart>| norm.as_ref().map(|norm| self.norm(norm)).transpose();
+        Ok(Around { before: one(before)?, after: one(after)? })
+    }
+
+    fn norm(&mut self, norm: &NormPart) -> Result<B::Norm> {
+        let (name, shape) = (&norm.module, [norm.width]);
+        let mut weight = self.checkpoint.f32_values(&format!("{name}.weight"), &shape)?;
+        let bias = match self.config.family.norm {
+            NormKind::Rms => None,
+            NormKind::RmsPlusOne => {
+                weight.iter_mut().for_each(|weight| *weight += 1.0);
+                None
+            }
+            NormKind::Layer => Some(self.checkpoint.f32_values(&format!("{name}.bias"), &shape)?),
+        };
+        self.backend.new_norm(name, weight, bias, self.config.norm_eps)
+    }
 }

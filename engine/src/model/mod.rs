@@ -11,12 +11,15 @@ pub mod decoder;
 pub mod family;
 pub mod fields;
 pub mod generation_config;
+pub mod layer_config;
 pub mod layout;
 pub mod load;
 pub mod mmap;
+pub mod names;
 pub mod peft;
 pub mod reward;
 pub mod rope;
+mod routing;
 pub mod save;
 pub mod source;
 #[cfg(test)]

@@ -243,7 +243,8 @@ fn unknown_tensor(name: &str, base: &ModelConfig) -> String {
 
 fn all_modules(base: &ModelConfig) -> impl Iterator<Item = (String, Part)> {
     (0..base.num_layers).flat_map(move |layer| {
-        let parts = Projection::ALL.into_iter().flat_map(move |projection| layout::parts(base, projection));
+        let of_layer = move |projection| layout::parts(base, layer, projection);
+        let parts = Projection::ALL.into_iter().flat_map(of_layer);
         parts.map(move |part| (part.module(layer), part))
     })
 }

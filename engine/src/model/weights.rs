@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rectify_kernels::{self as kernels, PackedLinear, Pool, WeightDtype};
 
 use super::backend::{Matrix, Result, Values};
-use super::layout;
+use super::layout::{self, MatrixRole};
 use crate::EngineError;
 
 type ByNameAndFormat = HashMap<(String, WeightDtype), Arc<PackedLinear>>;
@@ -46,15 +46,13 @@ impl WeightStore {
     }
 }
 
-/// A score decides between answers that differ little, and costs next to nothing; logits and embeddings suffer more from
-/// few bits than projections do, and are read row by row.
+/// A choice hangs on small differences, and costs next to nothing; logits and embeddings suffer more from few bits than
+/// projections do, and are read row by row.
 fn held_as(module: &str, dtype: WeightDtype) -> WeightDtype {
-    match dtype {
-        _ if module == layout::SCORE_HEAD => WeightDtype::F32,
-        WeightDtype::Int8 | WeightDtype::Nf4 if layout::find_projection(module).is_none() => {
-            WeightDtype::Bf16
-        }
-        dtype => dtype,
+    match (layout::role(module), dtype) {
+        (MatrixRole::Choice, _) => WeightDtype::F32,
+        (MatrixRole::Vocabulary, WeightDtype::Int8 | WeightDtype::Nf4) => WeightDtype::Bf16,
+        (_, dtype) => dtype,
     }
 }
 
@@ -86,7 +84,7 @@ mod tests {
         let first = pack(&store, name, WeightDtype::Nf4);
         assert!(Arc::ptr_eq(&first, &pack(&store.clone(), name, WeightDtype::Nf4)));
         assert_eq!(first.dtype(), WeightDtype::Nf4);
-        assert_eq!(pack(&store, layout::EMBEDDING, WeightDtype::Nf4).dtype(), WeightDtype::Bf16);
+        assert_eq!(pack(&store, "model.embed_tokens", WeightDtype::Nf4).dtype(), WeightDtype::Bf16);
         assert_eq!(pack(&store, layout::SCORE_HEAD, WeightDtype::Bf16).dtype(), WeightDtype::F32);
         assert_eq!(pack(&store, name, WeightDtype::F32).dtype(), WeightDtype::F32);
         // Half a byte a weight and a scale for each 64, two and four bytes for the others.

@@ -2,6 +2,7 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rectify_engine::model::layout::find_projection;
 use rectify_kernels::train::{self, Dropout, Orientation, Term, Thin, View, WideRows};
 
 use super::params::{ParamId, Part};
@@ -40,7 +41,7 @@ impl Tape {
         let (column, out_features, in_features) = shape;
         let lora = self.lora.as_ref()?;
         let short = module.rsplit('.').next().unwrap_or(module);
-        if !module.starts_with("model.layers.") || !lora.target_modules.iter().any(|target| target == short) {
+        if find_projection(module).is_none() || !lora.target_modules.iter().any(|target| target == short) {
             return None;
         }
         let rank = lora.rank;

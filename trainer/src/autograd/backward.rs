@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rectify_kernels::train::{self, AttentionSaved, Factor, HeadLayout, NormSaved, Product, Term, View};
 
 use super::adapters::LoraPart;
-use super::forward::{attention_of, head_layouts};
+use super::forward::attention_of;
 use super::ops::Op;
 use super::params::ParamId;
 use super::tape::{LinearData, Tape, Tensor, Weight};
@@ -57,19 +57,16 @@ impl Tape {
                     self.norm_backward(norm.weight, *sum, rstd, &grad);
                     self.release(grad);
                 }
-                let Some(grad) = self.take_grad(*sum) else { return };
-                // Both addends have the sum's gradient. The operation that made `x` is done with it before anything is
-                // added to the residual's, so they share the buffer.
-                self.share_grad(*x, &grad);
-                self.share_grad(*residual, &grad);
-                self.release(grad);
+                self.sum_backward(*residual, *x, *sum);
             }
+            Op::Add { residual, x, sum } => self.sum_backward(*residual, *x, *sum),
             Op::QkNorm { x, spec, norms, rstd, out } => {
                 let Some(grad) = self.take_grad(*out) else { return };
                 // Values pass; queries and keys are overwritten below.
                 let mut grad_x = self.buffers.take(grad.len());
                 grad_x.copy_from_slice(&grad);
-                for ((layout, norm), rstd) in head_layouts(spec).into_iter().zip(norms).zip(rstd) {
+                for ((layout, norm), rstd) in self.normed_heads(spec, norms).into_iter().zip(norms).zip(rstd)
+                {
                     let layout = (layout, norm.weight);
                     self.head_norm_backward(layout, *x, rstd, (&grad, &mut grad_x, false));
                 }
@@ -110,6 +107,16 @@ impl Tape {
             }
             Op::Logprobs(op) => self.logprobs_backward(op),
         }
+    }
+
+    /// Both addends have the sum's gradient.
+    fn sum_backward(&mut self, residual: Tensor, x: Tensor, sum: Tensor) {
+        let Some(grad) = self.take_grad(sum) else { return };
+        // The operation that made `x` is done with it before anything is added to the residual's, so they share the
+        // buffer.
+        self.share_grad(x, &grad);
+        self.share_grad(residual, &grad);
+        self.release(grad);
     }
 
     /// `dX = dY W` and what adapters add to it, `dW += dYᵀ X` if it is trained, `db += Σ dY`.

@@ -5,9 +5,11 @@ use std::rc::Rc;
 use rectify_engine::EngineError;
 use rectify_engine::model::backend::{AttentionSpec, Backend, Matrix, Result, Values};
 use rectify_engine::model::config::ModelConfig;
-use rectify_engine::model::{layout, rope};
-use rectify_kernels::WeightDtype;
+use rectify_engine::model::family::NormKind;
+use rectify_engine::model::layout;
+use rectify_engine::model::rope::Rope;
 use rectify_kernels::train::{self, Attention, HeadLayout, Term, View};
+use rectify_kernels::{Activation, WeightDtype};
 
 use super::VALUE_HEAD;
 use super::batch::PackedBatch;
@@ -39,6 +41,28 @@ pub(super) fn attention_of<'a>(spec: &AttentionSpec, batch: &'a PackedBatch) -> 
         sliding_window: spec.sliding_window,
         cu_seqlens: &batch.cu_seqlens,
         prefixes: &batch.prefixes,
+    }
+}
+
+/// What of a model has no gradient here, if anything; `frozen` models are not written back.
+fn untrainable(config: &ModelConfig, frozen: bool) -> Option<&'static str> {
+    let family = config.family;
+    if config.experts.is_some() {
+        Some("mixtures of experts")
+    } else if family.norm == NormKind::Layer {
+        Some("layer norms")
+    } else if !family.gated || config.activation != Activation::Silu {
+        Some("other activations than a gated \"silu\"")
+    } else if config.attention_soft_cap.or(config.logit_soft_cap).is_some() {
+        Some("capped attention scores and logits")
+    } else if [config.embedding_scale, config.residual_scale, config.logit_scale] != [1.0; 3] {
+        Some("its multipliers")
+    } else if family.norm == NormKind::RmsPlusOne && !frozen {
+        Some("norms stored less one")
+    } else if family.names.transposed {
+        Some("transposed matrices")
+    } else {
+        None
     }
 }
 
@@ -74,19 +98,15 @@ impl Tape {
                 (self.values[out.id], *rstd) = self.norm_of(norm, *x);
             }
             Op::AddRmsNorm { residual, x, sum, norm, rstd, out } => {
-                // It is still there when the layer it begins is run again.
-                if self.values[sum.id].is_empty() {
-                    // The operation that made `x` does not read it again, so the sum takes its place.
-                    let mut value = std::mem::take(&mut self.values[x.id]);
-                    train::add_assign(&self.pool, &mut value, &self.values[residual.id]);
-                    self.values[sum.id] = value;
-                }
+                self.sum(*residual, *x, *sum);
                 (self.values[out.id], *rstd) = self.norm_of(norm, *sum);
             }
+            Op::Add { residual, x, sum } => self.sum(*residual, *x, *sum),
             Op::QkNorm { x, spec, norms, rstd, out } => {
                 let mut value = self.buffers.take(x.rows * x.width);
                 value.copy_from_slice(&self.values[x.id]);
-                for ((layout, norm), rstd) in head_layouts(spec).into_iter().zip(norms).zip(rstd) {
+                for ((layout, norm), rstd) in self.normed_heads(spec, norms).into_iter().zip(norms).zip(rstd)
+                {
                     *rstd = self.buffers.take(x.rows * layout.num_heads);
                     let weight = (self.params.get(norm.weight).data.as_slice(), norm.eps);
                     train::rms_norm(&self.pool, layout, &self.values[x.id], weight, &mut value, rstd);
@@ -143,6 +163,25 @@ impl Tape {
         value
     }
 
+    /// `residual + x`, unless it is still there when the layer it begins is run again.
+    fn sum(&mut self, residual: Tensor, x: Tensor, sum: Tensor) {
+        if self.values[sum.id].is_empty() {
+            // The operation that made `x` does not read it again, so the sum takes its place.
+            let mut value = std::mem::take(&mut self.values[x.id]);
+            train::add_assign(&self.pool, &mut value, &self.values[residual.id]);
+            self.values[sum.id] = value;
+        }
+    }
+
+    /// What the norms of queries and keys see as one head: each of them, or all of them together.
+    pub(super) fn normed_heads(&self, spec: &AttentionSpec, norms: &[Norm; 2]) -> [HeadLayout; 2] {
+        let layouts = head_layouts(spec);
+        [0, 1].map(|i| {
+            let (layout, head_dim) = (layouts[i], self.params.get(norms[i].weight).data.len());
+            HeadLayout { num_heads: layout.num_heads * layout.head_dim / head_dim.max(1), head_dim, ..layout }
+        })
+    }
+
     fn norm_of(&mut self, norm: &Norm, x: Tensor) -> (Vec<f32>, Vec<f32>) {
         let (mut out, mut rstd) = (self.buffers.take(x.rows * x.width), self.buffers.take(x.rows));
         let weight = (self.params.get(norm.weight).data.as_slice(), norm.eps);
@@ -155,9 +194,9 @@ impl Tape {
         let [queries, _] = head_layouts(spec);
         // Keys follow queries, and both turn alike.
         let layout = HeadLayout { num_heads: spec.num_heads + spec.num_kv_heads, ..queries };
-        let (cos, sin) = &self.ropes[rope];
+        let (cos, sin, half) = &self.ropes[rope];
         let table = (cos.as_slice(), sin.as_slice());
-        train::rope(&self.pool, layout, rows, &self.batch.positions, table, spec.head_dim / 2, inverse);
+        train::rope(&self.pool, layout, rows, &self.batch.positions, table, *half, inverse);
     }
 
     fn is_trainable(&self, norm: &Norm) -> bool {
@@ -232,18 +271,31 @@ impl Backend for Tape {
         Ok(self.linears.len() - 1)
     }
 
-    fn new_norm(&mut self, name: &str, weight: Vec<f32>, eps: f32) -> Result<Norm> {
+    fn accept(&mut self, config: &ModelConfig) -> Result<()> {
+        untrainable(config, self.lora.is_some()).map_or(Ok(()), |what| {
+            let family = config.family.model_type;
+            let message = format!("is \"{family}\", but training does not know {what} yet");
+            Err(EngineError::load("config.json", format!("`model_type` {message}")))
+        })
+    }
+
+    fn new_norm(&mut self, name: &str, weight: Vec<f32>, bias: Option<Vec<f32>>, eps: f32) -> Result<Norm> {
+        if bias.is_some() {
+            return Err(EngineError::load(name, "has a bias, which training does not know yet"));
+        }
         let part = Part { name: format!("{name}.weight"), shape: vec![weight.len()] };
         Ok(Norm { weight: self.params.add(vec![part], weight, self.lora.is_none(), false), eps })
     }
 
-    fn new_rope(&mut self, config: &ModelConfig) -> Result<usize> {
-        let frequencies = rope::inverse_frequencies(config);
+    fn new_rope(&mut self, rope: &Rope, max_positions: usize) -> Result<usize> {
+        let frequencies = rope.inverse_frequencies(max_positions);
         let angle =
             |index: usize| (index / frequencies.len()) as f64 * frequencies[index % frequencies.len()];
-        let count = config.max_position_embeddings * frequencies.len();
-        let table = |f: fn(f64) -> f64| (0..count).map(|index| f(angle(index)) as f32).collect();
-        self.ropes.push((table(f64::cos), table(f64::sin)));
+        let count = max_positions * frequencies.len();
+        let factor = rope.attention_factor();
+        let table = |f: fn(f64) -> f64| (0..count).map(|index| (f(angle(index)) * factor) as f32).collect();
+        let half = frequencies.len();
+        self.ropes.push((table(f64::cos), table(f64::sin), half));
         Ok(self.ropes.len() - 1)
     }
 
@@ -275,14 +327,14 @@ impl Backend for Tape {
         Ok(out)
     }
 
-    fn rms_norm(&mut self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
+    fn norm(&mut self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
         let needs_grad = self.needs_grad[x.id] || self.is_trainable(norm);
         let out = self.declare(x.rows, x.width, needs_grad);
         self.push(Op::RmsNorm { x: *x, norm: *norm, rstd: Vec::new(), out });
         Ok(out)
     }
 
-    fn add_rms_norm(&mut self, norm: &Norm, residual: Tensor, x: Tensor) -> Result<(Tensor, Tensor)> {
+    fn add_norm(&mut self, norm: &Norm, residual: Tensor, x: Tensor) -> Result<(Tensor, Tensor)> {
         self.note_input();
         let needs_grad = self.needs_grad[x.id] || self.needs_grad[residual.id];
         let sum = self.declare(x.rows, x.width, needs_grad);
@@ -290,6 +342,14 @@ impl Backend for Tape {
         self.push(Op::AddRmsNorm { residual, x, sum, norm: *norm, rstd: Vec::new(), out });
         self.close_segment();
         Ok((sum, out))
+    }
+
+    fn add(&mut self, residual: Tensor, x: Tensor) -> Result<Tensor> {
+        self.note_input();
+        let sum = self.declare(x.rows, x.width, self.needs_grad[x.id] || self.needs_grad[residual.id]);
+        self.push(Op::Add { residual, x, sum });
+        self.close_segment();
+        Ok(sum)
     }
 
     fn qk_norm(&mut self, q: &Norm, k: &Norm, spec: &AttentionSpec, qkv: Tensor) -> Result<Tensor> {
@@ -317,7 +377,7 @@ impl Backend for Tape {
         Ok(out)
     }
 
-    fn swiglu(&mut self, gate_up: Tensor) -> Result<Tensor> {
+    fn gated(&mut self, _silu: Activation, gate_up: Tensor) -> Result<Tensor> {
         let out = self.declare(gate_up.rows, gate_up.width / 2, self.needs_grad[gate_up.id]);
         self.push(Op::SwiGlu { gate_up, out });
         Ok(out)

@@ -40,6 +40,11 @@ pub(super) enum Op {
         rstd: Vec<f32>,
         out: Tensor,
     },
+    Add {
+        residual: Tensor,
+        x: Tensor,
+        sum: Tensor,
+    },
     QkNorm {
         x: Tensor,
         spec: AttentionSpec,
@@ -76,6 +81,7 @@ impl Op {
     pub(super) fn outputs(&self) -> [Option<Tensor>; 2] {
         match self {
             Self::AddRmsNorm { sum, out, .. } => [Some(*sum), Some(*out)],
+            Self::Add { sum, .. } => [Some(*sum), None],
             Self::Embed { out, .. }
             | Self::Linear { out, .. }
             | Self::RmsNorm { out, .. }
@@ -97,7 +103,11 @@ impl Op {
             Self::QkNorm { rstd, .. } => rstd.iter_mut().for_each(give),
             Self::Attention { lse, .. } => give(lse),
             Self::Logprobs(op) => op.logits.drain(..).for_each(|mut logits| give(&mut logits)),
-            Self::Embed { .. } | Self::Rope { .. } | Self::SwiGlu { .. } | Self::GatherRows { .. } => {}
+            Self::Embed { .. }
+            | Self::Add { .. }
+            | Self::Rope { .. }
+            | Self::SwiGlu { .. }
+            | Self::GatherRows { .. } => {}
         }
     }
 }

@@ -78,7 +78,8 @@ pub struct Tape {
     /// Weights that are trained, and small ones that are not.
     pub params: Params,
     pub(super) linears: Vec<Rc<LinearData>>,
-    pub(super) ropes: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Cosines and sines, and pairs of dimensions that turn.
+    pub(super) ropes: Vec<(Vec<f32>, Vec<f32>, usize)>,
     pub(super) lora: Option<LoraSettings>,
     pub(super) base: FrozenBase,
     pub(super) checkpointing: bool,

@@ -10,7 +10,7 @@ use rectify_engine::model::backend::{Backend, Matrix, Values};
 use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::decoder::Decoder;
-use rectify_engine::model::layout::SCORE_HEAD;
+use rectify_engine::model::layout::{Projection, SCORE_HEAD, parts};
 use rectify_engine::model::load::load_decoder;
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
@@ -110,7 +110,7 @@ impl Model {
         tape.set_gradient_checkpointing(settings.gradient_checkpointing);
         let decoder = load_decoder(&mut tape, &config, &checkpoint)?;
         if let Tuning::Lora(lora) = &settings.tuning {
-            check_targets(&tape, &lora.target_modules)?;
+            check_targets(&tape, &lora.target_modules, &config)?;
             if let Some(folder) = &lora.init_adapter {
                 init::from_folder(folder, &config, lora, &mut tape.params)?;
             }
@@ -180,14 +180,14 @@ impl Model {
     }
 }
 
-fn check_targets(tape: &Tape, targets: &[String]) -> Result<(), TrainError> {
+fn check_targets(tape: &Tape, targets: &[String], config: &ModelConfig) -> Result<(), TrainError> {
     for target in targets {
         let suffix = format!(".{target}.lora_A.weight");
         if !tape.params.tensors().any(|(part, _, _)| part.name.ends_with(&suffix)) {
-            let message = format!(
-                "\"{target}\" is no projection of this model; known are q_proj, k_proj, v_proj, o_proj, gate_proj, \
-                 up_proj, down_proj"
-            );
+            let parts = Projection::ALL.into_iter().flat_map(|projection| parts(config, 0, projection));
+            let known: Vec<&str> = parts.map(|part| part.short_name()).collect();
+            let message =
+                format!("\"{target}\" is no projection of this model; known are {}", known.join(", "));
             return Err(TrainError::config("target_modules", message));
         }
     }

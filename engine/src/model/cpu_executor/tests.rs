@@ -119,7 +119,7 @@ fn adapter(config: &ModelConfig, salt: u32, modules: &[Projection], score: bool)
         (0..n).map(|i| (((i + shift) * 31 + salt as usize) % 17) as f32 / 40.0 - 0.2).collect()
     };
     for layer in 0..config.num_layers {
-        for (i, part) in modules.iter().flat_map(|&p| layout::parts(config, p)).enumerate() {
+        for (i, part) in modules.iter().flat_map(|&p| layout::parts(config, layer, p)).enumerate() {
             let rank = 2 + i % 3;
             let (a, b) = (values(rank * part.in_features, layer), values(part.out_features * rank, i));
             pairs.insert(part.module(layer), LoraPair { rank, a, b, scale: 0.7 });
@@ -227,7 +227,8 @@ fn an_adapter_is_its_merged_weights() {
         (0..n).map(|i| (((i + shift) * 31 + salt) % 17) as f32 / 40.0 - 0.2).collect()
     };
     for layer in 0..config.num_layers {
-        let parts = [Projection::Qkv, Projection::Down].into_iter().flat_map(|p| layout::parts(&config, p));
+        let parts =
+            [Projection::Qkv, Projection::Down].into_iter().flat_map(|p| layout::parts(&config, layer, p));
         for (i, part) in parts.enumerate() {
             let rank = 2 + i % 3;
             let (a, b) = (values(rank * part.in_features, layer), values(part.out_features * rank, i));
