@@ -1,6 +1,7 @@
 //! Numbers equal to PyTorch's, whatever shares the batch. Leaves HTTP to `end_to_end`.
 
 mod engine;
+mod gguf;
 mod model;
 mod table;
 mod text;

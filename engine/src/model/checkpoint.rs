@@ -1,19 +1,19 @@
-//! Named tensors of a model: safetensors files, one or sharded, mapped from disk or embedded, or tensors in memory.
-//! Leaves packing to the backends; nothing is copied here but what is unaligned or half precision.
+//! Named tensors of a model: safetensors files, one or sharded, mapped from disk or embedded, a GGUF file, or tensors
+//! in memory. Leaves packing to the backends; nothing is copied here but what is unaligned, half precision or in blocks.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::backend::{Matrix, Result, Values};
 use super::config::ModelConfig;
+use super::gguf::blocks::BlockKind;
+use super::gguf::{self, Gguf};
 use super::layout::{self, TensorRole};
 use super::source::{FileBytes, ModelSource};
+use super::stored_values::{INITIALIZER_RANGE, halves_of_heads, normal, read, transposed};
 use crate::EngineError;
 
 const SINGLE: &str = "model.safetensors";
@@ -43,6 +43,14 @@ enum Data {
         start: usize,
         end: usize,
     },
+    /// A range of blocks of a GGUF file.
+    Blocks {
+        file: usize,
+        kind: BlockKind,
+        start: usize,
+        end: usize,
+        interleaved_heads: Option<usize>,
+    },
     Memory(Values<'static>),
 }
 
@@ -52,6 +60,11 @@ impl Checkpoint {
     /// # Errors
     /// [`EngineError::Load`] naming the file, and the tensor if it is about one.
     pub fn open(source: &ModelSource) -> Result<Self> {
+        if let ModelSource::Folder(path) = source
+            && gguf::is_gguf(path)
+        {
+            return Self::open_gguf(path);
+        }
         if source.contains(INDEX) && !source.contains(SINGLE) {
             return Self::open_sharded(source);
         }
@@ -63,6 +76,18 @@ impl Checkpoint {
             return Err(EngineError::load(folder, message));
         }
         Self::open_files(source, SINGLE, &[SINGLE])
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let mut tensors = HashMap::new();
+        for stored in gguf.stored()? {
+            let gguf::Stored { name, shape, kind, start, end, interleaved_heads } = stored;
+            let data = Data::Blocks { file: 0, kind, start, end, interleaved_heads };
+            tensors.insert(name, Entry { shape, data });
+        }
+        let files = vec![(gguf.path, FileBytes::Mapped(gguf.bytes))];
+        Ok(Self { origin: path.to_owned(), files, tensors })
     }
 
     /// Opens one safetensors file of `source`.
@@ -196,10 +221,11 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// Whether a tensor is stored as BF16 or F16.
+    /// Whether a tensor is stored in half precision or less.
     pub fn is_half_precision(&self, name: &str) -> bool {
         match self.tensors.get(name).map(|entry| &entry.data) {
             Some(Data::File { dtype, .. }) => matches!(dtype, Dtype::BF16 | Dtype::F16),
+            Some(Data::Blocks { kind, .. }) => *kind != BlockKind::F32,
             Some(Data::Memory(values)) => matches!(values, Values::Bf16(_)),
             None => false,
         }
@@ -220,6 +246,13 @@ impl Checkpoint {
         }
         match &entry.data {
             Data::Memory(values) => Ok(values.reborrow()),
+            &Data::Blocks { file, kind, start, end, interleaved_heads } => {
+                let numbers = kind.numbers(&self.files[file].1[start..end]);
+                Ok(Values::F32(Cow::Owned(match interleaved_heads {
+                    Some(heads) => halves_of_heads(&numbers, heads, shape),
+                    None => numbers,
+                })))
+            }
             &Data::File { file, dtype, start, end } => {
                 let (path, bytes) = &self.files[file];
                 read(&bytes[start..end], dtype).ok_or_else(|| {
@@ -304,65 +337,20 @@ impl Checkpoint {
 
     fn file_of(&self, entry: &Entry) -> &Path {
         match &entry.data {
-            Data::File { file, .. } => &self.files[*file].0,
+            Data::File { file, .. } | Data::Blocks { file, .. } => &self.files[*file].0,
             Data::Memory(_) => &self.origin,
         }
     }
 }
 
-/// The transpose of `[_, width]`.
-fn transposed<T: Copy>(values: &[T], width: usize) -> Vec<T> {
-    (0..width).flat_map(|column| values.iter().skip(column).step_by(width).copied()).collect()
-}
-
 /// What stands before the names of a model with a head, and may be missing in a file of its trunk alone.
 const TRUNKS: [&str; 2] = ["model.", "transformer."];
-
-/// Stored bytes as numbers; borrowed where alignment allows. `None` for other dtypes.
-fn read(bytes: &[u8], dtype: Dtype) -> Option<Values<'_>> {
-    match dtype {
-        Dtype::F32 => Some(Values::F32(match bytemuck::try_cast_slice(bytes) {
-            Ok(values) => Cow::Borrowed(values),
-            Err(_) => {
-                Cow::Owned(bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect())
-            }
-        })),
-        Dtype::BF16 => Some(Values::Bf16(match bytemuck::try_cast_slice(bytes) {
-            Ok(values) => Cow::Borrowed(values),
-            Err(_) => {
-                Cow::Owned(bytes.as_chunks().0.iter().map(|&chunk| bf16::from_le_bytes(chunk)).collect())
-            }
-        })),
-        Dtype::F16 => {
-            let wide = |&chunk: &[u8; 2]| f16::from_le_bytes(chunk).to_f32();
-            Some(Values::F32(Cow::Owned(bytes.as_chunks().0.iter().map(wide).collect())))
-        }
-        _ => None,
-    }
-}
-
-/// Standard deviation of a matrix's random start, as in every family we know.
-const INITIALIZER_RANGE: f32 = 0.02;
-
-/// Normal numbers by the Box–Muller transform, two from two uniform ones.
-fn normal(seed: u64, stream: u64, count: usize, deviation: f32) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(stream);
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
-        values.push((radius * cos) as f32 * deviation);
-        values.push((radius * sin) as f32 * deviation);
-    }
-    values.truncate(count);
-    values
-}
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use half::{bf16, f16};
     use serde_json::json;
 
     use super::*;

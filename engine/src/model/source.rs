@@ -1,17 +1,19 @@
-//! Where a model's files come from: a folder, or files embedded in the binary. Leaves their meaning to the readers.
+//! Where a model's files come from: a folder, a GGUF file that stands for one, or files embedded in the binary. Leaves
+//! their meaning to the readers.
 
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use super::backend::Result;
+use super::gguf::{self, Gguf};
 use super::mmap::MappedFile;
 use crate::EngineError;
 
 /// A folder in Hugging Face's layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// On disk.
+    /// On disk: a folder, or a `.gguf` file.
     Folder(PathBuf),
     /// In the binary.
     Embedded {
@@ -29,6 +31,8 @@ pub enum FileBytes {
     Mapped(MappedFile),
     /// Embedded in the binary.
     Static(&'static [u8]),
+    /// Written by us from what another file says.
+    Made(Vec<u8>),
 }
 
 impl Deref for FileBytes {
@@ -38,6 +42,7 @@ impl Deref for FileBytes {
         match self {
             Self::Mapped(file) => file,
             Self::Static(bytes) => bytes,
+            Self::Made(bytes) => bytes,
         }
     }
 }
@@ -54,7 +59,8 @@ impl ModelSource {
         match self {
             Self::Folder(path) => {
                 let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
-                let name = canonical.file_name().unwrap_or(path.as_os_str());
+                let name = if gguf::is_gguf(path) { canonical.file_stem() } else { canonical.file_name() };
+                let name = name.unwrap_or(path.as_os_str());
                 Cow::Owned(name.to_string_lossy().into_owned())
             }
             Self::Embedded { name, .. } => Cow::Borrowed(name),
@@ -72,6 +78,8 @@ impl ModelSource {
     /// `file` as messages should call it.
     pub fn path_of(&self, file: &str) -> PathBuf {
         match self {
+            // Nothing else is there to be named.
+            Self::Folder(path) if gguf::is_gguf(path) => path.clone(),
             Self::Folder(path) => path.join(file),
             Self::Embedded { name, .. } => Path::new(name).join(file),
         }
@@ -80,6 +88,7 @@ impl ModelSource {
     /// Whether `file` is there.
     pub fn contains(&self, file: &str) -> bool {
         match self {
+            Self::Folder(path) if gguf::is_gguf(path) => gguf::MADE.contains(&file),
             Self::Folder(path) => path.join(file).is_file(),
             Self::Embedded { files, .. } => files.iter().any(|(name, _)| *name == file),
         }
@@ -94,6 +103,10 @@ impl ModelSource {
             return Ok(None);
         }
         match self {
+            Self::Folder(path) if gguf::is_gguf(path) => {
+                let text = Gguf::open(path)?.file(file)?;
+                Ok(text.map(|text| FileBytes::Made(text.into_bytes())))
+            }
             Self::Folder(path) => Ok(Some(FileBytes::Mapped(MappedFile::open(&path.join(file))?))),
             Self::Embedded { files, .. } => {
                 Ok(files.iter().find(|(name, _)| *name == file).map(|(_, bytes)| FileBytes::Static(bytes)))
@@ -108,9 +121,11 @@ impl ModelSource {
     pub fn require(&self, file: &str) -> Result<FileBytes> {
         if let Self::Folder(path) = self
             && !path.is_dir()
+            && !(gguf::is_gguf(path) && path.exists())
         {
             let what = if path.exists() { "is not a folder" } else { "does not exist" };
-            return Err(EngineError::load(path, format!("{what}; a model is a folder with {file} in it")));
+            let message = format!("{what}; a model is a folder with {file} in it, or a .gguf file");
+            return Err(EngineError::load(path, message));
         }
         self.open(file)?.ok_or_else(|| EngineError::load(self.path_of(file), "is missing"))
     }
@@ -179,7 +194,9 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = ModelSource::Folder(file).require("config.json").unwrap_err().to_string();
         assert!(
-            error.contains("file: is not a folder; a model is a folder with config.json in it"),
+            error.contains(
+                "file: is not a folder; a model is a folder with config.json in it, or a .gguf file"
+            ),
             "{error}"
         );
     }
