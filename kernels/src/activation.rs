@@ -73,7 +73,7 @@ impl Curve for GeluTanh {
     /// `(1 + tanh z) / 2 = σ(2z)` with `z = √(2/π) · (x + 0.044715 x³)`.
     #[inline(always)]
     fn of<S: Simd>(s: S, x: S::V) -> S::V {
-        const TWICE_ROOT: f32 = 2.0 * 0.797_884_56;
+        const TWICE_ROOT: f32 = 2.0 * 0.797_884_6;
         let cubic = s.mul_add(s.mul(x, x), s.splat(-0.044_715 * TWICE_ROOT), s.splat(-TWICE_ROOT));
         s.div(x, s.add(s.splat(1.0), exp(s, s.mul(x, cubic))))
     }

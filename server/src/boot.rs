@@ -12,7 +12,7 @@ use rectify_engine::{EngineConfig, EngineError, EngineHandle, Grammar, GrammarSp
 
 use crate::cli::ModelArgs;
 use crate::config::{
-    AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, RewardModelSection,
+    AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, Quantization, RewardModelSection,
 };
 use crate::demo;
 use crate::text::TextModel;
@@ -64,6 +64,9 @@ fn apply(args: &ModelArgs, config: &mut Config) {
     }
     if let Some(dtype) = args.dtype {
         config.model.precision = Some(dtype.into());
+    }
+    if let Some(crate::cli::Quantization::Int8) = args.quantize {
+        config.model.quantize = Some(Quantization::Int8);
     }
     config.scheduler.threads = args.threads.or(config.scheduler.threads);
     config.cache.memory = args.kv_cache_memory.or(config.cache.memory);
@@ -154,6 +157,7 @@ fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
         rewards,
         adapters: adapters.collect(),
         dtype: config.model.precision.map(Into::into),
+        quantize: config.model.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),
         kv_dtype: config.cache.dtype.map(Into::into),
         kv_memory: bytes(memory, defaults.kv_memory),
         reward_kv_memory: bytes(config.cache.reward_memory, defaults.reward_kv_memory),

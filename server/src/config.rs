@@ -100,12 +100,14 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSection {
-    /// Folder in Hugging Face's layout; the embedded demo if unset.
+    /// Folder in Hugging Face's layout, or a GGUF file; the embedded demo if unset.
     pub path: Option<PathBuf>,
     /// Names requests use; the folder's name if unset.
     pub served_names: Vec<String>,
     /// Precision of the weights; the checkpoint's own if unset.
     pub precision: Option<Precision>,
+    /// Projections in fewer bits.
+    pub quantize: Option<Quantization>,
     /// Longest sequence in tokens; the model's own if unset.
     pub max_model_len: Option<usize>,
 }
@@ -134,6 +136,14 @@ pub enum Precision {
     Float32,
     /// Half the memory and more than twice the speed.
     Bfloat16,
+}
+
+/// Bits of projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// Eight.
+    Int8,
 }
 
 /// Sampling when the request does not say; unset keys fall back to the model's `generation_config.json`, then to
@@ -373,7 +383,7 @@ mod tests {
     fn the_documented_file_is_read() {
         let config = Config::from_yaml(
             "
-model: {path: ./qwen, precision: bfloat16}
+model: {path: ./qwen, precision: bfloat16, quantize: int8}
 rewards: {helpful: {path: ./rm-helpful}, safe: {path: ./rm-safe}}
 reward: {combine: safety_gated, helpful: helpful, safety: safe, threshold: 0.15}
 profiles: {best-of-16: {strategy: best_of_n, n: 16, reward: helpful}}

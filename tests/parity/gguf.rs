@@ -11,15 +11,16 @@ use rectify_tests::harness::Setup;
 use rectify_tests::sheet::{Sheet, log_softmax};
 
 const MODELS: [&str; 2] = ["llama2", "qwen3"];
-/// llama.cpp rounds activations to eight bits before it multiplies them with Q8_0.
-const TOLERANCE: f64 = 2e-3;
+/// Of the mean difference. llama.cpp rounds activations to eight bits before it multiplies them with Q8_0, and random
+/// weights carry that far; rows in a wrong order would be a hundred times this.
+const TOLERANCE: f64 = 5e-2;
 
 fn file(name: &str) -> PathBuf {
     fixtures().join("gguf").join(format!("{name}.gguf"))
 }
 
 #[test]
-fn logits_are_llama_cpps() {
+fn log_probabilities_are_near_llama_cpps() {
     let setup = Setup::default();
     for name in MODELS {
         let bytes = std::fs::read(file(name).with_extension("safetensors")).unwrap();

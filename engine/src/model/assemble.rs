@@ -14,6 +14,7 @@ use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::cpu_executor::{CpuExecutor, CpuOptions};
 use super::generation_config::GenerationConfig;
+use super::layout;
 use super::peft::PeftAdapter;
 use super::reward::RewardText;
 use super::source::ModelSource;
@@ -72,6 +73,14 @@ impl std::str::FromStr for Dtype {
     }
 }
 
+/// Projections in fewer bits: blocks of weights that share a scale. Embeddings and heads stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// Eight bits.
+    Int8,
+}
+
 /// What one process serves.
 #[derive(Clone, Debug)]
 pub struct ModelsConfig {
@@ -86,6 +95,8 @@ pub struct ModelsConfig {
     pub adapters: Vec<(String, ModelSource)>,
     /// Weights; `None` is as each model is stored, half precision as bfloat16.
     pub dtype: Option<Dtype>,
+    /// The policy's projections in fewer bits.
+    pub quantize: Option<Quantization>,
     /// Keys and values; `None` is as the weights.
     pub kv_dtype: Option<Dtype>,
     /// Bytes for keys and values of the policy.
@@ -113,6 +124,7 @@ impl ModelsConfig {
             rewards: Vec::new(),
             adapters: Vec::new(),
             dtype: None,
+            quantize: None,
             kv_dtype: None,
             kv_memory: 1 << 30,
             reward_kv_memory: 512 << 20,
@@ -140,8 +152,10 @@ pub struct ServedModels {
     pub chat_template: Option<Arc<ChatTemplate>>,
     /// Longest sequence.
     pub max_model_len: usize,
-    /// How its weights are held.
+    /// How numbers are held: its embedding and heads, and its keys and values unless something else was asked for.
     pub dtype: Dtype,
+    /// How its projections are held.
+    pub weight_dtype: WeightDtype,
     /// Names of the reward models; the first is the default.
     pub rewards: Vec<Arc<str>>,
 }
@@ -271,9 +285,14 @@ fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
     let chat_template = ChatTemplate::load(source)?.map(Arc::new);
     let checkpoint = Checkpoint::open(source)?;
     let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
+    let asked = match models.quantize {
+        Some(Quantization::Int8) => WeightDtype::Int8,
+        None => dtype.weights(),
+    };
+    let weight_dtype = models.weight_dtype.unwrap_or(asked);
     let options = CpuOptions {
         pool: Arc::clone(pool),
-        dtype: models.weight_dtype.unwrap_or(dtype.weights()),
+        dtype: weight_dtype,
         weights: models.weights.clone(),
         kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
         kv_memory: models.kv_memory,
@@ -290,6 +309,7 @@ fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
         chat_template,
         max_model_len: executor.spec().max_model_len,
         dtype,
+        weight_dtype,
         rewards: models.rewards.iter().map(|(name, _)| name.as_str().into()).collect(),
     };
     Ok(Policy { executor, served })
@@ -318,10 +338,15 @@ fn load_reward(
         let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
         return Ok(RewardParts { name, spec, weights: RewardWeights::Adapter(Arc::new(adapter)) });
     }
-    let config = ModelConfig::load(source)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let mut config = ModelConfig::load(source)?;
+    if config.num_labels.is_none() && checkpoint.contains(&format!("{}.weight", layout::VALUE_HEAD)) {
+        config = config.with_value_head();
+    }
     if config.num_labels != Some(1) {
         let message = match config.num_labels {
-            None => "is of a ForCausalLM model, but a reward model must be a ForSequenceClassification model"
+            None => "is of a language model, but a reward model must be a ForSequenceClassification model, or hold \
+                     a value head (`v_head.summary.weight`)"
                 .to_owned(),
             Some(labels) => format!(
                 "gives the score head {labels} outputs (`num_labels`, `id2label`), but a reward model has 1"
@@ -331,7 +356,6 @@ fn load_reward(
     }
     let tokenizer = own_tokenizer.unwrap_or_else(|| Tokenizer::load(source).map(Arc::new))?;
     tokenizer.check_vocabulary(&config)?;
-    let checkpoint = Checkpoint::open(source)?;
     let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
     let options = CpuOptions {
         pool: Arc::clone(pool),
@@ -360,7 +384,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::testing::{adapter_tensors, write_adapter, write_model};
+    use crate::model::backend::Values;
+    use crate::model::save::{NamedTensor, save_safetensors};
+    use crate::model::testing::{adapter_tensors, named, write_adapter, write_model};
     use crate::parts::RewardWeights;
 
     #[test]
@@ -406,6 +432,36 @@ mod tests {
         assert!(assemble(&language).unwrap_err().to_string().contains("must be a ForSequenceClassification"));
         let classifier = ModelsConfig { policy: models.rewards[0].1.clone(), rewards: Vec::new(), ..models };
         assert!(assemble(&classifier).unwrap_err().to_string().contains("must be a ForCausalLM"));
+    }
+
+    #[test]
+    fn a_gguf_file_is_a_policy_in_eight_bits_and_a_value_head_a_reward_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let critic = write_model(folder.path(), &json!({}));
+        let config = ModelConfig::load(&critic).unwrap();
+        let random = Checkpoint::random(&config, 1);
+        let mut tensors = named(&random, &config);
+        for (name, shape) in [("v_head.summary.weight", vec![1, 32]), ("v_head.summary.bias", vec![1])] {
+            let values = Values::F32(vec![0.5; shape.iter().product()].into());
+            tensors.push(NamedTensor { name: name.into(), shape, values });
+        }
+        save_safetensors(&folder.path().join("model.safetensors"), &tensors).unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/gguf/llama2.gguf");
+        let models = ModelsConfig {
+            rewards: vec![("critic".into(), critic)],
+            quantize: Some(Quantization::Int8),
+            kv_memory: 1 << 20,
+            reward_kv_memory: 1 << 20,
+            threads: Some(1),
+            ..ModelsConfig::new(ModelSource::Folder(file.into()))
+        };
+        let (parts, served) = assemble(&models).unwrap();
+        assert_eq!((&*parts.policy_name, served.config.vocab_size), ("llama2", 384));
+        assert_eq!((served.dtype, served.weight_dtype), (Dtype::Float32, WeightDtype::Int8));
+        assert!(served.chat_template.is_some());
+        assert!(
+            matches!(parts.rewards[0].weights, RewardWeights::Own(ref model) if model.spec().has_score_head)
+        );
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl Checkpoint {
 
     /// Whether a tensor is stored in half precision or less.
     pub fn is_half_precision(&self, name: &str) -> bool {
-        match self.tensors.get(name).map(|entry| &entry.data) {
+        match self.find(name).map(|entry| &entry.data) {
             Some(Data::File { dtype, .. }) => matches!(dtype, Dtype::BF16 | Dtype::F16),
             Some(Data::Blocks { kind, .. }) => *kind != BlockKind::F32,
             Some(Data::Memory(values)) => matches!(values, Values::Bf16(_)),
@@ -236,8 +236,7 @@ impl Checkpoint {
     /// # Errors
     /// [`EngineError::Load`] naming file and tensor if it is missing, has another shape or a dtype we do not read.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<'_>> {
-        let trunk = || TRUNKS.iter().find_map(|trunk| self.tensors.get(name.strip_prefix(trunk)?));
-        let Some(entry) = self.tensors.get(name).or_else(trunk) else {
+        let Some(entry) = self.find(name) else {
             return Err(EngineError::load(&self.origin, format!("lacks the tensor `{name}`")));
         };
         if entry.shape != shape {
@@ -335,6 +334,12 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// A tensor by its name in a model with a head, if need be by its name in the trunk alone.
+    fn find(&self, name: &str) -> Option<&Entry> {
+        let trunk = || TRUNKS.iter().find_map(|trunk| self.tensors.get(name.strip_prefix(trunk)?));
+        self.tensors.get(name).or_else(trunk)
+    }
+
     fn file_of(&self, entry: &Entry) -> &Path {
         match &entry.data {
             Data::File { file, .. } | Data::Blocks { file, .. } => &self.files[*file].0,
@@ -420,6 +425,31 @@ mod tests {
             }
         }
         assert!(read(&[0; 8], Dtype::I64).is_none());
+    }
+
+    #[test]
+    fn a_file_of_the_trunk_alone_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        let config = ModelConfig::load(&source).unwrap();
+        let whole = Checkpoint::random(&config, 2);
+        let mut tensors = named(&whole, &config);
+        tensors.iter_mut().for_each(|tensor| tensor.name = tensor.name.replace("model.", ""));
+        save_safetensors(&folder.path().join(SINGLE), &tensors).unwrap();
+        let trunk = open_and_validate(&source, &config).unwrap();
+        for spec in layout::tensors(&config) {
+            let wanted = whole.f32_values(&spec.name, &spec.shape).unwrap();
+            assert_eq!(trunk.f32_values(&spec.name, &spec.shape).unwrap(), wanted, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn matrices_stored_the_other_way_round_are_turned() {
+        let mut checkpoint = Checkpoint::in_memory("test");
+        let values: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        checkpoint.insert("m.weight", vec![2, 3], Values::F32(values.into())).unwrap();
+        let matrix = checkpoint.transposed_matrix("m", 3, 2, false).unwrap();
+        assert_eq!(matrix.values.into_f32(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     }
 
     #[test]

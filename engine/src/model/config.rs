@@ -73,6 +73,8 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// Outputs of a `ForSequenceClassification` head; `None` for a language model.
     pub num_labels: Option<usize>,
+    /// That head is a value head beside a language model's ([`super::layout::VALUE_HEAD`]).
+    pub has_value_head: bool,
     /// What was read, for writing.
     pub stored: Stored,
 }
@@ -188,8 +190,15 @@ impl ModelConfig {
             eos_token_ids: fields.tokens("eos_token_id")?.unwrap_or_default(),
             pad_token_id: one("pad_token_id")?,
             num_labels,
+            has_value_head: false,
             stored: Stored(fields.all().clone()),
         })
+    }
+
+    /// The same model with the value head of its critic in the place of the output head.
+    #[must_use]
+    pub fn with_value_head(self) -> Self {
+        Self { num_labels: Some(1), has_value_head: true, ..self }
     }
 
     /// The `config.json` of this model in the words that old and new `transformers` both read, and whatever else was
@@ -392,7 +401,7 @@ fn parse_experts(fields: &Fields, family: &Family) -> Result<Option<ExpertsConfi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::family::QkNorm;
+    use crate::model::family::{FAMILIES, QkNorm};
     use crate::model::rope::RopeScaling;
     use crate::model::testing::config;
 
@@ -423,6 +432,35 @@ mod tests {
         let qwen3 = config(&qwen3).unwrap();
         assert_eq!((qwen3.qkv_bias, qwen3.family.qk_norm, qwen3.head_dim), (false, QkNorm::Head, 128));
         assert_eq!((qwen3.num_labels, qwen3.num_kv_heads, &*qwen3.eos_token_ids), (Some(1), 4, &[1, 2][..]));
+    }
+
+    #[test]
+    fn every_family_is_read_from_its_own_words_and_written_back_the_same() {
+        for family in FAMILIES {
+            let own = |usual| family.field(usual);
+            let mut text = json!({"model_type": family.model_type, "architectures": [family.causal],
+                "vocab_size": 64, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8,
+                "use_sliding_window": true, "num_experts_per_tok": 2, "num_local_experts": 4,
+                "moe_intermediate_size": 16, "residual_multiplier": 0.5, "logits_scaling": 4.0,
+                "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 16,
+                "rope_scaling": {"rope_type": "yarn", "factor": 2.0}});
+            for (usual, value) in [("hidden_size", 32), ("intermediate_size", 48), ("num_hidden_layers", 4)] {
+                text[own(usual)] = json!(value);
+            }
+            text[own("num_attention_heads")] = json!(4);
+            let read = ModelConfig::from_json("config.json", &text.to_string()).unwrap();
+            let written = read.to_json("float32").to_string();
+            assert_eq!(ModelConfig::from_json("written", &written).unwrap(), read, "{}", family.model_type);
+            assert_eq!(read.layers.len(), 4);
+            assert_eq!(read.experts.is_some(), family.experts.is_some());
+        }
+        let gemma = json!({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "sliding_window": 8,
+            "num_hidden_layers": 3, "use_bidirectional_attention": true});
+        let error = config(&gemma).unwrap_err().to_string();
+        assert!(
+            error.contains("`use_bidirectional_attention` is true, but only false is supported"),
+            "{error}"
+        );
     }
 
     #[test]

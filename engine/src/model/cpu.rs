@@ -52,7 +52,7 @@ struct Step {
 pub struct CpuLinear {
     pub(super) weight: Arc<PackedLinear>,
     /// `[out_features]`.
-    bias: Option<Vec<f32>>,
+    pub(super) bias: Option<Vec<f32>>,
     /// Where adapters look for it; `None` for heads.
     projection: Option<usize>,
 }
@@ -115,17 +115,24 @@ impl CpuBackend {
         self.step.adapter_runs.clear();
     }
 
-    /// `x Wᵀ` of a head for one row, without adapters.
+    /// `x Wᵀ + b` of a head for one row, without adapters.
     ///
     /// # Errors
     /// [`EngineError::Execution`] if the widths differ.
-    pub fn head(&self, weight: &PackedLinear, x: &CpuTensor, row: usize, out: &mut [f32]) -> Result<()> {
+    pub fn head(
+        &self,
+        (weight, bias): (&PackedLinear, Option<&[f32]>),
+        x: &CpuTensor,
+        row: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
         let (start, end) = (row * x.width, (row + 1) * x.width);
         let Some(x) = x.as_slice().get(start..end) else {
             return Err(EngineError::Execution(format!("there is no row {row}")));
         };
         let (rows, out) = (Rows::new(x, x.len()), RowsMut::new(out, weight.out_features()));
-        kernels::linear(&self.pool, rows, 1, weight, &Epilogue::default(), out).map_err(refused)
+        let epilogue = Epilogue { bias, ..Epilogue::default() };
+        kernels::linear(&self.pool, rows, 1, weight, &epilogue, out).map_err(refused)
     }
 
     /// Adds an adapter's product to the rows of its run: `out += scale · (x Aᵀ) Bᵀ`, part by part.

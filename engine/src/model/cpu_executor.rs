@@ -113,9 +113,10 @@ impl CpuExecutor {
         self.scores.clear();
         for &row in &batch.score_rows {
             let run = batch.adapter_runs.iter().find(|run| run.tokens.contains(&(row as usize)));
-            let adapter_head = run.and_then(|run| run.adapter.score_head());
-            let own_head = || self.decoder.score_head.as_ref().map(|head| &*head.weight);
-            let Some(head): Option<&PackedLinear> = adapter_head.or_else(own_head) else {
+            let adapter_head = run.and_then(|run| run.adapter.score_head()).map(|head| (head, None));
+            let own_head =
+                || self.decoder.score_head.as_ref().map(|head| (&*head.weight, head.bias.as_deref()));
+            let Some((head, bias)): Option<(&PackedLinear, _)> = adapter_head.or_else(own_head) else {
                 return Err(EngineError::Execution("a score is wanted, but there is no score head".into()));
             };
             if head.out_features() != 1 {
@@ -124,7 +125,7 @@ impl CpuExecutor {
             }
             let mut score = [0.0];
             let place = self.place_of(row)? as usize;
-            self.backend.head(head, hidden, place, &mut score)?;
+            self.backend.head((head, bias), hidden, place, &mut score)?;
             self.scores.extend(score);
         }
         Ok(())

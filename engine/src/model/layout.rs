@@ -69,6 +69,8 @@ impl Part {
 pub const LM_HEAD: &str = "lm_head";
 /// Name of the head of a `ForSequenceClassification` model, without `.weight`.
 pub const SCORE_HEAD: &str = "score";
+/// Name of the value head that trainers put beside the output head of a critic, without `.weight`.
+pub const VALUE_HEAD: &str = "v_head.summary";
 
 /// The modules of `projection` in layer `layer`, in the order they are stacked; none if experts stand in its place.
 pub fn parts(config: &ModelConfig, layer: usize, projection: Projection) -> Vec<Part> {
@@ -178,7 +180,7 @@ pub fn role(module: &str) -> MatrixRole {
         names::ALL.iter().any(|names| names.experts.as_ref().is_some_and(|experts| experts.router == name))
     };
     match in_layer(module) {
-        _ if module == SCORE_HEAD => MatrixRole::Choice,
+        _ if matches!(module, SCORE_HEAD | VALUE_HEAD) => MatrixRole::Choice,
         Some((_, name)) if is_router(name) => MatrixRole::Choice,
         Some(_) => MatrixRole::Projection,
         None => MatrixRole::Vocabulary,
@@ -295,6 +297,10 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
         add(format!("{}.bias", norm.module), vec![norm.width], TensorRole::Bias);
     }
     match config.num_labels {
+        Some(_) if config.has_value_head => {
+            add(weight(VALUE_HEAD), vec![1, config.hidden_size], TensorRole::Weight);
+            add(format!("{VALUE_HEAD}.bias"), vec![1], TensorRole::Bias);
+        }
         Some(labels) => add(weight(SCORE_HEAD), vec![labels, config.hidden_size], TensorRole::Weight),
         None if config.tie_word_embeddings => {}
         None => add(weight(LM_HEAD), vec![config.vocab_size, config.hidden_size], TensorRole::Weight),

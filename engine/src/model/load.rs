@@ -30,8 +30,7 @@ pub fn load_decoder<B: Backend>(
         None if !config.tie_word_embeddings => Some(loader.table(layout::LM_HEAD, vocab, hidden)?),
         _ => None,
     };
-    let score_head =
-        config.num_labels.map(|labels| loader.table(layout::SCORE_HEAD, labels, hidden)).transpose()?;
+    let score_head = config.num_labels.map(|labels| loader.score_head(labels)).transpose()?;
     let new_rope = |rope| backend.new_rope(rope, max_positions);
     let ropes = config.ropes.iter().map(new_rope).collect::<Result<_>>()?;
     Ok(Decoder {
@@ -56,6 +55,19 @@ impl<B: Backend> Loader<'_, B> {
     /// A matrix outside of the layers, without a bias.
     fn table(&mut self, module: &str, out_features: usize, in_features: usize) -> Result<B::Linear> {
         self.backend.new_linear(vec![self.checkpoint.matrix(module, out_features, in_features, false)?])
+    }
+
+    fn score_head(&mut self, labels: usize) -> Result<B::Linear> {
+        let (head, has_bias) = match self.config.has_value_head {
+            true => (layout::VALUE_HEAD, true),
+            false => (layout::SCORE_HEAD, false),
+        };
+        self.backend.new_linear(vec![self.checkpoint.matrix(
+            head,
+            labels,
+            self.config.hidden_size,
+            has_bias,
+        )?])
     }
 
     fn layer(&mut self, layer: usize) -> Result<Layer<B>> {

@@ -91,7 +91,7 @@ impl Rope {
         let inner = scaling.map(|scaling| scaling.positive(PARTIAL)).transpose()?.flatten();
         let share = inner.or(fields.positive(PARTIAL)?).unwrap_or(1.0);
         let dim = (shape.head_dim as f64 * share) as usize;
-        if share > 1.0 || dim == 0 || dim % 2 != 0 {
+        if share > 1.0 || dim == 0 || !dim.is_multiple_of(2) {
             let message = format!(
                 "is {share}, but must turn an even number of the {} dimensions of a head",
                 shape.head_dim

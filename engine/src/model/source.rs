@@ -85,6 +85,17 @@ impl ModelSource {
         }
     }
 
+    /// The bytes of a model that is one file, a GGUF; `None` for others.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if it cannot be read.
+    pub fn single_file(&self) -> Result<Option<FileBytes>> {
+        match self {
+            Self::Folder(path) if gguf::is_gguf(path) => Ok(Some(FileBytes::Mapped(MappedFile::open(path)?))),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether `file` is there.
     pub fn contains(&self, file: &str) -> bool {
         match self {

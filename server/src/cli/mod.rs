@@ -26,7 +26,7 @@ pub mod train;
 use clap::{Parser, Subcommand};
 
 pub use adapters::{AdaptersArgs, AdaptersCommand};
-pub use args::{ByteSize, Dtype, ModelArgs, NamedDir};
+pub use args::{ByteSize, Dtype, ModelArgs, NamedDir, Quantization};
 pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs, BenchVotesArgs};
 pub use card::CardArgs;
 pub(crate) use card::statement;

@@ -41,7 +41,7 @@ pub fn worker(parts: &Parts<'_>) -> Result<Worker<LoopWork>, CliError> {
     let base = HeldModel {
         source: booted.source.clone(),
         weights: booted.weights.clone(),
-        dtype: Some(booted.models.dtype.weights()),
+        dtype: Some(booted.models.weight_dtype),
     };
     let refuse = |error: &dyn std::fmt::Display| CliError::Usage(error.to_string());
     let suite = suite(config)?;

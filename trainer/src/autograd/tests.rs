@@ -16,10 +16,14 @@ use crate::config::MixedPrecision;
 
 fn config(model_type: &str, class: &str, tied: bool, labels: bool) -> ModelConfig {
     let task = if labels { "ForSequenceClassification" } else { "ForCausalLM" };
+    config_with(model_type, &format!("{class}{task}"), &format!(r#", "tie_word_embeddings": {tied}"#))
+}
+
+fn config_with(model_type: &str, class: &str, more: &str) -> ModelConfig {
     let text = format!(
-        r#"{{"model_type": "{model_type}", "architectures": ["{class}{task}"], "num_labels": 1, "vocab_size": 23,
+        r#"{{"model_type": "{model_type}", "architectures": ["{class}"], "num_labels": 1, "vocab_size": 23,
             "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "head_dim": 6, "max_position_embeddings": 32, "tie_word_embeddings": {tied}}}"#
+            "num_key_value_heads": 1, "head_dim": 6, "max_position_embeddings": 32{more}}}"#
     );
     ModelConfig::from_json("config.json", &text).unwrap()
 }
@@ -108,8 +112,29 @@ fn gradients_of_every_weight_are_the_slope() {
         config("qwen2", "Qwen2", true, false),
         config("qwen3", "Qwen3", true, false),
         config("llama", "Llama", false, true),
+        config("mistral", "Mistral", false, false),
+        config("phi3", "Phi3", false, false),
+        config("smollm3", "SmolLM3", true, false),
+        config("olmo2", "Olmo2", false, false),
     ] {
         check(&config, None);
+    }
+}
+
+#[test]
+fn families_without_gradients_are_refused_by_what_they_have() {
+    for (model_type, class, what) in [
+        ("gemma2", "Gemma2", "other activations than a gated"),
+        ("starcoder2", "Starcoder2", "layer norms"),
+        ("mixtral", "Mixtral", "mixtures of experts"),
+    ] {
+        let class = format!("{class}ForCausalLM");
+        let config = config_with(model_type, &class, r#", "num_local_experts": 2, "num_experts_per_tok": 1"#);
+        let mut tape = Tape::new(Arc::new(Pool::new(1).unwrap()), None);
+        let error = load_decoder(&mut tape, &config, &Checkpoint::random(&config, 1)).unwrap_err();
+        let wanted =
+            format!("config.json: `model_type` is \"{model_type}\", but training does not know {what}");
+        assert!(error.to_string().starts_with(&wanted), "{error}");
     }
 }
 
@@ -171,6 +196,8 @@ fn checkpointing_gives_the_same_bits() {
         (config("qwen3", "Qwen3", true, false), None),
         (config("llama", "Llama", false, false), Some(lora(0.3))),
         (config("qwen2", "Qwen2", true, true), Some(lora(0.0))),
+        (config("olmo2", "Olmo2", false, false), None),
+        (config("olmo2", "Olmo2", false, true), Some(lora(0.3))),
     ];
     for (config, lora) in cases {
         let (mut tape, decoder) = model(&config, lora);

@@ -23,6 +23,9 @@ pub(super) fn hex(digest: &[u8]) -> String {
 /// # Errors
 /// If a file is missing or cannot be read.
 pub fn base_hash(model: &ModelSource) -> Result<String, RegistryError> {
+    if let Some(bytes) = model.single_file()? {
+        return Ok(hex(&Sha256::digest(&*bytes)));
+    }
     let mut files = vec!["config.json".to_owned()];
     match model.text(SHARDS)? {
         None => files.push("model.safetensors".to_owned()),

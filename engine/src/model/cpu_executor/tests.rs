@@ -329,3 +329,27 @@ fn rows_that_are_not_wanted_change_nothing() {
     batch.logit_rows = vec![79];
     assert_eq!(executor.execute(&batch).unwrap().logits, &all[79 * vocab..]);
 }
+
+#[test]
+fn a_value_head_scores_as_a_score_head_does_and_adds_its_bias() {
+    let causal = config("");
+    let classifier = ModelConfig { num_labels: Some(1), ..causal.clone() };
+    let critic = causal.with_value_head();
+    let (mut scored, mut valued) = (checkpoint(&classifier), checkpoint(&critic));
+    for spec in layout::tensors(&classifier) {
+        let values = valued.f32_values(&spec.name, &spec.shape).unwrap_or_else(|_| vec![0.25; 48]);
+        scored.insert(spec.name, spec.shape, Values::F32(values.into())).unwrap();
+    }
+    valued.insert("v_head.summary.weight", vec![1, 48], Values::F32(vec![0.25; 48].into())).unwrap();
+    valued.insert("v_head.summary.bias", vec![1], Values::F32(vec![1.5].into())).unwrap();
+    let score = |config: &ModelConfig, checkpoint: &Checkpoint| {
+        let mut executor = CpuExecutor::new(config, checkpoint, &options(1, WeightDtype::F32)).unwrap();
+        let mut seq = Seq::new(9, 1, 0);
+        let mut batch = batch(&[(&mut seq, 9)]);
+        batch.logit_rows.clear();
+        batch.score_rows = vec![8];
+        executor.execute(&batch).unwrap().scores[0]
+    };
+    let (plain, with_bias) = (score(&classifier, &scored), score(&critic, &valued));
+    assert!(plain != 0.0 && (plain + 1.5 - with_bias).abs() < 1e-5, "{plain} {with_bias}");
+}

@@ -195,7 +195,6 @@ fn read_tensor(reader: &mut Reader<'_>) -> Option<(String, TensorInfo)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::model::checkpoint::Checkpoint;
     use crate::model::config::ModelConfig;
     use crate::model::source::ModelSource;
