@@ -279,7 +279,8 @@ impl Generating {
         let is_end = can_stop && self.end_tokens.contains(&sampled.token);
         let piece = match is_end && !params.include_stop {
             true => String::new(),
-            false => candidate.detokenizer.push(sampled.token, vocabulary),
+            false if params.skip_special_tokens => candidate.detokenizer.push(sampled.token, vocabulary),
+            false => candidate.detokenizer.push(sampled.token, &WithSpecial(vocabulary)),
         };
         let is_armed = candidate.tokens.len() >= params.min_tokens;
         let result = candidate.stop.push(&piece, &params.stop, params.include_stop, is_armed);
@@ -415,6 +416,16 @@ impl Generating {
 
     fn send(&self, event: Event) -> Result<(), Closed> {
         self.events.try_send(event).map_err(|_| Closed)
+    }
+}
+
+/// A vocabulary whose special tokens are text, too.
+struct WithSpecial<'a>(&'a dyn TokenBytes);
+
+impl TokenBytes for WithSpecial<'_> {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        let bytes = self.0.token_bytes(token);
+        if bytes.is_empty() { self.0.special_bytes(token) } else { bytes }
     }
 }
 

@@ -63,6 +63,11 @@ pub enum RewardWeights {
 pub trait TokenBytes: Send + Sync {
     /// Bytes of `token`, possibly a part of a UTF-8 character; empty for special tokens and unknown ids.
     fn token_bytes(&self, token: u32) -> &[u8];
+
+    /// The name of a special token, empty for others: part of the text where `skip_special_tokens` is off.
+    fn special_bytes(&self, _token: u32) -> &[u8] {
+        &[]
+    }
 }
 
 /// A reward model's own template and tokenizer. Token ids come with special tokens, no beginning-of-text doubled; the

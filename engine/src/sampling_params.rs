@@ -36,6 +36,8 @@ pub struct SamplingParams {
     pub stop_token_ids: Vec<u32>,
     /// Keep the stop string in the text.
     pub include_stop: bool,
+    /// Leave special tokens out of the text.
+    pub skip_special_tokens: bool,
     /// Go on past end-of-text tokens.
     pub ignore_eos: bool,
     /// What the text must follow: tokens that it does not allow are never drawn. Logprobs are then those of the tokens it
@@ -67,6 +69,7 @@ impl Default for SamplingParams {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             include_stop: false,
+            skip_special_tokens: true,
             ignore_eos: false,
             grammar: None,
             logprobs: None,

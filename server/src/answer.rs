@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use rectify_engine::handle::EventStream;
-use rectify_engine::request::{FinishReason, Logprobs, Selection, Usage as EngineUsage};
+use rectify_engine::request::{Candidate, FinishReason, Logprobs, Scoring, Selection, Usage as EngineUsage};
 use rectify_engine::{EngineError, Event, GenerateRequest};
 
 use crate::api::Usage;
@@ -26,6 +26,9 @@ pub struct Plan {
     pub requests: Vec<GenerateRequest>,
     /// Report every candidate.
     pub return_candidates: bool,
+    /// Return this many of each prompt's choices, those with the highest logprob per token (OpenAI's `best_of`). The
+    /// requests must ask for logprobs.
+    pub most_likely: Option<usize>,
     /// For the records of the answer.
     pub about: About,
 }
@@ -99,6 +102,9 @@ struct Prompt {
     num_done: usize,
     /// The answer is sent block by block, and has begun.
     is_streaming: bool,
+    prompt_logprobs: Option<Arc<[Logprobs]>>,
+    /// Where the most likely are returned: each candidate so far.
+    drafts: Option<Vec<Candidate>>,
 }
 
 impl Answer {
@@ -108,25 +114,27 @@ impl Answer {
     /// # Errors
     /// The first refusal.
     pub async fn start(app: &App, plan: Plan) -> Result<Self, ApiError> {
-        let Plan { target, requests, return_candidates, about } = plan;
+        let Plan { target, requests, return_candidates, most_likely, about } = plan;
         let arm = target.served.arm.map(Arm::as_str);
         let recording = app.feedback.as_ref().map(|feedback| Recording {
             recorder: Recorder::new(&about, arm, &requests),
             writer: feedback.writer.clone(),
         });
-        let num_choices = requests.first().map_or(1, |request| request.num_choices);
+        let sampled = requests.first().map_or(1, |request| request.num_choices);
+        let num_choices = most_likely.unwrap_or(sampled);
         let mut streams = Vec::with_capacity(requests.len());
         let mut prompts = Vec::with_capacity(requests.len());
         for request in requests {
-            let candidates = request.alignment.as_ref().map(|alignment| vec![Vec::new(); alignment.n]);
-            let num_candidates = candidates.as_ref().map_or(num_choices, Vec::len);
-            let ended = vec![false; num_candidates];
+            let aligned = request.alignment.as_ref().map(|alignment| alignment.n);
+            let kept = aligned.or(most_likely.map(|_| sampled));
             prompts.push(Prompt {
                 policy_version: "".into(),
-                candidates,
-                ended,
+                candidates: kept.map(|n| vec![Vec::new(); n]),
+                ended: vec![false; kept.unwrap_or(num_choices)],
                 num_done: 0,
                 is_streaming: false,
+                prompt_logprobs: None,
+                drafts: most_likely.map(|_| (0..sampled).map(|_| blank()).collect()),
             });
             streams.push(app.engine.generate(request).await.map_err(|error| app.explain(error, &target))?);
         }
@@ -176,6 +184,10 @@ impl Answer {
     }
 
     fn apply(&mut self, prompt: usize, event: Event) -> Result<(), ApiError> {
+        let event = match event {
+            Event::Done(usage) => Event::Done(self.rank(prompt, usage)),
+            event => event,
+        };
         if let Some(recording) = &mut self.recording {
             recording.observe(prompt, &event);
         }
@@ -184,15 +196,21 @@ impl Answer {
         match event {
             Event::Prefilled { prompt_logprobs, policy_version, .. } => {
                 state.policy_version = policy_version;
-                let prompt_logprobs: Option<Arc<[Logprobs]>> = prompt_logprobs.map(Into::into);
+                state.prompt_logprobs = prompt_logprobs.map(Into::into);
                 if state.candidates.is_none() {
                     for index in 0..self.num_choices {
-                        let prompt_logprobs = prompt_logprobs.clone();
+                        let prompt_logprobs = state.prompt_logprobs.clone();
                         self.queue.push_back(Piece::Start { choice: choice(index), prompt_logprobs });
                     }
                 }
             }
-            Event::Token { index, text, logprobs, .. } => {
+            Event::Token { index, token, text, logprobs } => {
+                state.draft(index, |draft| {
+                    draft.text.push_str(&text);
+                    draft.tokens.push(token);
+                    draft.logprob +=
+                        logprobs.as_ref().map_or(0.0, |logprobs| f64::from(logprobs.own.logprob));
+                });
                 if let Some(candidates) = &mut state.candidates {
                     if let (Some(kept), Some(logprobs)) = (candidates.get_mut(index), logprobs) {
                         kept.push(logprobs);
@@ -203,6 +221,10 @@ impl Answer {
                 }
             }
             Event::Finished { index, reason, text } => {
+                state.draft(index, |draft| {
+                    draft.text.push_str(&text);
+                    draft.finish_reason = Some(reason);
+                });
                 if state.candidates.is_none() {
                     if let Some(ended) = state.ended.get_mut(index) {
                         *ended = true;
@@ -240,7 +262,7 @@ impl Answer {
         let choice = prompt * self.num_choices;
         let state = &mut self.prompts[prompt];
         if !std::mem::replace(&mut state.is_streaming, true) {
-            self.queue.push_back(Piece::Start { choice, prompt_logprobs: None });
+            self.queue.push_back(Piece::Start { choice, prompt_logprobs: state.prompt_logprobs.clone() });
         }
         let kept = state.candidates.as_mut().and_then(|candidates| candidates.get_mut(index));
         let logprobs = kept.map(std::mem::take).unwrap_or_default();
@@ -248,11 +270,32 @@ impl Answer {
         self.queue.push_back(Piece::Text { choice, text, logprobs });
     }
 
+    /// Where the most likely are returned: chooses them, now that all are complete.
+    fn rank(&mut self, prompt: usize, usage: EngineUsage) -> EngineUsage {
+        let drafts = self.prompts.get_mut(prompt).and_then(|state| state.drafts.as_mut());
+        let Some(drafts) = drafts.map(std::mem::take) else { return usage };
+        let selection = most_likely(drafts, self.num_choices);
+        let kept: usize =
+            selection.selected.iter().map(|&index| selection.candidates[index].tokens.len()).sum();
+        let event = Event::Selected(selection);
+        if let Some(recording) = &mut self.recording {
+            recording.observe(prompt, &event);
+        }
+        if let Event::Selected(selection) = &event {
+            self.select(prompt, selection);
+        }
+        EngineUsage { rejected_tokens: usage.completion_tokens.saturating_sub(kept), ..usage }
+    }
+
     /// The winners, best first, each as one piece of text unless it has been said by blocks.
     fn select(&mut self, prompt: usize, selection: &Selection) {
         let state = &mut self.prompts[prompt];
-        let mut report =
-            Some(Box::new(AlignmentReport::new(selection, &state.policy_version, self.return_candidates)));
+        // What is only ranked by likelihood has no strategy to report, and no rewards.
+        let is_ranked = state.drafts.is_some();
+        let mut report = (!is_ranked).then(|| {
+            Box::new(AlignmentReport::new(selection, &state.policy_version, self.return_candidates))
+        });
+        let prompt_logprobs = state.prompt_logprobs.clone();
         let mut kept = state.candidates.take().unwrap_or_default();
         for (rank, &index) in selection.selected.iter().enumerate() {
             let Some(candidate) = selection.candidates.get(index) else { continue };
@@ -260,13 +303,13 @@ impl Answer {
             let logprobs = kept.get_mut(index).map(std::mem::take).unwrap_or_default();
             let is_last = rank + 1 == selection.selected.len();
             if !state.is_streaming {
-                self.queue.push_back(Piece::Start { choice, prompt_logprobs: None });
+                self.queue.push_back(Piece::Start { choice, prompt_logprobs: prompt_logprobs.clone() });
                 self.queue.push_back(Piece::Text { choice, text: candidate.text.clone(), logprobs });
             }
             self.queue.push_back(Piece::End {
                 choice,
                 reason: candidate.finish_reason.unwrap_or(FinishReason::Length),
-                reward: Some(candidate.reward),
+                reward: (!is_ranked).then_some(candidate.reward),
                 alignment: if is_last { report.take() } else { None },
             });
         }
@@ -292,6 +335,42 @@ impl Answer {
             metrics::counter!("rectify_rejected_tokens_total").increment(self.usage.rejected_tokens as u64);
             self.queue.push_back(Piece::Done(self.usage.into()));
         }
+    }
+}
+
+impl Prompt {
+    fn draft(&mut self, index: usize, change: impl FnOnce(&mut Candidate)) {
+        if let Some(draft) = self.drafts.as_mut().and_then(|drafts| drafts.get_mut(index)) {
+            change(draft);
+        }
+    }
+}
+
+fn blank() -> Candidate {
+    let (text, tokens, rewards) = (String::new(), Vec::new(), Vec::new());
+    Candidate { text, tokens, reward: None, rewards, logprob: 0.0, finish_reason: None }
+}
+
+/// The `n` most likely candidates by logprob per token, the most likely first; ties go to the lower index.
+fn most_likely(candidates: Vec<Candidate>, n: usize) -> Selection {
+    let likelihood = |index: &usize| {
+        let candidate = &candidates[*index];
+        candidate.logprob / candidate.tokens.len().max(1) as f64
+    };
+    let mut selected: Vec<usize> = (0..candidates.len()).collect();
+    selected.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
+    selected.truncate(n);
+    Selection {
+        strategy: "most_likely",
+        max_candidates: candidates.len(),
+        selected,
+        scoring: Scoring::Ok,
+        num_tokens: candidates.iter().map(|candidate| candidate.tokens.len()).sum(),
+        candidates,
+        reward_model: "".into(),
+        judges: Vec::new(),
+        num_pruned_tokens: 0,
+        num_blocks: 0,
     }
 }
 

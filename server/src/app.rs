@@ -277,6 +277,26 @@ impl App {
         }
     }
 
+    /// Checks that `model` generates: for requests that never reach the engine, which alone knows the adapters.
+    ///
+    /// # Errors
+    /// As [`App::resolve`], and 404 for an adapter that is not loaded.
+    pub async fn check_model(&self, model: Option<&str>) -> Result<(), ApiError> {
+        let target = self.resolve(model, "")?;
+        let Some(AdapterRef::Named(name)) = &target.served.adapter else { return Ok(()) };
+        let adapters = self.engine.adapters().await?;
+        if adapters.iter().any(|adapter| *adapter.name == **name) {
+            return Ok(());
+        }
+        let known = crate::names(adapters.iter().map(|adapter| &*adapter.name));
+        let error = EngineError::NotFound {
+            kind: "adapter",
+            name: name.clone(),
+            known: format!("available: {known}"),
+        };
+        Err(self.explain(error, &target))
+    }
+
     /// Names the models there are when the engine does not know an adapter.
     pub fn explain(&self, error: EngineError, target: &Target) -> ApiError {
         match error {

@@ -7,7 +7,8 @@ use rectify_engine::grammar::Spelling;
 use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
-use rectify_engine::request::Message;
+use rectify_engine::text::tools::{ToolFormat, plain};
+use rectify_engine::text::{TemplateInput, reasoning};
 use rectify_engine::{EngineConfig, EngineError, EngineHandle, Grammar, GrammarSpec, Grammars};
 
 use crate::cli::ModelArgs;
@@ -15,7 +16,7 @@ use crate::config::{
     AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, Quantization, RewardModelSection,
 };
 use crate::demo;
-use crate::text::TextModel;
+use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
 
 /// KV memory of the demo, whose sequences are short.
 const DEMO_KV_MEMORY: ByteSize = ByteSize(256 << 20);
@@ -175,16 +176,44 @@ struct PolicyText {
 }
 
 impl TextModel for PolicyText {
-    fn encode_text(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        self.models.tokenizer.encode_whole(text)
+    fn encode_text(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, EngineError> {
+        let tokenizer = &self.models.tokenizer;
+        if add_special_tokens { tokenizer.encode_whole(text) } else { tokenizer.encode(text, false) }
     }
 
-    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
-        self.models.encode_chat(messages)
+    fn encode_chat(&self, chat: &Chat) -> Result<ChatPrompt, EngineError> {
+        let template = self.models.chat_template.as_ref();
+        let knows_tools = template.is_some_and(|template| template.tool_format().is_some());
+        let described = match &chat.tools {
+            Some(tools) if !knows_tools => Some(plain::describe(&chat.messages, tools)),
+            None if !knows_tools => Some(chat.messages.iter().map(plain::plain).collect()),
+            _ => None,
+        };
+        let (text, tokens) = self.models.render_chat(&TemplateInput {
+            messages: described.as_ref().unwrap_or(&chat.messages),
+            tools: chat.tools.as_ref().filter(|_| knows_tools),
+            documents: None,
+            add_generation_prompt: chat.add_generation_prompt,
+            variables: Some(&chat.variables),
+        })?;
+        Ok(ChatPrompt { tokens, opens_reasoning: reasoning::is_open_after(&text) })
     }
 
-    fn decode(&self, tokens: &[u32]) -> Result<String, EngineError> {
-        self.models.tokenizer.decode(tokens, true)
+    fn style(&self) -> ChatStyle {
+        let template = self.models.chat_template.as_ref();
+        ChatStyle {
+            tools: template.and_then(|template| template.tool_format()).unwrap_or(ToolFormat::Hermes),
+            marks_reasoning: template.is_some_and(|template| template.marks_reasoning()),
+        }
+    }
+
+    fn special_token(&self, name: &str) -> Option<u32> {
+        let tokenizer = &self.models.tokenizer;
+        tokenizer.token_to_id(name).filter(|&token| tokenizer.is_special(token))
+    }
+
+    fn decode(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String, EngineError> {
+        self.models.tokenizer.decode(tokens, skip_special_tokens)
     }
 
     fn token_bytes(&self, token: u32) -> Vec<u8> {

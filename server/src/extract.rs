@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponseParts, ResponseParts};
@@ -88,6 +88,25 @@ where
             let cause = cause.split_once(": ").map_or(cause.as_str(), |(_, cause)| cause);
             ApiError::new(StatusCode::BAD_REQUEST, format!("a parameter of the path is wrong: {cause}"))
                 .code("invalid_value")
+        })
+    }
+}
+
+/// The named parts of a path, as `T`.
+pub struct ApiPath<T>(pub T);
+
+impl<S, T> FromRequestParts<S> for ApiPath<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned + Send,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let read = Path::<T>::from_request_parts(parts, state).await;
+        read.map(|Path(path)| Self(path)).map_err(|rejection| {
+            let message = format!("a part of the path is wrong: {}", rejection.body_text());
+            ApiError::new(StatusCode::BAD_REQUEST, message).code("invalid_value")
         })
     }
 }

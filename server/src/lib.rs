@@ -16,6 +16,7 @@ pub mod extract;
 pub mod feedback;
 pub mod learning;
 pub mod recorder;
+pub mod reply;
 pub mod routes;
 pub mod serve;
 pub mod serving;

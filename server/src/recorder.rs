@@ -125,7 +125,9 @@ impl Recorder {
         let first_choice = prompt * self.num_choices;
         let Some(draft) = self.drafts.get_mut(prompt) else { return };
         draft.record.strategy = Some(selection.strategy.to_owned());
-        draft.record.reward_model = Some(selection.reward_model.to_string());
+        // What is ranked by likelihood alone has no reward model.
+        let is_scored = !selection.reward_model.is_empty();
+        draft.record.reward_model = is_scored.then(|| selection.reward_model.to_string());
         let candidate = |(index, candidate): (usize, &Candidate)| CandidateRecord {
             choice: selection
                 .selected

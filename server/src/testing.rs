@@ -11,8 +11,9 @@ use rectify_engine::handle::{Command, EngineStats};
 use rectify_engine::ids::RequestId;
 use rectify_engine::model::adapter::{Adapter, AdapterInfo};
 use rectify_engine::request::{
-    Candidate, FinishReason, Logprobs, Message, ScoreInput, Scoring, Selection, TokenLogprob, Usage,
+    Candidate, FinishReason, Logprobs, ScoreInput, Scoring, Selection, TokenLogprob, Usage,
 };
+use rectify_engine::text::tools::ToolFormat;
 use rectify_engine::{
     AdapterRef, EngineError, EngineHandle, Event, GenerateRequest, Grammar, GrammarSpec, Grammars,
 };
@@ -21,25 +22,44 @@ use tokio::sync::mpsc;
 use crate::app::{App, Shared};
 use crate::feedback::Feedback;
 use crate::serving::ServingPointer;
-use crate::text::TextModel;
+use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
 
 /// Tokens are bytes.
 pub(crate) struct ByteText;
 
 impl TextModel for ByteText {
-    fn encode_text(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+    fn encode_text(&self, text: &str, _: bool) -> Result<Vec<u32>, EngineError> {
         Ok(text.bytes().map(u32::from).collect())
     }
 
-    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, EngineError> {
-        if messages.iter().any(|message| message.content == "refused by the template") {
-            return Err(EngineError::invalid("messages", "the chat template refuses the conversation"));
+    fn encode_chat(&self, chat: &Chat) -> Result<ChatPrompt, EngineError> {
+        let mut text = chat.tools.as_ref().map_or_else(String::new, |tools| format!("tools: {tools}\n"));
+        for message in &chat.messages {
+            let content = message["content"].as_str().unwrap_or_default();
+            if content == "refused by the template" {
+                return Err(EngineError::invalid("messages", "the chat template refuses the conversation"));
+            }
+            text.push_str(&format!("{}: {content}\n", message["role"].as_str().unwrap_or_default()));
+            if message["tool_calls"].is_array() {
+                text.push_str(&format!("calls: {}\n", message["tool_calls"]));
+            }
         }
-        let text: String = messages.iter().map(|m| format!("{}: {}\n", m.role, m.content)).collect();
-        self.encode_text(&(text + "assistant: "))
+        if chat.add_generation_prompt {
+            text.push_str("assistant: ");
+        }
+        let opens_reasoning = chat.variables.contains_key("think");
+        Ok(ChatPrompt { tokens: self.encode_text(&text, true)?, opens_reasoning })
     }
 
-    fn decode(&self, tokens: &[u32]) -> Result<String, EngineError> {
+    fn style(&self) -> ChatStyle {
+        ChatStyle { tools: ToolFormat::Hermes, marks_reasoning: true }
+    }
+
+    fn special_token(&self, _: &str) -> Option<u32> {
+        None
+    }
+
+    fn decode(&self, tokens: &[u32], _: bool) -> Result<String, EngineError> {
         let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token)).collect();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -246,7 +266,7 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
     let mut candidates = Vec::new();
     let mut completion_tokens = 0;
     for index in 0..n {
-        let text = text_of(index);
+        let text = script.strip_prefix("say: ").map_or_else(|| text_of(index), str::to_owned);
         let most = request.sampling.max_tokens;
         let said: String = text.chars().take(most).collect();
         for byte in said.bytes() {

@@ -1,14 +1,19 @@
-//! The clients people have: `async-openai` and OpenAI's own Python package, against the demo.
+//! The clients people have, against the demo: `async-openai`, OpenAI's packages for Python and Node, LangChain, LiteLLM.
+//! `the_matrix_of_clients` prints what each of them could do. Leaves the asking in other languages to `tests/clients`.
 
+use std::path::Path;
 use std::process::Command;
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::types::{
-    ChatCompletionRequestSystemMessageArgs, ChatCompletionRequestUserMessageArgs,
-    ChatCompletionStreamOptions, CreateChatCompletionRequest, CreateChatCompletionRequestArgs,
+    ChatCompletionMessageToolCall, ChatCompletionRequestSystemMessageArgs,
+    ChatCompletionRequestUserMessageArgs, ChatCompletionStreamOptions, ChatCompletionTool,
+    ChatCompletionToolChoiceOption, ChatCompletionToolType, CreateChatCompletionRequest,
+    CreateChatCompletionRequestArgs, FunctionObject, ResponseFormat, ResponseFormatJsonSchema,
 };
 use futures::StreamExt;
+use serde_json::{Value, json};
 
 use crate::harness::{Server, fixtures, text};
 
@@ -66,15 +71,114 @@ async fn async_openai_works() {
     assert!(error.to_string().contains("no-such-model"), "{error}");
 }
 
+/// What async-openai makes of a schema and of tools.
+async fn forms(client: &Client<OpenAIConfig>, model: &str) -> (Value, ChatCompletionMessageToolCall) {
+    let city = json!({"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"],
+        "additionalProperties": false});
+    let json_schema = ResponseFormatJsonSchema {
+        description: None,
+        name: "city".into(),
+        schema: Some(city.clone()),
+        strict: Some(true),
+    };
+    let mut asked = request(model);
+    asked.max_completion_tokens(200u32).response_format(ResponseFormat::JsonSchema { json_schema });
+    let answer = client.chat().create(asked.build().unwrap()).await.unwrap();
+    let formed = serde_json::from_str(answer.choices[0].message.content.as_deref().unwrap()).unwrap();
+    let function = FunctionObject {
+        name: "get_weather".into(),
+        description: None,
+        parameters: Some(city),
+        strict: None,
+    };
+    let tool = ChatCompletionTool { r#type: ChatCompletionToolType::Function, function };
+    let mut asked = request(model);
+    asked.max_completion_tokens(200u32).tools([tool]).tool_choice(ChatCompletionToolChoiceOption::Required);
+    asked.parallel_tool_calls(false);
+    let mut answer = client.chat().create(asked.build().unwrap()).await.unwrap();
+    (formed, answer.choices.remove(0).message.tool_calls.unwrap().remove(0))
+}
+
+#[tokio::test]
+async fn async_openai_knows_schemas_and_tools() {
+    let server = Server::demo().await;
+    let config = OpenAIConfig::new().with_api_base(format!("{}/v1", server.url)).with_api_key("none");
+    let (formed, call) = forms(&Client::with_config(config), &policy(&server).await).await;
+    let is_city = |value: &Value| ["Rome", "Oslo"].contains(&text(&value["city"]));
+    assert!(is_city(&formed), "{formed}");
+    assert!(is_city(&serde_json::from_str(&call.function.arguments).unwrap()), "{call:?}");
+    assert_eq!(call.function.name, "get_weather");
+}
+
+/// The Python that has the clients.
+pub(crate) fn python() -> String {
+    std::env::var("RECTIFY_TEST_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
+/// Whether a Python package is there; says loudly if it is not.
+pub(crate) fn has_package(python: &str, package: &str) -> bool {
+    let found = Command::new(python).args(["-c", &format!("import {package}")]).output();
+    let found = found.is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!(
+            "\n*** SKIPPED: `{python}` has no package `{package}`. Install it with pip, or set RECTIFY_TEST_PYTHON to a \
+             Python that has it. ***\n"
+        );
+    }
+    found
+}
+
+/// Runs a script of `tests/clients`; whether it succeeded, and what it said.
+pub(crate) fn run(program: &str, script: &str, args: &[&str], env: &[(&str, &str)]) -> (bool, String) {
+    let path = fixtures().join("../clients").join(script);
+    let output = Command::new(program).arg(path).args(args).envs(env.iter().copied()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[tokio::test]
+async fn the_matrix_of_clients() {
+    const CHECKS: [&str; 6] = ["chat", "stream", "tools", "JSON schema", "logprobs", "responses"];
+    let node = std::env::var("NODE_PATH").unwrap_or_default();
+    let has_node = Path::new(&node).join("openai/package.json").exists();
+    if !has_node {
+        eprintln!("\n*** SKIPPED: NODE_PATH leads to no folder with the npm package `openai`. ***\n");
+    }
+    let python = python();
+    let of_python = [
+        ("openai", "openai_python.py"),
+        ("langchain_openai", "langchain_python.py"),
+        ("litellm", "litellm_python.py"),
+    ];
+    let of_python = of_python.iter().filter(|(package, _)| has_package(&python, package));
+    let mut clients: Vec<(&str, &str)> = of_python.map(|(_, script)| (python.as_str(), *script)).collect();
+    clients.extend(has_node.then_some(("node", "openai_node.cjs")));
+    let server = Server::demo().await;
+    let url = format!("{}/v1", server.url);
+    let mut failures = String::new();
+    eprintln!("| client | version | {} |\n|---|---|{}", CHECKS.join(" | "), "---|".repeat(CHECKS.len()));
+    for (program, script) in clients {
+        let (_, said) = run(program, script, &[&url], &[("PYTHONDONTWRITEBYTECODE", "1")]);
+        let outcome = |name: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            line.unwrap_or("–").to_owned()
+        };
+        let outcomes = CHECKS.map(outcome);
+        eprintln!("| {script} | {} | {} |", outcome("version"), outcomes.join(" | "));
+        // LangChain and LiteLLM are not asked for responses.
+        let is_good =
+            outcomes[..5].iter().all(|outcome| outcome == "ok") && ["ok", "–"].contains(&&*outcomes[5]);
+        if !is_good {
+            failures.push_str(&format!("{script}:\n{said}\n"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures}\n{}", server.log());
+}
+
 #[tokio::test]
 async fn openais_python_client_works() {
-    let python = std::env::var("RECTIFY_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = Command::new(&python).args(["-c", "import openai; print(openai.__version__)"]).output();
-    if !has.is_ok_and(|output| output.status.success()) {
-        eprintln!(
-            "\n*** SKIPPED: `{python}` has no `openai` package, so OpenAI's Python client was not tried. \
-             `pip install openai`, or set RECTIFY_TEST_PYTHON to a Python that has it. ***\n"
-        );
+    let python = python();
+    if !has_package(&python, "openai") {
         return;
     }
     let server = Server::demo().await;

@@ -23,6 +23,7 @@ mod lifecycle;
 mod methods;
 mod offline;
 mod openai;
+mod openapi;
 mod people;
 mod poisoning;
 // The stand-ins of the store's and the registry's own tests.
@@ -36,4 +37,6 @@ mod scoring;
 mod shadow;
 mod strategies;
 mod structured;
+mod surface;
+mod tools;
 mod versions;

@@ -53,6 +53,22 @@ impl GrammarSpec {
         Self::Json { schema: json!({"type": "object"}), strict: true }
     }
 
+    /// The same behind thoughts that the prompt has opened: anything up to `</think>`, then the answer.
+    ///
+    /// # Errors
+    /// What is wrong with a schema, as a clause.
+    pub fn after_thoughts(&self) -> Result<Self, String> {
+        let answer = match self {
+            Self::Json { schema, strict } => lark_json(schema, *strict)?,
+            Self::Regex(pattern) => format!("/{}/", regex_to_lark(pattern, "d")),
+            Self::Choice(texts) => lark_choice(texts),
+            Self::Lark(grammar) => format!("%lark {{\n{grammar}\n}}"),
+        };
+        Ok(Self::Lark(format!(
+            "start: thoughts space? answer\nthoughts[suffix=\"</think>\"]: /(?s:.*)/\nspace: /[ \\n]{{1,8}}/\nanswer: {answer}\n"
+        )))
+    }
+
     fn compile(&self) -> Result<TopLevelGrammar, String> {
         Ok(match self {
             Self::Json { schema, strict } => {
@@ -62,13 +78,15 @@ impl GrammarSpec {
             Self::Regex(pattern) => {
                 TopLevelGrammar::from_lark(format!("start: /{}/", regex_to_lark(pattern, "d")))
             }
-            Self::Choice(texts) => {
-                let texts: Vec<String> = texts.iter().map(|text| lark_literal(text)).collect();
-                TopLevelGrammar::from_lark(format!("start: {}", texts.join(" | ")))
-            }
+            Self::Choice(texts) => TopLevelGrammar::from_lark(format!("start: {}", lark_choice(texts))),
             Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
         })
     }
+}
+
+fn lark_choice(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| lark_literal(text)).collect();
+    texts.join(" | ")
 }
 
 /// A text as a literal of Lark.

@@ -121,6 +121,28 @@ fn candidates_share_a_beginning_and_go_their_own_ways() {
 }
 
 #[test]
+fn thoughts_that_the_prompt_has_opened_come_before_the_answer() {
+    let grammars = grammars();
+    let lark = GrammarSpec::Lark("start: \"{\" \"}\"".into());
+    let choice = GrammarSpec::Choice(vec!["{}".into()]);
+    for spec in [GrammarSpec::json_object(), lark, choice, GrammarSpec::Regex(r"\{\}".into())] {
+        let grammar = grammars.compile(&spec.after_thoughts().unwrap()).unwrap();
+        let mut state = GrammarState::new(&grammar);
+        for byte in b"I think: {1 < 2}\n</think>\n\n" {
+            assert!(state.mask().unwrap().allows(u32::from(*byte)), "{spec:?}");
+            state.advance(u32::from(*byte));
+        }
+        let mask = state.mask().unwrap();
+        assert!(
+            mask.allows(u32::from(b'{')) && !mask.allows(u32::from(b'a')) && !mask.allows(EOS),
+            "{spec:?}"
+        );
+        b"{}".iter().for_each(|&byte| state.advance(u32::from(byte)));
+        assert!(state.mask().unwrap().allows(EOS), "{spec:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_grammar_is_told_in_a_clause() {
     let grammars = grammars();
     for (spec, word) in [

@@ -166,6 +166,14 @@ impl ServedModels {
     /// # Errors
     /// [`EngineError::InvalidRequest`] if there is no template, or it refuses the conversation.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.render_chat(&TemplateInput::new(messages, true)).map(|(_, tokens)| tokens)
+    }
+
+    /// A conversation as the template writes it, and its token ids.
+    ///
+    /// # Errors
+    /// As [`ServedModels::encode_chat`].
+    pub fn render_chat<M: Serialize>(&self, input: &TemplateInput<'_, M>) -> Result<(String, Vec<u32>)> {
         let Some(template) = &self.chat_template else {
             let message = format!(
                 "the policy `{}` has no chat template: use /v1/completions, or add chat_template.jinja to its folder",
@@ -173,7 +181,7 @@ impl ServedModels {
             );
             return Err(EngineError::invalid("messages", message));
         };
-        let text = template.render(&TemplateInput::new(messages, true))?;
+        let text = template.render(input)?;
         // The template writes its own special tokens: adding the tokenizer's would double the first.
         let tokens = self.tokenizer.encode(&text, false)?;
         if tokens.is_empty() {
@@ -181,7 +189,7 @@ impl ServedModels {
                 "the chat template makes nothing of this conversation, but a prompt has at least one token";
             return Err(EngineError::invalid("messages", message));
         }
-        Ok(tokens)
+        Ok((text, tokens))
     }
 }
 

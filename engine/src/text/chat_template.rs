@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde_json::Map;
 
 use super::python::{self, JsonStyle};
+use super::reasoning::marks_reasoning;
+use super::tools::ToolFormat;
 use crate::EngineError;
 use crate::model::backend::Result;
 use crate::model::fields::Fields;
@@ -23,6 +25,8 @@ const TOOL_USE: &str = "tool_use";
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    tool_format: Option<ToolFormat>,
+    marks_reasoning: bool,
 }
 
 /// What a template is applied to.
@@ -101,10 +105,23 @@ impl ChatTemplate {
         for (name, token) in special {
             environment.add_global(name, token);
         }
+        let all: Vec<&str> = templates.iter().map(|(_, text)| text.as_str()).collect();
+        let all = all.concat();
+        let (tool_format, marks_reasoning) = (ToolFormat::of_template(&all), marks_reasoning(&all));
         for (name, text) in templates {
             environment.add_template_owned(name, without_generation_tags(&text))?;
         }
-        Ok(Self { environment })
+        Ok(Self { environment, tool_format, marks_reasoning })
+    }
+
+    /// How the template tells its model to write calls of tools; `None` if it knows none.
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.tool_format
+    }
+
+    /// Whether its models write their thoughts between marks.
+    pub fn marks_reasoning(&self) -> bool {
+        self.marks_reasoning
     }
 
     /// The conversation as one text.

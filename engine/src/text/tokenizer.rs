@@ -166,6 +166,10 @@ impl TokenBytes for Tokenizer {
     fn token_bytes(&self, token: u32) -> &[u8] {
         if self.table.is_special(token) { &[] } else { self.table.bytes(token) }
     }
+
+    fn special_bytes(&self, token: u32) -> &[u8] {
+        if self.table.is_special(token) { self.table.bytes(token) } else { &[] }
+    }
 }
 
 fn cannot_tokenise(error: tokenizers::Error) -> EngineError {

@@ -6,19 +6,17 @@ use std::sync::Arc;
 
 use rectify_engine::request::Message;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::alignment::{AlignmentReport, AlignmentRequest};
-use super::content::Content;
-use super::logprobs::ChatLogprobs;
-use super::sampling::{SamplingFields, check_logprobs};
+use super::logprobs::{ChatLogprobs, PromptLogprobs};
+use super::messages::ChatMessage;
+use super::sampling::{SamplingFields, check_logprobs, check_prompt_logprobs};
 use super::structured::{Form, FormFields, ResponseFormat, StructuredOutputs};
+use super::tools::{Tool, ToolCall, ToolCallDelta, ToolChoice, ToolUse};
 use super::{OneOrMany, StreamOptions, Usage};
 use crate::error::ApiError;
-
-/// Roles a message may have; `developer` is read as `system`.
-pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// A chat request. Fields not listed here are ignored and named in the header `x-rectify-ignored`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
@@ -79,6 +77,9 @@ pub struct ChatRequest {
     /// Keep the stop string in the answer.
     #[serde(default)]
     pub include_stop_str_in_output: Option<bool>,
+    /// Leave special tokens out of the text; true unless set.
+    #[serde(default)]
+    pub skip_special_tokens: Option<bool>,
     /// Go on past end-of-text tokens.
     #[serde(default)]
     pub ignore_eos: Option<bool>,
@@ -88,6 +89,9 @@ pub struct ChatRequest {
     /// And this many alternatives, at most 20.
     #[serde(default)]
     pub top_logprobs: Option<usize>,
+    /// Report the logprobs of the prompt's tokens, and of this many alternatives at each, at most 20; not of streams.
+    #[serde(default)]
+    pub prompt_logprobs: Option<usize>,
     /// Answer as server-sent events.
     #[serde(default)]
     pub stream: Option<bool>,
@@ -105,7 +109,6 @@ pub struct ChatRequest {
     pub structured_outputs: Option<StructuredOutputs>,
     /// A JSON schema that the answer follows, as an object or as text.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     pub guided_json: Option<Value>,
     /// A regular expression that matches the whole answer.
     #[serde(default)]
@@ -116,34 +119,29 @@ pub struct ChatRequest {
     /// A grammar in Lark's language that the answer follows.
     #[serde(default)]
     pub guided_grammar: Option<String>,
-    /// Not available yet: must be absent or empty.
+    /// Functions that the model may call; at most 128.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<Object>>)]
-    pub tools: Option<Vec<Value>>,
-    /// Not available yet: must be absent, `none` or `auto`.
+    pub tools: Option<Vec<Tool>>,
+    /// `none`, `auto` (with tools the default), `required`, or one function by name.
+    #[serde(default)]
+    pub tool_choice: Option<ToolChoice>,
+    /// Several calls in one answer are fine; true unless set.
+    #[serde(default)]
+    pub parallel_tool_calls: Option<bool>,
+    /// Variables of the chat template, as `{"enable_thinking": false}`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    pub tool_choice: Option<Value>,
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Who asks; accepted as it is.
     #[serde(default)]
     pub user: Option<String>,
+    /// Accepted as it is: there is one tier of service.
+    #[serde(default)]
+    pub service_tier: Option<String>,
     /// The client's own labels; accepted as they are.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
-}
-
-/// One turn of the conversation.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
-pub struct ChatMessage {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    pub role: String,
-    /// Its text.
-    #[serde(default)]
-    pub content: Option<Content>,
-    /// Accepted as it is.
-    #[serde(default)]
-    pub name: Option<String>,
 }
 
 impl ChatRequest {
@@ -161,24 +159,17 @@ impl ChatRequest {
         self.messages.iter().enumerate().map(|(index, message)| message.read(index)).collect()
     }
 
-    /// Refuses what this server cannot do yet, instead of answering something else.
+    /// The conversation as chat templates see it; `turns` are its texts.
+    pub fn for_template(&self, turns: &[Message]) -> Vec<Value> {
+        self.messages.iter().zip(turns).map(|(message, turn)| message.for_template(turn)).collect()
+    }
+
+    /// The tools, checked; `None` without any.
     ///
     /// # Errors
     /// 400 naming the field.
-    pub fn check_features(&self) -> Result<(), ApiError> {
-        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-            return Err(ApiError::invalid("tools", "tools are not available yet; leave `tools` out"));
-        }
-        if let Some(choice) = &self.tool_choice
-            && !matches!(choice, Value::Null)
-            && !matches!(choice.as_str(), Some("none" | "auto"))
-        {
-            return Err(ApiError::invalid(
-                "tool_choice",
-                "tools are not available yet; leave `tool_choice` out",
-            ));
-        }
-        Ok(())
+    pub fn tool_use(&mut self) -> Result<Option<ToolUse>, ApiError> {
+        ToolUse::read(self.tools.take(), self.tool_choice.take(), self.parallel_tool_calls)
     }
 
     /// The form that is wanted of the answer.
@@ -225,39 +216,11 @@ impl ChatRequest {
             stop: self.stop.take(),
             stop_token_ids: self.stop_token_ids.take(),
             include_stop: self.include_stop_str_in_output,
+            skip_special_tokens: self.skip_special_tokens,
             ignore_eos: self.ignore_eos,
             logprobs,
-            prompt_logprobs: None,
+            prompt_logprobs: check_prompt_logprobs(self.prompt_logprobs, self.stream)?,
         })
-    }
-}
-
-impl ChatMessage {
-    fn read(&self, index: usize) -> Result<Message, ApiError> {
-        let role = match self.role.as_str() {
-            "developer" => "system",
-            role if ROLES.contains(&role) => role,
-            role => {
-                let message = format!("the role `{role}` is unknown; use one of {}", ROLES.join(", "));
-                return Err(ApiError::invalid(format!("messages[{index}].role"), message));
-            }
-        };
-        let content = match &self.content {
-            // OpenAI allows it for an assistant's turn that only called tools.
-            None if role == "assistant" => String::new(),
-            None => {
-                let message =
-                    format!("messages[{index}] has no content, but must have a string or a list of parts");
-                return Err(ApiError::invalid(format!("messages[{index}].content"), message));
-            }
-            Some(Content::Text(text)) => text.clone(),
-            Some(Content::Parts(parts)) => {
-                let texts: Result<Vec<&str>, ApiError> =
-                    parts.iter().enumerate().map(|(i, part)| part.read(index, i)).collect();
-                texts?.concat()
-            }
-        };
-        Ok(Message { role: role.to_owned(), content })
     }
 }
 
@@ -278,6 +241,9 @@ pub struct ChatResponse {
     pub choices: Vec<ChatChoice>,
     /// Tokens spent.
     pub usage: Usage,
+    /// Logprobs of the prompt's tokens, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// What the alignment strategy did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alignment: Option<AlignmentReport>,
@@ -292,7 +258,7 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     /// Logprobs, if asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: Option<String>,
     /// Its raw reward, with `alignment`; null if scoring failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -305,8 +271,14 @@ pub struct ChatChoice {
 pub struct AssistantMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
+    /// The text; null where there are only calls.
     pub content: Option<String>,
+    /// What the model thought, where its chat template marks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Calls of tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
     /// Always null: this server has no separate refusals.
     pub refusal: Option<String>,
 }
@@ -344,7 +316,7 @@ pub struct ChatChunkChoice {
     pub delta: Delta,
     /// Logprobs of the added tokens, if asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// In the choice's last chunk: `stop` or `length`.
+    /// In the choice's last chunk: `stop`, `length` or `tool_calls`.
     pub finish_reason: Option<String>,
     /// In the choice's last chunk, with `alignment`: its raw reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -361,6 +333,12 @@ pub struct Delta {
     /// Text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Thoughts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Calls of tools, or more of their arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCallDelta>>,
 }
 
 #[cfg(test)]
@@ -369,7 +347,6 @@ mod tests {
 
     fn read(json: &str) -> Result<Arc<[Message]>, ApiError> {
         let request: ChatRequest = serde_json::from_str(json).unwrap();
-        request.check_features()?;
         request.conversation()
     }
 
@@ -395,7 +372,6 @@ mod tests {
                 r#"{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}"#,
                 "messages[0].content[0]",
             ),
-            (r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{}]}"#, "tools"),
         ] {
             let error = read(json).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{json}");

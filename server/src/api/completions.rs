@@ -8,8 +8,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::alignment::{AlignmentReport, AlignmentRequest};
-use super::logprobs::CompletionLogprobs;
-use super::sampling::{SamplingFields, check_logprobs};
+use super::logprobs::{CompletionLogprobs, PromptLogprobs};
+use super::sampling::{SamplingFields, check_logprobs, check_prompt_logprobs};
 use super::structured::{Form, FormFields, ResponseFormat, StructuredOutputs};
 use super::{OneOrMany, StreamOptions, Usage};
 use crate::error::ApiError;
@@ -33,7 +33,7 @@ pub struct CompletionRequest {
     /// Choices for each prompt.
     #[serde(default)]
     pub n: Option<usize>,
-    /// Must be absent or equal to `n`: candidates are ranked by `alignment`.
+    /// Sample this many and return the `n` with the highest logprob per token; at least `n`, not streamed.
     #[serde(default)]
     pub best_of: Option<usize>,
     /// Put the prompt in front of each choice.
@@ -84,12 +84,18 @@ pub struct CompletionRequest {
     /// Keep the stop string in the answer.
     #[serde(default)]
     pub include_stop_str_in_output: Option<bool>,
+    /// Leave special tokens out of the text; true unless set.
+    #[serde(default)]
+    pub skip_special_tokens: Option<bool>,
     /// Go on past end-of-text tokens.
     #[serde(default)]
     pub ignore_eos: Option<bool>,
     /// Report each token's logprob and this many alternatives, at most 20.
     #[serde(default)]
     pub logprobs: Option<usize>,
+    /// Report the logprobs of the prompt's tokens, and of this many alternatives at each, at most 20; not of streams.
+    #[serde(default)]
+    pub prompt_logprobs: Option<usize>,
     /// Answer as server-sent events.
     #[serde(default)]
     pub stream: Option<bool>,
@@ -107,7 +113,6 @@ pub struct CompletionRequest {
     pub structured_outputs: Option<StructuredOutputs>,
     /// A JSON schema that the answer follows, as an object or as text.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     pub guided_json: Option<Value>,
     /// A regular expression that matches the whole answer.
     #[serde(default)]
@@ -121,6 +126,9 @@ pub struct CompletionRequest {
     /// Who asks; accepted as it is.
     #[serde(default)]
     pub user: Option<String>,
+    /// Accepted as it is: there is one tier of service.
+    #[serde(default)]
+    pub service_tier: Option<String>,
     /// The client's own labels; accepted as they are.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -196,10 +204,16 @@ impl CompletionRequest {
                 "this server does not fill in the middle; leave `suffix` out",
             ));
         }
-        if self.best_of.is_some_and(|best_of| best_of != self.n.unwrap_or(1)) {
-            let message =
-                "best_of ranks by likelihood, which this server does not; use `alignment` with its own `n`";
-            return Err(ApiError::invalid("best_of", message));
+        let Some(best_of) = self.best_of else { return Ok(()) };
+        let refuse = |message: String| Err(ApiError::invalid("best_of", message));
+        let n = self.n.unwrap_or(1);
+        if best_of < n {
+            return refuse(format!("best_of is {best_of}, but must be at least n, which is {n}"));
+        }
+        if best_of > n && self.stream.unwrap_or(false) {
+            return refuse(
+                "best_of is decided when all is said, so it cannot be streamed; leave one out".to_owned(),
+            );
         }
         Ok(())
     }
@@ -227,6 +241,7 @@ impl CompletionRequest {
     pub fn sampling(&self) -> Result<SamplingFields, ApiError> {
         let logprobs = self.logprobs.map(|count| check_logprobs("logprobs", count)).transpose()?;
         let echo = self.echo.unwrap_or(false);
+        let prompt_logprobs = check_prompt_logprobs(self.prompt_logprobs, self.stream)?;
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
         // Reading the prompt alone is allowed with `echo`; the engine wants a reason to run it.
         let only_prompt = echo && max_tokens == 0;
@@ -245,9 +260,14 @@ impl CompletionRequest {
             stop: self.stop.clone(),
             stop_token_ids: self.stop_token_ids.clone(),
             include_stop: self.include_stop_str_in_output,
+            skip_special_tokens: self.skip_special_tokens,
             ignore_eos: self.ignore_eos,
             logprobs,
-            prompt_logprobs: if echo { logprobs.or(only_prompt.then_some(0)) } else { None },
+            prompt_logprobs: if echo {
+                prompt_logprobs.max(logprobs.or(only_prompt.then_some(0)))
+            } else {
+                prompt_logprobs
+            },
         })
     }
 }
@@ -285,6 +305,9 @@ pub struct CompletionChoice {
     pub text: String,
     /// Logprobs, if asked for.
     pub logprobs: Option<CompletionLogprobs>,
+    /// Logprobs of the prompt's tokens, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// `stop` or `length`.
     pub finish_reason: Option<String>,
     /// Its raw reward, with `alignment`; null if scoring failed.

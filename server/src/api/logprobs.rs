@@ -1,6 +1,8 @@
 //! Logprobs in OpenAI's two shapes: the chat one (`content`) and the legacy one of completions (four parallel lists).
 //! Leaves computing them to the engine.
 
+use std::collections::BTreeMap;
+
 use rectify_engine::request::{Logprobs, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -54,6 +56,44 @@ pub struct CompletionLogprobs {
     pub top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Where each token's text starts, in characters from the start of the choice's text.
     pub text_offset: Vec<usize>,
+}
+
+/// vLLM's `prompt_logprobs`: one entry for each token of the prompt, null for the first, which nothing predicts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct PromptLogprobs(
+    /// By token id: the token itself and the most likely ones.
+    pub Vec<Option<BTreeMap<String, PromptLogprob>>>,
+);
+
+/// One token at a place of the prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PromptLogprob {
+    /// `ln p`, of the raw distribution.
+    pub logprob: f32,
+    /// Its place among all tokens, from 1; null beyond those asked for.
+    pub rank: Option<usize>,
+    /// The token's text.
+    pub decoded_token: String,
+}
+
+impl PromptLogprobs {
+    /// Of a prompt whose tokens from the second on have `entries`.
+    pub fn new(text: &dyn TextModel, entries: &[Logprobs]) -> Self {
+        let place = |logprobs: &Logprobs| {
+            let entry = |token: &TokenLogprob, rank| PromptLogprob {
+                logprob: finite(token.logprob),
+                rank,
+                decoded_token: token_text(text, token.token).0,
+            };
+            let top = logprobs.top.iter().enumerate();
+            let top = top.map(|(index, token)| (token.token.to_string(), entry(token, Some(index + 1))));
+            let own = (logprobs.own.token.to_string(), entry(&logprobs.own, None));
+            // The token itself may be among the most likely: that entry, which has a rank, stays.
+            Some([own].into_iter().chain(top).collect())
+        };
+        Self([None].into_iter().chain(entries.iter().map(place)).collect())
+    }
 }
 
 /// JSON has no infinity; OpenAI's stand-in for a probability of zero.
@@ -149,6 +189,17 @@ mod tests {
         let top = lists.top_logprobs[1].as_ref().unwrap();
         assert_eq!(top.keys().collect::<Vec<_>>(), ["e", "o", "i"]);
         assert_eq!((&lists.top_logprobs[0], &lists.top_logprobs[2]), (&None, &None));
+    }
+
+    #[test]
+    fn a_prompts_tokens_have_ranks_where_they_are_known() {
+        let entries = [logprobs(('e', -0.1), &[('e', -0.1)]), logprobs(('z', -9.0), &[('e', -0.1)])];
+        let PromptLogprobs(places) = PromptLogprobs::new(&ByteText, &entries);
+        assert_eq!((places.len(), &places[0]), (3, &None));
+        let rank =
+            |place: usize, token: char| places[place].as_ref().unwrap()[&(token as u32).to_string()].rank;
+        assert_eq!((rank(1, 'e'), rank(2, 'e'), rank(2, 'z')), (Some(1), Some(1), None));
+        assert_eq!((places[1].as_ref().unwrap().len(), places[2].as_ref().unwrap().len()), (1, 2));
     }
 
     #[test]

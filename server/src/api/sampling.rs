@@ -45,6 +45,8 @@ pub struct SamplingFields {
     pub stop_token_ids: Option<Vec<u32>>,
     /// `include_stop_str_in_output`.
     pub include_stop: Option<bool>,
+    /// `skip_special_tokens`.
+    pub skip_special_tokens: Option<bool>,
     /// `ignore_eos`.
     pub ignore_eos: Option<bool>,
     /// Alternatives to report at each generated token.
@@ -87,6 +89,7 @@ impl SamplingFields {
             stop,
             stop_token_ids: self.stop_token_ids.unwrap_or_default(),
             include_stop: self.include_stop.unwrap_or(false),
+            skip_special_tokens: self.skip_special_tokens.unwrap_or(true),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             grammar: None,
             logprobs: self.logprobs,
@@ -124,6 +127,18 @@ pub fn check_logprobs(param: &'static str, count: usize) -> Result<usize, ApiErr
         return Ok(count);
     }
     Err(ApiError::invalid(param, format!("{param} is {count}, but must lie between 0 and {MAX_LOGPROBS}")))
+}
+
+/// Checks vLLM's `prompt_logprobs`, which come with whole answers only.
+///
+/// # Errors
+/// 400.
+pub fn check_prompt_logprobs(count: Option<usize>, stream: Option<bool>) -> Result<Option<usize>, ApiError> {
+    if count.is_some() && stream.unwrap_or(false) {
+        let message = "prompt_logprobs do not come with streams; leave `stream` out";
+        return Err(ApiError::invalid("prompt_logprobs", message));
+    }
+    count.map(|count| check_logprobs("prompt_logprobs", count)).transpose()
 }
 
 /// Checks OpenAI's `n`.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::chat::{ChatMessage, ChatRequest};
+use super::chat::ChatRequest;
+use super::messages::ChatMessage;
 use super::{OneOrMany, Usage};
 use crate::error::ApiError;
 

@@ -42,7 +42,6 @@ pub struct JsonSchemaFormat {
 pub struct StructuredOutputs {
     /// A JSON schema, as an object or as text.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     pub json: Option<Value>,
     /// A regular expression for the whole answer.
     #[serde(default)]

@@ -12,7 +12,7 @@ use super::sse::{self, Render};
 use crate::answer::{Answer, Piece, Plan};
 use crate::api::alignment::AlignmentRequest;
 use crate::api::completions::{CompletionChoice, CompletionRequest, CompletionResponse, OnePrompt, Prompt};
-use crate::api::logprobs::CompletionLogprobs;
+use crate::api::logprobs::{CompletionLogprobs, PromptLogprobs};
 use crate::api::sampling::check_num_choices;
 use crate::api::{new_id, unix_time};
 use crate::app::App;
@@ -41,11 +41,13 @@ pub(super) async fn create(
     let name = request.model.clone().unwrap_or_else(|| app.policy_name().to_owned());
     let is_stream = request.stream.unwrap_or(false);
     let include_usage = request.stream_options.is_some_and(|options| options.include_usage.unwrap_or(false));
-    let has_logprobs = request.logprobs.is_some();
     let echo = request.echo.unwrap_or(false);
     let id = new_id("cmpl");
+    let num_top = request.logprobs;
+    let wants_prompt_logprobs = request.prompt_logprobs;
     let (plan, prompts) = plan(&app, request, &id).await?;
-    let num_choices = plan.requests.first().map_or(1, |request| request.num_choices);
+    let sampled = plan.requests.first().map_or(1, |request| request.num_choices);
+    let num_choices = plan.most_likely.unwrap_or(sampled);
     let answer = Answer::start(&app, plan).await?;
     let head = Head {
         id,
@@ -53,7 +55,8 @@ pub(super) async fn create(
         model: name,
         fingerprint: answer.policy_version().to_string(),
         text: Arc::clone(&app.text),
-        has_logprobs,
+        num_top,
+        wants_prompt_logprobs,
         prompts: if echo { prompts } else { Vec::new() },
         num_choices,
         offsets: Vec::new(),
@@ -74,10 +77,10 @@ struct Encoded {
 fn encode(model: &dyn TextModel, prompt: OnePrompt) -> Result<Encoded, ApiError> {
     let (text, tokens) = match prompt {
         OnePrompt::Text(text) => {
-            let tokens = model.encode_text(&text)?;
+            let tokens = model.encode_text(&text, true)?;
             (text, tokens)
         }
-        OnePrompt::Tokens(tokens) => (model.decode(&tokens)?, tokens),
+        OnePrompt::Tokens(tokens) => (model.decode(&tokens, true)?, tokens),
     };
     if tokens.is_empty() {
         return Err(ApiError::invalid("prompt", "prompt is empty, but must hold at least one token"));
@@ -91,8 +94,14 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
     let person = request.user.as_deref().unwrap_or(id);
     let target = app.resolve(request.model.as_deref(), person)?;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
+    // As many as `n` need no choice between them.
+    let best_of = request.best_of.filter(|&best_of| best_of > num_choices);
+    let sampled = check_best_of(best_of.unwrap_or(num_choices), app.max_candidates)?;
     let mut sampling = request.sampling()?.into_params(&app.generation)?;
     let form = request.form()?;
+    if best_of.is_some() {
+        sampling.logprobs = sampling.logprobs.or(Some(0));
+    }
     let prompts = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new())).split()?;
     let alignment = AlignmentRequest::resolve(request.alignment.take(), target.profile.as_ref());
     if alignment.is_some() {
@@ -124,7 +133,7 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
             messages: Arc::new([Message { role: "user".into(), content: prompt.text.clone() }]),
             prompt: prompt.tokens.clone(),
             sampling,
-            num_choices,
+            num_choices: sampled,
             alignment: validated.clone(),
             adapter: target.served.adapter.clone(),
             priority: request.priority.unwrap_or(0),
@@ -137,7 +146,15 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
         user: request.user.take(),
         metadata: labels(request.metadata.take()),
     };
-    Ok((Plan { target, requests, return_candidates, about }, encoded))
+    let most_likely = best_of.map(|_| num_choices);
+    Ok((Plan { target, requests, return_candidates, most_likely, about }, encoded))
+}
+
+fn check_best_of(best_of: usize, most: usize) -> Result<usize, ApiError> {
+    if best_of <= most {
+        return Ok(best_of);
+    }
+    Err(ApiError::invalid("best_of", format!("best_of is {best_of}, but must be at most {most}")))
 }
 
 /// The report of a strategy stands beside the choices, so it can be about one prompt only.
@@ -145,6 +162,10 @@ fn check_alignable(request: &CompletionRequest, num_prompts: usize) -> Result<()
     if num_prompts > 1 {
         let message = format!("alignment takes one prompt in a request, but there are {num_prompts}");
         return Err(ApiError::invalid("prompt", message));
+    }
+    if request.best_of.is_some_and(|best_of| best_of > request.n.unwrap_or(1)) {
+        let message = "best_of and alignment contradict each other; leave one out";
+        return Err(ApiError::invalid("best_of", message));
     }
     if request.echo.unwrap_or(false) && request.logprobs.is_some() {
         let message = "echo with logprobs cannot be combined with alignment; leave one of them out";
@@ -170,12 +191,21 @@ struct Head {
     model: String,
     fingerprint: String,
     text: Arc<dyn TextModel>,
-    has_logprobs: bool,
+    /// `logprobs`.
+    num_top: Option<usize>,
+    /// `prompt_logprobs`.
+    wants_prompt_logprobs: Option<usize>,
     /// With `echo`.
     prompts: Vec<Encoded>,
     num_choices: usize,
     /// Characters of each choice so far, for `text_offset`.
     offsets: Vec<usize>,
+}
+
+/// With this many alternatives: `echo` and `prompt_logprobs` may want different numbers of them.
+fn cut(logprobs: &Logprobs, num_top: usize) -> Logprobs {
+    let top = logprobs.top.iter().take(num_top).copied().collect();
+    Logprobs { own: logprobs.own, top }
 }
 
 impl Head {
@@ -190,14 +220,19 @@ impl Head {
     fn start(&mut self, choice: usize, prompt_logprobs: Option<&[Logprobs]>) -> CompletionChoice {
         let mut news = CompletionChoice { index: choice, ..CompletionChoice::default() };
         let mut offset = 0;
-        news.logprobs = self.has_logprobs.then(CompletionLogprobs::default);
+        news.logprobs = self.num_top.map(|_| CompletionLogprobs::default());
+        if let (Some(num_top), Some(entries)) = (self.wants_prompt_logprobs, prompt_logprobs) {
+            let entries: Vec<Logprobs> = entries.iter().map(|entry| cut(entry, num_top)).collect();
+            news.prompt_logprobs = Some(PromptLogprobs::new(&*self.text, &entries));
+        }
         if let Some(prompt) = self.prompts.get(choice / self.num_choices) {
             news.text.clone_from(&prompt.text);
             if let Some(list) = &mut news.logprobs {
                 let first = prompt.tokens.first().copied().unwrap_or_default();
                 offset = list.push_first(&*self.text, first);
                 for entry in prompt_logprobs.unwrap_or_default() {
-                    offset = list.push(&*self.text, entry, offset);
+                    let entry = cut(entry, self.num_top.unwrap_or(0));
+                    offset = list.push(&*self.text, &entry, offset);
                 }
             }
         }
@@ -207,7 +242,7 @@ impl Head {
 
     fn added(&mut self, choice: usize, text: String, logprobs: &[Logprobs]) -> CompletionChoice {
         let mut news = CompletionChoice { index: choice, text, ..CompletionChoice::default() };
-        if self.has_logprobs && !logprobs.is_empty() {
+        if self.num_top.is_some() && !logprobs.is_empty() {
             let model = Arc::clone(&self.text);
             let offset = self.offset(choice);
             let mut list = CompletionLogprobs::default();
@@ -276,6 +311,12 @@ struct Chunks {
 impl Render for Chunks {
     type Chunk = CompletionResponse;
 
+    fn chunks(&mut self, piece: Piece) -> Vec<CompletionResponse> {
+        self.chunk(piece).into_iter().collect()
+    }
+}
+
+impl Chunks {
     fn chunk(&mut self, piece: Piece) -> Option<CompletionResponse> {
         let mut chunk = self.head.envelope();
         chunk.usage = self.include_usage.then_some(None);

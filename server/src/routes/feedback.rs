@@ -2,7 +2,7 @@
 //! types to `api::feedback`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use rectify_feedback::store::VoteFilter;
 
@@ -12,7 +12,7 @@ use crate::api::feedback::{
 use crate::api::stored::StoredCompletion;
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::extract::{ApiJson, ApiQuery, Ignored};
+use crate::extract::{ApiJson, ApiPath, ApiQuery, Ignored};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -130,7 +130,7 @@ pub(super) async fn delete(
 )]
 pub(super) async fn completion(
     State(app): State<App>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<StoredCompletion>, ApiError> {
     let feedback = app.feedback()?;
     let mut record = feedback.store.completion(&id).await?;

@@ -1,7 +1,7 @@
 //! `/v1/labeling`: the next question for a person, and their answer. Leaves the wire types to `api::labeling`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
@@ -9,7 +9,7 @@ use crate::api::feedback::{FeedbackEntry, person};
 use crate::api::labeling::{LabelRequest, LabelingQuery, LabelingTask};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::extract::{ApiJson, ApiQuery, Ignored};
+use crate::extract::{ApiJson, ApiPath, ApiQuery, Ignored};
 
 /// The next question for a person: two answers to one prompt. Nobody is asked the same twice.
 #[utoipa::path(
@@ -52,7 +52,7 @@ pub(super) async fn next(
 )]
 pub(super) async fn answer(
     State(app): State<App>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
     ApiJson(request, ignored): ApiJson<LabelRequest>,
 ) -> Result<(StatusCode, Ignored, Json<FeedbackEntry>), ApiError> {
     let stored = app.feedback()?.writer.feedback(request.into_new(&id)?).await?;

@@ -10,10 +10,12 @@ mod models;
 pub mod openapi;
 mod ops;
 mod page;
+mod responses;
 mod score;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod tokenize;
 mod training;
 mod versions;
 
@@ -46,6 +48,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/models", get(models::list))
         // A name may hold slashes, as `org/model`.
         .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/v1/responses", post(responses::create))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/score", post(score::score))
         .route("/classify", post(score::classify))
         .route("/pooling", post(score::pooling))

@@ -1,11 +1,12 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`. Leaves what a name means to `app`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use crate::api::models::{Model, ModelKind, ModelList};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
+use crate::extract::ApiPath;
 
 /// List the models: the policy, its profiles and adapters, reward models.
 #[utoipa::path(
@@ -31,7 +32,7 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiE
 )]
 pub(super) async fn retrieve(
     State(app): State<App>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<Model>, ApiError> {
     let models = models(&app).await?;
     let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();

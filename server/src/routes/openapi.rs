@@ -2,7 +2,9 @@
 //! same document. Leaves each path's description to its handler.
 
 use axum::Json;
-use utoipa::OpenApi;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
 
 /// The API's description.
 #[derive(Debug, OpenApi)]
@@ -14,6 +16,9 @@ use utoipa::OpenApi;
     paths(
         super::chat::create,
         super::completions::create,
+        super::responses::create,
+        super::tokenize::tokenize,
+        super::tokenize::detokenize,
         super::feedback::create,
         super::feedback::list,
         super::feedback::delete,
@@ -45,6 +50,7 @@ use utoipa::OpenApi;
         document,
     ),
     components(schemas(crate::api::chat::ChatChunk)),
+    modifiers(&SharedErrors),
     tags(
         (name = "generation", description = "Chat and completions, with best-of-N"),
         (name = "feedback", description = "Votes on answers, and questions for people who label"),
@@ -56,6 +62,39 @@ use utoipa::OpenApi;
     )
 )]
 pub struct ApiDoc;
+
+/// The errors that come from what surrounds all handlers: reading bodies and parameters, stopping, panics.
+struct SharedErrors;
+
+impl Modify for SharedErrors {
+    fn modify(&self, document: &mut Document) {
+        for item in document.paths.paths.values_mut() {
+            let reading = [&mut item.get, &mut item.delete];
+            reading.into_iter().flatten().for_each(|operation| add_errors(operation, false));
+            item.post.iter_mut().for_each(|operation| add_errors(operation, true));
+        }
+    }
+}
+
+fn add_errors(operation: &mut Operation, is_post: bool) {
+    let parameters = operation.parameters.as_deref().unwrap_or_default();
+    let is_named = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Path);
+    let has_body = operation.request_body.is_some();
+    let errors = [
+        ("400", "A field or parameter is wrong", has_body || !parameters.is_empty()),
+        ("404", "There is no such thing", is_named),
+        ("413", "The body is larger than `server.max_body`", has_body),
+        ("415", "The body is not declared as JSON", has_body),
+        ("500", "A defect of the server; its log has the cause", true),
+        ("503", "The server is shutting down, or what it needs is not there", is_post),
+    ];
+    for (status, description, _) in errors.into_iter().filter(|(_, _, applies)| *applies) {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+        let response =
+            ResponseBuilder::new().description(description).content("application/json", body).build();
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.into());
+    }
+}
 
 /// This document.
 #[utoipa::path(

@@ -2,7 +2,7 @@
 //! `api::training` and the loop to the trainer.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use rectify_trainer::registry::RegistryError;
 use rectify_trainer::shadow::{Algorithm, ShadowError, ops};
@@ -10,7 +10,7 @@ use rectify_trainer::shadow::{Algorithm, ShadowError, ops};
 use crate::api::training::{ChangeRequest, EventList, EventQuery, RunEntry, RunList, StartRunRequest};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::extract::{ApiJson, Ignored};
+use crate::extract::{ApiJson, ApiPath, ApiQuery, Ignored};
 
 /// Runs of one answer.
 const RUNS: u32 = 100;
@@ -95,7 +95,7 @@ pub(super) async fn start(
 )]
 pub(super) async fn retrieve(
     State(app): State<App>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
 ) -> Result<Json<RunEntry>, ApiError> {
     let run = app.learning()?.store.run(&id).await.map_err(ShadowError::from)?;
     let missing = || ShadowError::NotFound(format!("there is no training run `{id}`"));
@@ -117,7 +117,7 @@ pub(super) async fn retrieve(
 )]
 pub(super) async fn cancel(
     State(app): State<App>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
     ApiJson(request, ignored): ApiJson<ChangeRequest>,
 ) -> Result<(Ignored, Json<RunEntry>), ApiError> {
     let learning = app.learning()?;
@@ -141,7 +141,7 @@ pub(super) async fn cancel(
 )]
 pub(super) async fn approve(
     State(app): State<App>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
     ApiJson(request, ignored): ApiJson<ChangeRequest>,
 ) -> Result<(Ignored, Json<RunEntry>), ApiError> {
     let learning = app.learning()?;
@@ -161,7 +161,7 @@ pub(super) async fn approve(
 )]
 pub(super) async fn events(
     State(app): State<App>,
-    Query(query): Query<EventQuery>,
+    ApiQuery(query): ApiQuery<EventQuery>,
 ) -> Result<Json<EventList>, ApiError> {
     let limit = query.limit.unwrap_or(EVENTS).clamp(1, MAX_EVENTS);
     let events = app.learning()?.store.events(query.after.unwrap_or(0), limit).await;

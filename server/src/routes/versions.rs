@@ -2,14 +2,14 @@
 //! `api::training`, adapters that are loaded by hand to `adapters`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use rectify_trainer::registry::{GATE_REPORT, MODEL_CARD};
 use rectify_trainer::shadow::{ShadowError, ops};
 
 use crate::api::training::{ChangeRequest, PointerEntry, VersionEntry};
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::extract::{ApiJson, Ignored};
+use crate::extract::{ApiJson, ApiPath, Ignored};
 
 /// Describe a version of the policy: its manifest, the gate's report, its model card.
 #[utoipa::path(
@@ -24,7 +24,7 @@ use crate::extract::{ApiJson, Ignored};
 )]
 pub(super) async fn retrieve(
     State(app): State<App>,
-    Path((name, version)): Path<(String, u64)>,
+    ApiPath((name, version)): ApiPath<(String, u64)>,
 ) -> Result<Json<VersionEntry>, ApiError> {
     let learning = app.learning()?;
     let registry = &learning.registry;
@@ -53,7 +53,7 @@ pub(super) async fn retrieve(
 )]
 pub(super) async fn pointer(
     State(app): State<App>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<Json<PointerEntry>, ApiError> {
     app.check_policy(&name)?;
     Ok(Json(ops::pointer(&app.learning()?.store, app.policy_name()).await?.into()))
@@ -74,7 +74,7 @@ pub(super) async fn pointer(
 )]
 pub(super) async fn promote(
     State(app): State<App>,
-    Path((name, version)): Path<(String, String)>,
+    ApiPath((name, version)): ApiPath<(String, String)>,
     ApiJson(request, ignored): ApiJson<ChangeRequest>,
 ) -> Result<(Ignored, Json<PointerEntry>), ApiError> {
     app.check_policy(&name)?;
@@ -99,7 +99,7 @@ pub(super) async fn promote(
 )]
 pub(super) async fn rollback(
     State(app): State<App>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
     ApiJson(request, ignored): ApiJson<ChangeRequest>,
 ) -> Result<(Ignored, Json<PointerEntry>), ApiError> {
     app.check_policy(&name)?;

@@ -4,6 +4,7 @@
 mod call;
 pub mod grammar;
 pub mod parser;
+pub mod plain;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -10,6 +10,7 @@ mod models;
 mod operations;
 mod scoring;
 mod streaming;
+mod tools;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
