@@ -11,8 +11,9 @@ use crate::detokenizer::Detokenizer;
 use crate::grammar::GrammarState;
 use crate::request::{Candidate, Event, FinishReason, GenerateRequest, Logprobs, Message, Selection, Usage};
 use crate::sampler::{Draw, SampleRow, Sampled};
+use crate::scoring::{Judging, Verdicts};
 use crate::stop::StopMatcher;
-use crate::strategy::{Action, Combine, Outcome, Strategy, strategy, token_share};
+use crate::strategy::{Action, Outcome, Strategy, strategy, token_share};
 use crate::{EngineError, SamplingParams, TokenBytes};
 
 /// The listener is gone: the request is to be forgotten.
@@ -26,7 +27,7 @@ pub(crate) struct CandidateText {
     pub(crate) text: String,
     pub(crate) reward: Option<f32>,
     /// What the reward models said of its latest text, as far as they have.
-    pub(crate) verdicts: Vec<Option<Result<f32, String>>>,
+    pub(crate) verdicts: Verdicts,
     pub(crate) finish_reason: Option<FinishReason>,
     pub(crate) is_dropped: bool,
     /// Tokens after which it is held.
@@ -50,23 +51,6 @@ impl CandidateText {
     fn is_drawn(&self) -> bool {
         !self.tokens.is_empty() || self.finish_reason.is_some()
     }
-
-    fn rewards(&self) -> Vec<Option<f32>> {
-        self.verdicts.iter().map(|verdict| verdict.as_ref()?.as_ref().ok().copied()).collect()
-    }
-
-    /// Takes a reward model's word. Once all have spoken: the combined reward, or why there is none.
-    pub(crate) fn judge(
-        &mut self,
-        judge: usize,
-        verdict: Result<f32, String>,
-        combine: &Combine,
-    ) -> Option<Result<f32, String>> {
-        *self.verdicts.get_mut(judge)? = Some(verdict);
-        let verdicts: Option<Vec<_>> = self.verdicts.iter().cloned().collect();
-        let rewards: Result<Vec<f32>, String> = verdicts?.into_iter().collect();
-        Some(rewards.map(|rewards| combine.apply(&rewards) as f32))
-    }
 }
 
 /// Best-of-N of a request.
@@ -88,27 +72,6 @@ struct Committed {
     /// Where its last block begins.
     last_block: usize,
     num_blocks: usize,
-}
-
-/// Who judges the candidates of a request.
-#[derive(Clone, Debug)]
-pub(crate) struct Judging {
-    /// Reward models: their index and their name.
-    pub(crate) judges: Vec<(usize, Arc<str>)>,
-    pub(crate) combine: Combine,
-}
-
-impl Judging {
-    /// How reports call it.
-    fn name(&self) -> Arc<str> {
-        match &self.judges[..] {
-            [(_, only)] => Arc::clone(only),
-            several => {
-                let names: Vec<&str> = several.iter().map(|(_, name)| &**name).collect();
-                format!("{}({})", self.combine.name(), names.join(", ")).into()
-            }
-        }
-    }
 }
 
 /// What the engine adds to a request.
@@ -164,12 +127,12 @@ impl Generating {
             committed: Committed::default(),
             num_pruned_tokens: 0,
         });
+        let num_judges = aligned.as_ref().map_or(0, |aligned| aligned.judging.judges.len());
         let mut candidates: Vec<CandidateText> = (0..n).map(candidate).collect();
         candidates.iter_mut().for_each(|candidate| {
             // Without a strategy nothing holds anybody.
             candidate.until = if aligned.is_none() { usize::MAX } else { 0 };
-            candidate.verdicts =
-                vec![None; aligned.as_ref().map_or(0, |aligned| aligned.judging.judges.len())];
+            candidate.verdicts = Verdicts::new(num_judges);
         });
         let mut end_tokens = params.stop_token_ids.clone();
         if !params.ignore_eos {
@@ -379,7 +342,7 @@ impl Generating {
             text: std::mem::take(&mut candidate.text),
             tokens: std::mem::take(&mut candidate.tokens),
             reward: candidate.reward,
-            rewards: candidate.rewards(),
+            rewards: candidate.verdicts.rewards(),
             logprob: candidate.logprob,
             finish_reason: candidate.finish_reason,
         });

@@ -1,5 +1,5 @@
-//! Reward models by name: what each reads of a conversation, as work for the scheduler; and the state of requests that
-//! only score. Leaves running them to the scheduler and deciding by rewards to `strategy`.
+//! Reward models by name: what each reads of a conversation, as work for the scheduler; what several say of a candidate;
+//! and the state of requests that only score. Leaves running them to the scheduler and deciding by rewards to `strategy`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use crate::ids::ModelId;
 use crate::model::adapter::Adapter;
 use crate::request::{Event, Message, ScoreInput, ScoreRequest, Usage};
 use crate::scheduler::ScoreWork;
+use crate::strategy::Combine;
 use crate::{EngineError, RewardSpec};
 
 /// A reward model.
@@ -81,6 +82,56 @@ impl RewardModel {
 
     fn work(&self, part: Part, tokens: Vec<u32>) -> ScoreWork {
         ScoreWork { model: self.model, adapter: self.adapter.clone(), part, tokens: tokens.into() }
+    }
+}
+
+/// Who judges the candidates of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Judging {
+    /// Reward models: their index and their name.
+    pub(crate) judges: Vec<(usize, Arc<str>)>,
+    pub(crate) combine: Combine,
+}
+
+impl Judging {
+    /// How reports call it.
+    pub(crate) fn name(&self) -> Arc<str> {
+        match &self.judges[..] {
+            [(_, only)] => Arc::clone(only),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(_, name)| &**name).collect();
+                format!("{}({})", self.combine.name(), names.join(", ")).into()
+            }
+        }
+    }
+}
+
+/// What the reward models of a request said of a candidate's latest text, as far as they have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdicts(Vec<Option<Result<f32, String>>>);
+
+impl Verdicts {
+    /// None of `num_judges` has spoken.
+    pub(crate) fn new(num_judges: usize) -> Self {
+        Self(vec![None; num_judges])
+    }
+
+    /// Raw rewards; none where a reward model failed.
+    pub(crate) fn rewards(&self) -> Vec<Option<f32>> {
+        self.0.iter().map(|verdict| verdict.as_ref()?.as_ref().ok().copied()).collect()
+    }
+
+    /// Takes a reward model's word. Once all have spoken: the combined reward, or why there is none.
+    pub(crate) fn take(
+        &mut self,
+        judge: usize,
+        verdict: Result<f32, String>,
+        combine: &Combine,
+    ) -> Option<Result<f32, String>> {
+        *self.0.get_mut(judge)? = Some(verdict);
+        let verdicts: Option<Vec<_>> = self.0.iter().cloned().collect();
+        let rewards: Result<Vec<f32>, String> = verdicts?.into_iter().collect();
+        Some(rewards.map(|rewards| combine.apply(&rewards) as f32))
     }
 }
 

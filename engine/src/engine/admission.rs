@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 use super::{Engine, Request};
 use crate::EngineError;
 use crate::alignment::{Alignment, RewardRule};
-use crate::generation::{Admission, Generating, Judging};
+use crate::generation::{Admission, Generating};
 use crate::ids::RequestId;
 use crate::metrics::Outcome;
 use crate::request::{Event, GenerateRequest, MAX_CANDIDATES, ScoreRequest};
 use crate::scheduler::Generation;
-use crate::scoring::{RewardModel, Scoring};
+use crate::scoring::{Judging, RewardModel, Scoring};
 
 impl Engine {
     pub(super) fn admit_generation(

@@ -14,6 +14,7 @@ use crate::metrics::Outcome;
 use crate::request::{FinishReason, Logprobs};
 use crate::sampler::{SampleRow, Sampled};
 use crate::scheduler::{Item, ModelStep};
+use crate::scoring::Verdicts;
 use crate::strategy::{Action, StrategyEvent};
 
 /// Everything taken from an executor's buffers.
@@ -181,7 +182,7 @@ impl Engine {
     ) -> Option<StrategyEvent> {
         let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return None };
         let combine = &generating.aligned.as_ref()?.judging.combine;
-        match generating.candidates[index].judge(judge, verdict, combine)?.and_then(check) {
+        match generating.candidates[index].verdicts.take(judge, verdict, combine)?.and_then(check) {
             Ok(reward) => {
                 if generating.scored(index, reward) == Err(Closed) {
                     self.end(id, Outcome::Aborted);
@@ -242,7 +243,8 @@ impl Engine {
             Action::Drop(index) => {
                 self.metrics.pruned_tokens.increment(generating.candidates[index].tokens.len() as u64);
                 self.scheduler.finish(id, index);
-                for judge in 0..generating.candidates[index].verdicts.len() {
+                for judge in 0..generating.aligned.as_ref().map_or(0, |aligned| aligned.judging.judges.len())
+                {
                     self.scheduler.remove_score(id, Part::Score { judge, index });
                 }
                 generating.drop_candidate(index)
@@ -270,7 +272,7 @@ impl Engine {
         let candidate = &mut generating.candidates[index];
         candidate.score_started = Some(Instant::now());
         candidate.reward = None;
-        candidate.verdicts.fill(None);
+        candidate.verdicts = Verdicts::new(aligned.judging.judges.len());
         let judges = aligned.judging.judges.iter().enumerate();
         let work: Vec<_> = judges
             .map(|(judge, (model, _))| {
