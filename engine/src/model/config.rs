@@ -520,8 +520,8 @@ mod tests {
             (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling.factor` is missing"),
             (json!({"quantization_config": {"bits": 4}}), "`quantization_config` is set, but quantised"),
             (
-                json!({"partial_rotary_factor": 0.3}),
-                "`partial_rotary_factor` is 0.3, but must turn an even number",
+                json!({"partial_rotary_factor": 0.4}),
+                "`partial_rotary_factor` is 0.4, but must turn an even number",
             ),
             (json!({"hidden_size": null}), "`hidden_size` is missing"),
             (json!({"hidden_size": "big"}), "`hidden_size` is \"big\", but must be a whole number"),
