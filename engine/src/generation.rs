@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::alignment::{Alignment, Method};
 use crate::detokenizer::Detokenizer;
 use crate::grammar::GrammarState;
+use crate::parts::WithSpecial;
 use crate::request::{Candidate, Event, FinishReason, GenerateRequest, Logprobs, Message, Selection, Usage};
 use crate::sampler::{Draw, SampleRow, Sampled};
 use crate::scoring::{Judging, Verdicts};
@@ -379,16 +380,6 @@ impl Generating {
 
     fn send(&self, event: Event) -> Result<(), Closed> {
         self.events.try_send(event).map_err(|_| Closed)
-    }
-}
-
-/// A vocabulary whose special tokens are text, too.
-struct WithSpecial<'a>(&'a dyn TokenBytes);
-
-impl TokenBytes for WithSpecial<'_> {
-    fn token_bytes(&self, token: u32) -> &[u8] {
-        let bytes = self.0.token_bytes(token);
-        if bytes.is_empty() { self.0.special_bytes(token) } else { bytes }
     }
 }
 

@@ -70,6 +70,16 @@ pub trait TokenBytes: Send + Sync {
     }
 }
 
+/// A vocabulary whose special tokens are text, too.
+pub(crate) struct WithSpecial<'a>(pub(crate) &'a dyn TokenBytes);
+
+impl TokenBytes for WithSpecial<'_> {
+    fn token_bytes(&self, token: u32) -> &[u8] {
+        let bytes = self.0.token_bytes(token);
+        if bytes.is_empty() { self.0.special_bytes(token) } else { bytes }
+    }
+}
+
 /// A reward model's own template and tokenizer. Token ids come with special tokens, no beginning-of-text doubled; the
 /// score is read at the last one.
 pub trait RewardSpec: Send + Sync {
