@@ -25,7 +25,6 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.start
 
 
-
 def main(folder, pairs, checkpointing, bf16):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)

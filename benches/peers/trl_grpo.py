@@ -2,7 +2,6 @@
 one JSON line. `train.py --method grpo` runs it, with prompts of `pairs.py`, beside ours.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -11,7 +10,7 @@ import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from torch_peer import MODULES, peak_rss
+from torch_peer import MODULES, peak_rss, step_arguments
 from trl import GRPOConfig, GRPOTrainer
 
 
@@ -32,14 +31,8 @@ def length_reward(completion_ids, **_):
     return [1.0 - abs(len(ids) - 64) / 64 for ids in completion_ids]
 
 
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("prompts")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--bf16", action="store_true")
-    args = parser.parse_args()
+    args = step_arguments(__doc__, 3)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     data = load_dataset("json", data_files=args.prompts, split="train").select_columns(["prompt"])

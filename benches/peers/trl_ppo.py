@@ -5,7 +5,6 @@ TRL 1.12 is the last version with a `PPOTrainer`; `install.sh` puts it into the 
 is a model of its own, trained whole; ours is a head on the policy's trunk.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -16,7 +15,7 @@ sys.path.insert(0, f"{sys.prefix}/trl-ppo")
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from torch_peer import MODULES, peak_rss
+from torch_peer import MODULES, peak_rss, step_arguments
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -51,12 +50,7 @@ class ByLength(torch.nn.Module):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("prompts")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--bf16", action="store_true")
-    args = parser.parse_args()
+    args = step_arguments(__doc__, 2)
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
     # One that no text holds; TRL masks it before the model sees it.
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
