@@ -105,6 +105,7 @@ pub fn start(config: &Config) -> Result<Booted, EngineError> {
         max_num_seqs: scheduler.max_num_seqs,
         max_num_batched_tokens: scheduler.max_num_batched_tokens.max(scheduler.max_num_seqs),
         max_waiting: scheduler.max_waiting,
+        step_target_ms: scheduler.step_target_ms,
         prefix_caching: config.cache.prefix_caching,
         ..EngineConfig::default()
     };

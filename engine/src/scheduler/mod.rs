@@ -215,7 +215,8 @@ impl Scheduler {
 
     /// Tells how long a step took, so that the next mixed one can be cut to measure.
     pub fn observe(&mut self, step: &Step, time: Duration) {
-        self.pacer.observe(step.num_tokens(), step.num_prefill_tokens(), time);
+        let num_prefill = step.num_prefill_tokens();
+        self.pacer.observe(step.num_tokens() - num_prefill, num_prefill, time);
     }
 
     /// Requests not yet admitted or preempted, and requests that only score.

@@ -21,7 +21,7 @@ use crate::rows::Shared;
 use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
-use packed::Storage;
+pub(crate) use packed::Storage;
 use panels::Panels;
 pub(crate) use widen::Widen;
 

@@ -39,6 +39,9 @@ pub struct SchedulerSection {
     pub max_waiting: usize,
     /// Most candidates of one prompt.
     pub max_candidates: usize,
+    /// Milliseconds that a step may take while answers stream: prompts and texts to score are cut accordingly. 0 does not
+    /// cut them, for most tokens a second.
+    pub step_target_ms: u64,
     /// Threads that compute; one per core if unset.
     pub threads: Option<usize>,
 }
@@ -50,6 +53,7 @@ impl Default for SchedulerSection {
             max_num_batched_tokens: 2048,
             max_waiting: 1024,
             max_candidates: 256,
+            step_target_ms: 100,
             threads: None,
         }
     }

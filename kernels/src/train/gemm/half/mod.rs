@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+mod bf16;
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -93,6 +94,12 @@ pub(super) fn pack_b(
     columns: (usize, usize),
     out: &mut [u16],
 ) {
+    if let Factor::Packed(b) = b
+        && columns.1 == Half::NR
+        && bf16::pack(b, scale, &rows, columns.0, out)
+    {
+        return;
+    }
     let mut wide = [0.0f32; NARROWED * Half::NR];
     for (from, out) in rows.clone().step_by(NARROWED).zip(out.chunks_mut(NARROWED * Half::NR)) {
         let to = rows.end.min(from + NARROWED);
@@ -173,6 +180,7 @@ impl RowPanel<'_> {
 mod tests {
     use super::super::{Product, Term, gemm, gemm_sum};
     use super::*;
+    use crate::simd::LANES;
     use crate::train::Precision;
     use crate::train::tests_support::numbers;
     use crate::{PackedLinear, Pool, Values, WeightDtype};
@@ -229,6 +237,28 @@ mod tests {
     }
 
     #[test]
+    fn bf16_weights_are_packed_as_the_same_numbers_in_f32_are() {
+        let pool = Pool::new(1).unwrap();
+        for (m, n, k) in [(5, 64, 64), (13, 200, 131), (12, 131, 200), (3, 2 * Half::NR, 2500)] {
+            let narrow = weights(n, k, WeightDtype::Bf16);
+            let wide =
+                PackedLinear::pack(&pool, &[Values::F32(&narrow.unpack())], k, WeightDtype::F32).unwrap();
+            let a = numbers(3, m * n.max(k));
+            let run = |weights: &PackedLinear, first: usize, is_transposed: bool| {
+                let b = Factor::packed(weights, first, Precision::Half);
+                let (b, n, k) = if is_transposed { (b.t(), n - first, k) } else { (b, k, n - first) };
+                let mut c = vec![f32::NAN; m * n];
+                let product = Product { m, n, k, a: View::rows(&a, k), b, alpha: 1.0, accumulate: false };
+                gemm(&pool, &product, &mut c, n);
+                c
+            };
+            for (first, is_transposed) in [(0, true), (0, false), (16, true), (48, false)] {
+                assert_eq!(run(&narrow, first, is_transposed), run(&wide, first, is_transposed));
+            }
+        }
+    }
+
+    #[test]
     fn any_range_keeps_its_digits_and_a_row_depends_on_itself_alone() {
         let shape @ (m, n, k) = (14, 70, 300);
         let weights = weights(n, k, WeightDtype::Bf16);
@@ -264,6 +294,21 @@ mod tests {
                 portable::narrow(&b, 8.0, &mut expected);
             }
             assert_eq!(narrow, expected);
+            let words: Vec<[u32; LANES]> =
+                b.as_chunks::<LANES>().0.iter().map(|values| values.map(f32::to_bits)).collect();
+            let height = depth.min(1 + depth % LANES);
+            let (mut got, mut want) = (vec![7; b.len()], vec![7; b.len()]);
+            // SAFETY: `is_supported`.
+            unsafe {
+                kernel::narrow_pairs(&words, 8.0, depth, &mut got);
+                portable::narrow_pairs(&words, 8.0, depth, &mut want);
+                assert_eq!(got, want);
+                if words.len() >= LANES {
+                    kernel::turn_pairs(&words, 8.0, height, &mut got);
+                    portable::turn_pairs(&words, 8.0, height, &mut want);
+                }
+            }
+            assert_eq!(got, want);
             with_rows(View::rows(&rows, KC), 0..Half::MR, 0..depth, 0.5, |packed| {
                 for (row, words) in packed.words.chunks(KC).enumerate() {
                     let values = &rows[row * KC..][..depth];

@@ -2,7 +2,9 @@
 
 use half::f16;
 
+use super::bf16::TURNED;
 use super::{BLOCK, Half, KC, RowPanel, TileShape};
+use crate::simd::LANES;
 
 /// Largest bits of a magnitude: not a number is above all.
 ///
@@ -16,6 +18,31 @@ pub(super) unsafe fn largest(values: &[f32]) -> u32 {
 /// None.
 pub(super) unsafe fn narrow(wide: &[f32], scale: f32, out: &mut [u16]) {
     out.iter_mut().zip(wide).for_each(|(out, value)| *out = f16::from_f32(value * scale).to_bits());
+}
+
+/// The even and the odd input of a word of two bf16 numbers, times `scale` as fp16.
+fn halves(word: u32, scale: f32) -> [u16; 2] {
+    [word << 16, word & 0xffff_0000].map(|bits| f16::from_f32(f32::from_bits(bits) * scale).to_bits())
+}
+
+/// # Safety
+/// None.
+pub(super) unsafe fn narrow_pairs(words: &[[u32; LANES]], scale: f32, rows: usize, out: &mut [u16]) {
+    for row in 0..rows {
+        for lane in 0..LANES {
+            out[row * Half::NR + lane] = halves(words[row / 2][lane], scale)[row % 2];
+        }
+    }
+}
+
+/// # Safety
+/// None.
+pub(super) unsafe fn turn_pairs(words: &[[u32; LANES]], scale: f32, height: usize, out: &mut [u16]) {
+    for row in 0..height {
+        for input in 0..TURNED {
+            out[row * Half::NR + input] = halves(words[input / 2][row], scale)[input % 2];
+        }
+    }
 }
 
 /// # Safety
