@@ -31,7 +31,7 @@ impl Default for EngineConfig {
             max_num_batched_tokens: 2048,
             max_waiting: 1024,
             score_token_share: 0.25,
-            step_target_ms: 100,
+            step_target_ms: 25,
             prefix_caching: true,
         }
     }

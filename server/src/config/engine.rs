@@ -53,7 +53,7 @@ impl Default for SchedulerSection {
             max_num_batched_tokens: 2048,
             max_waiting: 1024,
             max_candidates: 256,
-            step_target_ms: 100,
+            step_target_ms: 25,
             threads: None,
         }
     }
