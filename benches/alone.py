@@ -1,15 +1,18 @@
 """Figures of one machine without peers: `start`, how long the demo takes from its start to its first answer at
 `/health`; `neighbour`, what a busy loop beside it leaves of generation; `votes`, how long votes wait for their commit
-beside live streams, and what the streams feel of them and of a store that another program holds.
+beside live streams, and what the streams feel of them and of a store that another program holds; `load`, how long a
+policy takes from its files into memory beside reading them once, from the page cache and from the disk.
 
     cargo build --release
     python3 benches/alone.py start
     python3 benches/alone.py neighbour --policy MODELS/w2     # of benches/peers/models.py
     python3 benches/alone.py votes --rate 1000 --seconds 10
+    python3 benches/alone.py load --policy MODELS/w1
 """
 
 import argparse
 import json
+import os
 import pathlib
 import socket
 import sqlite3
@@ -107,13 +110,42 @@ def neighbour(args):
     print(json.dumps({"alone_tokens_per_s": alone, "beside_tokens_per_s": beside, "share": beside / alone}))
 
 
+def bench_load(args, *options):
+    command = [args.rectify, "bench", "load", "--policy", args.policy, *options, "--json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def evict(folder):
+    """Takes the files of weights out of the page cache."""
+    for path in [*folder.glob("*.safetensors")] if folder.is_dir() else [folder]:
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def load(args):
+    report = {}
+    for name, options in {"as_stored": [], "int8": ["--quantize", "int8"]}.items():
+        warm = [bench_load(args, *options) for _ in range(ROUNDS)]
+        median = lambda key: round(statistics.median(run[key] for run in warm), 3)
+        report[name] = {key: median(key) for key in ["read_s", "load_s", "ratio", "packed_bytes", "peak_ratio"]}
+        cold = {"read": [], "load": []}
+        for _ in range(3):
+            for part, seconds in cold.items():
+                evict(args.policy)
+                seconds.append(bench_load(args, *options, "--only", part)[f"{part}_s"])
+        read, loaded = (statistics.median(seconds) for seconds in cold.values())
+        report[name] |= {"cold_read_s": round(read, 3), "cold_load_s": round(loaded, 3), "cold_ratio": round(loaded / read, 3)}
+    print(json.dumps(report, indent=1))
+
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("what", choices=["start", "neighbour", "votes"])
+parser.add_argument("what", choices=["start", "neighbour", "votes", "load"])
 parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
-parser.add_argument("--policy", type=pathlib.Path, help="for `neighbour`")
+parser.add_argument("--policy", type=pathlib.Path, help="for `neighbour` and `load`")
 parser.add_argument("--rate", type=int, default=1000, help="votes per second")
 parser.add_argument("--seconds", type=int, default=10, help="of each phase of `votes`")
 args = parser.parse_args()
-if args.what == "neighbour" and args.policy is None:
-    parser.error("neighbour needs --policy")
-{"start": start, "neighbour": neighbour, "votes": votes}[args.what](args)
+if args.what in ("neighbour", "load") and args.policy is None:
+    parser.error(f"{args.what} needs --policy")
+{"start": start, "neighbour": neighbour, "votes": votes, "load": load}[args.what](args)

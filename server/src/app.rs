@@ -11,6 +11,7 @@ use rectify_engine::{AdapterRef, EngineError, EngineHandle, Grammar, SamplingPar
 
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest, CombinedReward};
 use crate::api::structured::Form;
+use crate::auth::ApiKeys;
 use crate::config::Generation;
 use crate::error::ApiError;
 use crate::feedback::Feedback;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub max_candidates: usize,
     /// Largest request body in bytes.
     pub max_body: usize,
+    /// Who may use the API.
+    pub keys: ApiKeys,
     /// Where answers and votes are kept, if they are.
     pub feedback: Option<Feedback>,
     /// When the server started, in seconds since 1970.

@@ -1,6 +1,7 @@
 //! From the configuration to a running engine: which models, how they are held, and the policy's text side. Shared by
 //! `serve` and the commands that work without a server. Leaves loading to the engine.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use rectify_engine::grammar::Spelling;
@@ -11,11 +12,12 @@ use rectify_engine::text::tools::{ToolFormat, plain};
 use rectify_engine::text::{TemplateInput, reasoning};
 use rectify_engine::{EngineConfig, EngineError, EngineHandle, Grammar, GrammarSpec, Grammars};
 
-use crate::cli::ModelArgs;
+use crate::cli::{ModelArgs, ProgressMode};
 use crate::config::{
     AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, Quantization, RewardModelSection,
 };
 use crate::demo;
+use crate::hub::{Hub, Wanted};
 use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
 
 /// KV memory of the demo, whose sequences are short.
@@ -41,7 +43,7 @@ pub struct Booted {
 /// # Errors
 /// [`ConfigError`].
 pub fn configure(args: &ModelArgs) -> Result<Config, ConfigError> {
-    // Only here is the environment read. A variable that is no Unicode is none of ours.
+    // Only here is the environment read, but for the hub's variables. One that is no Unicode is none of ours.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut config = Config::load(args.config.as_deref(), env)?;
@@ -95,11 +97,11 @@ impl From<Precision> for Dtype {
     }
 }
 
-/// Loads the models and starts the engine.
+/// Loads the models, downloads those that are ids of the hub's, and starts the engine.
 ///
 /// # Errors
-/// [`EngineError`] naming the file or option that does not fit.
-pub fn start(config: &Config) -> Result<Booted, EngineError> {
+/// [`EngineError`] naming the file, id or option that does not fit.
+pub fn start(config: &Config, progress: ProgressMode) -> Result<Booted, EngineError> {
     let scheduler = &config.scheduler;
     let engine = EngineConfig {
         max_num_seqs: scheduler.max_num_seqs,
@@ -109,7 +111,7 @@ pub fn start(config: &Config) -> Result<Booted, EngineError> {
         prefix_caching: config.cache.prefix_caching,
         ..EngineConfig::default()
     };
-    let models = models_of(config)?;
+    let models = models_of(config, &Hub::from_env(progress))?;
     let (source, weights) = (models.policy.clone(), models.weights.clone());
     let (engine, models) = assemble::start(engine, models)?;
     let own = &models.generation;
@@ -125,14 +127,17 @@ pub fn start(config: &Config) -> Result<Booted, EngineError> {
     Ok(Booted { generation: config.generation.or(own), engine, models, source, weights })
 }
 
-fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
+fn models_of(config: &Config, hub: &Hub) -> Result<ModelsConfig, EngineError> {
     let is_demo = config.model.path.is_none();
-    let policy = config.model.path.as_deref().map_or_else(demo::policy, ModelSource::from);
-    let mut rewards: Vec<(String, ModelSource)> = config
-        .rewards
-        .iter()
-        .map(|(name, section)| (name.clone(), ModelSource::Folder(section.path.clone())))
-        .collect();
+    let located = config.model.path.as_deref().map(|path| hub.locate(path, Wanted::Model)).transpose()?;
+    // A snapshot's folder is called by its commit.
+    let (policy, own_name) = located
+        .map_or_else(|| (demo::policy(), None), |policy| (ModelSource::Folder(policy.path), policy.id));
+    let named = |(name, path): (&String, &PathBuf), wanted| {
+        hub.locate(path, wanted).map(|located| (name.clone(), ModelSource::Folder(located.path)))
+    };
+    let rewards = config.rewards.iter().map(|(name, section)| named((name, &section.path), Wanted::Either));
+    let mut rewards = rewards.collect::<Result<Vec<_>, _>>()?;
     if is_demo && !config.rewards.contains_key(demo::REWARD) {
         rewards.push((demo::REWARD.into(), demo::reward()));
     }
@@ -145,19 +150,17 @@ fn models_of(config: &Config) -> Result<ModelsConfig, EngineError> {
         };
         rewards[..=at].rotate_right(1);
     }
-    let adapters = config
-        .adapters
-        .iter()
-        .map(|(name, section)| (name.clone(), ModelSource::Folder(section.path.clone())));
+    let adapters =
+        config.adapters.iter().map(|(name, section)| named((name, &section.path), Wanted::Adapter));
     let defaults = ModelsConfig::new(policy);
     let memory = config.cache.memory.or(is_demo.then_some(DEMO_KV_MEMORY));
     let bytes = |size: Option<ByteSize>, default: usize| {
         size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX))
     };
     Ok(ModelsConfig {
-        policy_name: config.model.served_names.first().cloned(),
+        policy_name: config.model.served_names.first().cloned().or(own_name),
         rewards,
-        adapters: adapters.collect(),
+        adapters: adapters.collect::<Result<_, _>>()?,
         dtype: config.model.precision.map(Into::into),
         quantize: config.model.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),
         kv_dtype: config.cache.dtype.map(Into::into),

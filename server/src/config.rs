@@ -1,6 +1,7 @@
 //! The configuration: one YAML file, one struct; unknown keys are refused with a suggestion, and `RECTIFY_SECTION__KEY`
 //! overrides. Leaves what the sections mean to their users.
 
+mod auth;
 mod card;
 mod engine;
 mod gate;
@@ -22,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml_ng::Value;
 
+pub use auth::{AuthSection, Secret};
 pub use card::CardSection;
 pub use engine::{CacheSection, SchedulerSection};
 pub use gate::GateSection;
@@ -90,6 +92,8 @@ pub struct Config {
     pub feedback: FeedbackSection,
     /// The HTTP server.
     pub server: ServerSection,
+    /// Who may use the API.
+    pub auth: AuthSection,
     /// Logs.
     pub log: LogSection,
     /// Which votes may be trained on.
@@ -100,9 +104,10 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSection {
-    /// Folder in Hugging Face's layout, or a GGUF file; the embedded demo if unset.
+    /// Folder in Hugging Face's layout, a GGUF file, or an id on the hub (`owner/name[@revision]`); the embedded demo if
+    /// unset.
     pub path: Option<PathBuf>,
-    /// Names requests use; the folder's name if unset.
+    /// Names requests use; the folder's name, or the id, if unset.
     pub served_names: Vec<String>,
     /// Precision of the weights; the checkpoint's own if unset.
     pub precision: Option<Precision>,
@@ -116,7 +121,7 @@ pub struct ModelSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardModelSection {
-    /// Folder: a sequence-classification model, or a PEFT adapter with a score head on the policy's base.
+    /// Folder or id on the hub: a sequence-classification model, or a PEFT adapter with a score head on the policy's base.
     pub path: PathBuf,
 }
 
@@ -124,7 +129,7 @@ pub struct RewardModelSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterSection {
-    /// PEFT folder.
+    /// PEFT folder, or an id on the hub.
     pub path: PathBuf,
 }
 

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod api;
 pub mod app;
+pub mod auth;
 pub mod boot;
 pub mod cli;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod error;
 pub mod extract;
 pub mod feedback;
+mod hub;
 pub mod learning;
 pub mod recorder;
 pub mod reply;

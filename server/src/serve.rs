@@ -14,12 +14,14 @@ use tokio::sync::watch;
 
 use crate::api::alignment::AlignmentRequest;
 use crate::app::{App, Shared};
+use crate::auth::ApiKeys;
 use crate::boot::{self, Booted};
+use crate::cli::{CliError, ProgressMode};
 use crate::config::Config;
 use crate::feedback::Feedback;
 use crate::learning::{self, Learning};
 use crate::serving::ServingPointer;
-use crate::{cli::CliError, telemetry};
+use crate::telemetry;
 
 /// Threads that serve connections; the engine has its own.
 const IO_THREADS: usize = 2;
@@ -30,7 +32,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// [`CliError`] if the address or a model cannot be used.
-pub fn run(config: &Config) -> Result<(), CliError> {
+pub fn run(config: &Config, progress: ProgressMode) -> Result<(), CliError> {
     telemetry::init_logs(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
@@ -38,30 +40,31 @@ pub fn run(config: &Config) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::Refused(format!("the threads for connections did not start: {error}")))?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(config, progress));
     // What is still running has had its time.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(config: &Config) -> Result<(), CliError> {
+async fn serve(config: &Config, progress: ProgressMode) -> Result<(), CliError> {
+    let keys = config.auth.keys().map_err(CliError::Usage)?;
     // The address first: it fails at once, a model takes its time.
     let listener = bind(&config.server.host, config.server.port).await?;
     let address = listener.local_addr().map_err(|error| CliError::Refused(error.to_string()))?;
     // Before the engine and the store, which look their metrics up when they start.
     let metrics = telemetry::metrics();
     let feedback = Feedback::open(config).await.map_err(|error| CliError::Usage(error.to_string()))?;
-    let booted = tokio::task::block_in_place(|| boot::start(config))?;
+    let booted = tokio::task::block_in_place(|| boot::start(config, progress))?;
     let signals = Signals::new()?;
     let learning =
         feedback.as_ref().map(|feedback| Learning::open(config, feedback.store.clone())).transpose()?;
     let kv_tokens = booted.engine.stats().await?.total_blocks * config.cache.block_size;
-    let app = app(config, &booted, kv_tokens, metrics, feedback.clone(), learning);
+    let app = app(config, &booted, kv_tokens, Around { metrics, keys, feedback: feedback.clone(), learning });
     check_profiles(&app)?;
     let running = learning::start(&app, config, &booted).await?;
     announce(&app, &booted, address)?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "everyone who reaches this address can use the server: there are no API keys yet");
+    if !address.ip().is_loopback() && app.keys.is_empty() {
+        tracing::warn!(%address, "everyone who reaches this address can use the server: it has no --api-key");
     }
     let served = until_stopped(app, listener, signals, config.server.drain_timeout.0).await;
     if let Some(running) = running {
@@ -87,13 +90,19 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener, CliError> {
     })
 }
 
+/// What a server has besides its models.
+struct Around {
+    metrics: PrometheusHandle,
+    keys: ApiKeys,
+    feedback: Option<Feedback>,
+    learning: Option<Learning>,
+}
+
 fn app(
     config: &Config,
     booted: &Booted,
     kv_tokens: usize,
-    metrics: PrometheusHandle,
-    feedback: Option<Feedback>,
-    learning: Option<Learning>,
+    Around { metrics, keys, feedback, learning }: Around,
 ) -> App {
     let models = &booted.models;
     let mut policy_names = config.model.served_names.clone();
@@ -116,6 +125,7 @@ fn app(
         generation: booted.generation,
         max_candidates: config.scheduler.max_candidates,
         max_body: usize::try_from(config.server.max_body.0).unwrap_or(usize::MAX),
+        keys,
         feedback,
         created: crate::api::unix_time(),
         metrics,
@@ -142,11 +152,12 @@ fn check_profiles(app: &App) -> Result<(), CliError> {
 fn announce(app: &App, booted: &Booted, address: SocketAddr) -> Result<(), CliError> {
     let (name, models) = (app.policy_name(), &booted.models);
     let model = if app.rewards.is_empty() { name.to_owned() } else { format!("{name}:best-of-16") };
+    let key = if app.keys.is_empty() { "" } else { " -H \"Authorization: Bearer $RECTIFY_API_KEY\"" };
     let text = format!(
         "serving {name} ({}, context {} tokens), reward models: {}\n\
          listening on http://{address}\n\
          open that address in a browser, or try:\n  \
-         curl http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d \
+         curl http://{address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d \
          '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"How do I kill a process in Linux?\"}}]}}'\n",
         models.dtype.as_str(),
         models.max_model_len,

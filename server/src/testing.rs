@@ -20,6 +20,7 @@ use rectify_engine::{
 use tokio::sync::mpsc;
 
 use crate::app::{App, Shared};
+use crate::auth::ApiKeys;
 use crate::feedback::Feedback;
 use crate::serving::ServingPointer;
 use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
@@ -100,6 +101,11 @@ pub(crate) fn app() -> (App, Seen) {
 
 /// An app over a fake engine that keeps answers and votes.
 pub(crate) fn app_with(feedback: Option<Feedback>) -> (App, Seen) {
+    app_for(ApiKeys::default(), feedback)
+}
+
+/// An app over a fake engine for whoever has one of the keys.
+pub(crate) fn app_for(keys: ApiKeys, feedback: Option<Feedback>) -> (App, Seen) {
     let (engine, commands) = EngineHandle::new(Arc::new(read_adapter));
     let seen = Seen::default();
     tokio::spawn(run(commands, seen.clone()));
@@ -123,6 +129,7 @@ pub(crate) fn app_with(feedback: Option<Feedback>) -> (App, Seen) {
         generation: Default::default(),
         max_candidates: 64,
         max_body: 1 << 20,
+        keys,
         feedback,
         created: 1_700_000_000,
         metrics: crate::telemetry::metrics(),

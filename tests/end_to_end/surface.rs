@@ -1,5 +1,6 @@
 //! The rest of what OpenAI's and vLLM's clients send: prompt logprobs, `best_of`, `/tokenize`, `/v1/responses`.
 
+use rectify_server::api::responses::ResponseEvent;
 use serde_json::{Value, json};
 
 use crate::harness::{Server, close, number, text};
@@ -123,6 +124,11 @@ async fn a_response_is_a_chat_answer_with_events_of_its_own() {
     let mut streamed = body.clone();
     streamed["stream"] = json!(true);
     let stream = server.stream("/v1/responses", streamed).await;
+    for event in &stream.chunks {
+        // Nothing that the description does not have.
+        serde_json::from_value::<ResponseEvent>(event.clone())
+            .unwrap_or_else(|error| panic!("{error}: {event}"));
+    }
     assert!(!stream.done, "its events have names and no [DONE]");
     let kinds: Vec<&str> = stream.chunks.iter().map(|event| text(&event["type"])).collect();
     assert_eq!(

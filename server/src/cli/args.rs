@@ -10,16 +10,17 @@ pub use crate::config::ByteSize;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Models")]
 pub struct ModelArgs {
-    /// Folder of the policy in Hugging Face's layout, or a GGUF file; without it, the embedded demo.
-    #[arg(long, value_name = "PATH")]
+    /// The policy: a folder in Hugging Face's layout, a GGUF file, or an id on the hub, as owner/name, owner/name@revision
+    /// or owner/name/FILE.gguf; without it, the embedded demo.
+    #[arg(long, value_name = "PATH|ID")]
     pub policy: Option<PathBuf>,
     /// A reward model and its name: a sequence-classification folder, or a PEFT adapter with a score head on the
-    /// policy's base. May be given several times; the first is the default.
-    #[arg(long = "reward", value_name = "NAME=DIR")]
+    /// policy's base, or an id on the hub. May be given several times; the first is the default.
+    #[arg(long = "reward", value_name = "NAME=DIR|ID")]
     pub rewards: Vec<NamedDir>,
-    /// A PEFT adapter of the policy and its name. May be given several times: a server serves each under its name, and
+    /// A PEFT adapter of the policy, a folder or an id on the hub, and its name. May be given several times: a server serves each under its name, and
     /// other commands answer with the first.
-    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    #[arg(long = "adapter", value_name = "NAME=DIR|ID")]
     pub adapters: Vec<NamedDir>,
     /// Precision of weights and KV cache.
     #[arg(long, value_enum)]

@@ -2,6 +2,7 @@
 //! what is asked and shown to `chat` and `bench serving`.
 
 use futures::{Stream, StreamExt};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde_json::Value;
 
 use super::CliError;
@@ -25,11 +26,11 @@ pub(crate) enum ServerEvent {
 }
 
 impl Client {
-    /// A client of `url`, with or without `/v1`.
+    /// A client of `url`, with or without `/v1`, that sends `key`, if there is one, with each request.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if it is no http address.
-    pub(crate) fn new(url: &str) -> Result<Self, CliError> {
+    /// [`CliError::Usage`] if it is no http address, or the key no header can carry.
+    pub(crate) fn new(url: &str, key: Option<&str>) -> Result<Self, CliError> {
         let base = url.trim_end_matches('/');
         let base = base.strip_suffix("/v1").unwrap_or(base);
         if !base.starts_with("http://") || base.len() == "http://".len() {
@@ -37,10 +38,17 @@ impl Client {
                 "--url: `{url}` is no address this command can reach; write one such as http://127.0.0.1:8080"
             )));
         }
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .map_err(|error| CliError::Refused(format!("--url: no HTTP client could be made: {error}")))?;
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let value = HeaderValue::from_str(&format!("Bearer {key}"));
+            let value =
+                value.map_err(|_| CliError::Usage("--api-key: no header can carry this key".to_owned()))?;
+            headers.insert(AUTHORIZATION, value);
+        }
+        let http =
+            reqwest::Client::builder().no_proxy().default_headers(headers).build().map_err(|error| {
+                CliError::Refused(format!("--url: no HTTP client could be made: {error}"))
+            })?;
         Ok(Self { base: base.to_owned(), http })
     }
 
@@ -190,10 +198,10 @@ mod tests {
     #[test]
     fn an_address_may_end_in_v1() {
         for url in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
-            assert_eq!(Client::new(url).expect(url).base, "http://h:1");
+            assert_eq!(Client::new(url, None).expect(url).base, "http://h:1");
         }
         for url in ["h:1", "https://h", "http://", ""] {
-            let error = Client::new(url).expect_err(url).to_string();
+            let error = Client::new(url, None).expect_err(url).to_string();
             assert!(error.starts_with("--url"), "{error}");
         }
     }

@@ -54,7 +54,7 @@ pub(crate) fn run(args: EvalArgs, mode: ProgressMode) -> Result<(), CliError> {
     let stop = interrupt::flag()?;
     // A model that cannot be loaded is no verdict: exit 2, whatever is wrong.
     let Booted { engine, models, .. } =
-        boot::start(&config).map_err(|error| CliError::Usage(error.to_string()))?;
+        boot::start(&config, mode).map_err(|error| CliError::Usage(error.to_string()))?;
     let subject = |adapter: Option<&NamedDir>| match adapter {
         Some(NamedDir { name, .. }) => {
             Subject { label: name.clone(), adapter: Some(AdapterRef::Named(name.clone())) }

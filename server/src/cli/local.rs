@@ -6,7 +6,7 @@ use rectify_engine::request::{GenerateRequest, MAX_CANDIDATES, Message};
 use rectify_engine::{EngineError, EngineHandle, SamplingParams};
 
 use super::chat::LocalStore;
-use super::{CliError, ModelArgs, SamplingArgs};
+use super::{CliError, ModelArgs, ProgressMode, SamplingArgs};
 use crate::api::alignment::{AlignmentLimits, AlignmentRequest, CombinedReward};
 use crate::boot::{self, Booted};
 use crate::config::{Config, Generation};
@@ -41,17 +41,17 @@ impl Local {
     ///
     /// # Errors
     /// [`CliError`] naming the file or option that does not fit.
-    pub(crate) fn start(args: &ModelArgs) -> Result<Self, CliError> {
+    pub(crate) fn start(args: &ModelArgs, progress: ProgressMode) -> Result<Self, CliError> {
         let adapter = args.adapters.first().map(|adapter| adapter.name.clone());
-        Ok(Self { adapter, ..Self::boot(&boot::configure(args)?)? })
+        Ok(Self { adapter, ..Self::boot(&boot::configure(args)?, progress)? })
     }
 
     /// Loads the models of a configuration and starts the engine.
     ///
     /// # Errors
     /// As [`Local::start`].
-    pub(crate) fn boot(config: &Config) -> Result<Self, CliError> {
-        let Booted { engine, models, generation, .. } = boot::start(config)?;
+    pub(crate) fn boot(config: &Config, progress: ProgressMode) -> Result<Self, CliError> {
+        let Booted { engine, models, generation, .. } = boot::start(config, progress)?;
         let rewards = models.rewards.iter().map(ToString::to_string).collect();
         let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
         let store = LocalStore { url: config.store_url(), store_text: config.feedback.store_text };

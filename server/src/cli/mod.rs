@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 pub use adapters::{AdaptersArgs, AdaptersCommand};
 pub use args::{ByteSize, Dtype, ModelArgs, NamedDir, Quantization};
-pub use bench::{BenchCommand, BenchGenerateArgs, BenchServingArgs, BenchVotesArgs};
+pub use bench::{BenchCommand, BenchGenerateArgs, BenchLoadArgs, BenchServingArgs, BenchVotesArgs, LoadPart};
 pub use card::CardArgs;
 pub(crate) use card::statement;
 pub use chat::ChatArgs;
@@ -95,13 +95,13 @@ impl Cli {
     pub fn run(self) -> Result<(), CliError> {
         let progress = self.progress;
         match self.command {
-            Command::Serve(args) => serve::run(*args),
-            Command::Chat(args) => chat::run(*args),
+            Command::Serve(args) => serve::run(*args, progress),
+            Command::Chat(args) => chat::run(*args, progress),
             Command::Generate(args) => generate::run(*args, progress),
             Command::Score(args) => score::run(*args, progress),
             Command::Feedback(args) => feedback::run(*args),
             Command::Train(command) => train::run(command, progress),
-            Command::Shadow(args) => shadow::run(*args),
+            Command::Shadow(args) => shadow::run(*args, progress),
             Command::Eval(args) => eval::run(*args, progress),
             Command::Adapters(args) => adapters::run(args),
             Command::Card(args) => card::run(args),
@@ -159,6 +159,7 @@ mod tests {
             "rectify feedback dedup --similarity 0.8 --keep 4 --answers --quarantine",
             "rectify feedback check --snapshot s --config c.yaml",
             "rectify bench generate --policy p --prompt-len 256 --gen-len 128 --n 16 --json",
+            "rectify bench load --policy p --quantize int8 --only load --json",
             "rectify bench serving --url http://127.0.0.1:8080 --requests 64 --json",
             "rectify bench votes --url http://127.0.0.1:8080 --rate 1000 --seconds 10 --live 4 --json",
             "rectify config print",

@@ -18,6 +18,17 @@ pub enum ProgressMode {
     Never,
 }
 
+impl ProgressMode {
+    /// Whether there is a bar.
+    pub(crate) fn is_bar(self) -> bool {
+        match self {
+            Self::Auto => std::io::stderr().is_terminal(),
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
 /// Time between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -43,13 +54,9 @@ enum View {
 impl Progress {
     /// Progress over `total` of `what` ("prompts", "steps"), of which `done` were done by an earlier run.
     pub(crate) fn new(mode: ProgressMode, what: &'static str, total: u64, done: u64) -> Self {
-        let bar = match mode {
-            ProgressMode::Auto => std::io::stderr().is_terminal(),
-            ProgressMode::Always => true,
-            ProgressMode::Never => false,
-        };
         let now = Instant::now();
-        let view = if bar { View::Bar(new_bar(what, total, done)) } else { View::Lines { last: now } };
+        let view =
+            if mode.is_bar() { View::Bar(new_bar(what, total, done)) } else { View::Lines { last: now } };
         Self { total, done, started: now, resumed: done, what, message: String::new(), view }
     }
 

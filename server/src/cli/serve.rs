@@ -1,7 +1,7 @@
 //! `rectify serve`: its options over the configuration. Leaves serving to the HTTP side of this crate.
 
-use super::{CliError, ModelArgs};
-use crate::config::LogFormat;
+use super::{CliError, ModelArgs, ProgressMode};
+use crate::config::{LogFormat, Secret};
 use crate::{boot, serve};
 
 /// Options of `rectify serve`.
@@ -13,9 +13,14 @@ pub struct ServeArgs {
     /// Port to listen on; by default 8080, and 0 takes a free one.
     #[arg(long)]
     pub port: Option<u16>,
-    /// Name of the policy in requests; may be given several times. By default the folder's name.
+    /// Name of the policy in requests; may be given several times. By default the folder's name,
+    /// or the id on the hub.
     #[arg(long = "served-model-name", value_name = "NAME", num_args = 1..)]
     pub served_names: Vec<String>,
+    /// A key that requests must carry, as `Authorization: Bearer KEY`; may be given several times. Without keys, everybody
+    /// who reaches the address may use the server.
+    #[arg(long = "api-key", env = "RECTIFY_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_keys: Vec<String>,
     /// Most sequences in a step; by default 256.
     #[arg(long, value_name = "N", value_parser = super::args::positive)]
     pub max_num_seqs: Option<usize>,
@@ -33,7 +38,7 @@ pub struct ServeArgs {
     pub model: ModelArgs,
 }
 
-pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: ServeArgs, progress: ProgressMode) -> Result<(), CliError> {
     let usage = |error: crate::config::ConfigError| CliError::Usage(error.to_string());
     let mut config = boot::configure(&args.model).map_err(usage)?;
     if let Some(host) = args.host {
@@ -43,6 +48,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     if !args.served_names.is_empty() {
         config.model.served_names = args.served_names;
     }
+    config.auth.api_keys.extend(args.api_keys.into_iter().map(Secret));
     let scheduler = &mut config.scheduler;
     scheduler.max_num_seqs = args.max_num_seqs.unwrap_or(scheduler.max_num_seqs);
     scheduler.max_num_batched_tokens =
@@ -52,5 +58,5 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), CliError> {
     }
     config.log.format = args.log_format.unwrap_or(config.log.format);
     config.validate().map_err(CliError::Usage)?;
-    serve::run(&config)
+    serve::run(&config, progress)
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{CliError, ModelArgs, interrupt};
+use super::{CliError, ModelArgs, ProgressMode, interrupt};
 use crate::feedback::open_store;
 use crate::learning::{Learning, Parts, worker};
 use crate::{boot, telemetry};
@@ -20,7 +20,7 @@ pub struct ShadowArgs {
 /// Threads of the store's connections.
 const IO_THREADS: usize = 1;
 
-pub(crate) fn run(args: ShadowArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: ShadowArgs, progress: ProgressMode) -> Result<(), CliError> {
     let config = boot::configure(&args.model)?;
     telemetry::init_logs(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
     let refuse = |error: &dyn std::fmt::Display| CliError::Refused(error.to_string());
@@ -33,7 +33,7 @@ pub(crate) fn run(args: ShadowArgs) -> Result<(), CliError> {
     let store = runtime.block_on(open_store(config.store_url().as_deref()))?;
     // Before the engine, whose threads inherit it.
     config.shadow.priority.take();
-    let booted = boot::start(&config)?;
+    let booted = boot::start(&config, progress)?;
     let learning = Learning::open(&config, store)?;
     let stop = interrupt::flag()?;
     let worker = {

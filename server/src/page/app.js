@@ -8,17 +8,31 @@ const SUGGESTIONS = [
   "Spell the word house backwards.",
 ];
 
+// What the browser keeps, unless it keeps nothing: then for as long as the page is open.
+const unkept = {};
+function stored(name) {
+  try {
+    return localStorage.getItem(name) ?? unkept[name];
+  } catch {
+    return unkept[name];
+  }
+}
+function store(name, value) {
+  unkept[name] = value;
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // It is in `unkept`.
+  }
+}
+
 // One name for each browser, so that a changed thumb replaces the first one. It says nothing of the person.
 const USER = (() => {
-  try {
-    const known = localStorage.getItem("rectify-user");
-    if (known) return known;
-    const fresh = `web-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16).padStart(2, "0")).join("")}`;
-    localStorage.setItem("rectify-user", fresh);
-    return fresh;
-  } catch {
-    return undefined; // A browser that keeps nothing: every answer has its own voter.
-  }
+  const known = stored("rectify-user");
+  if (known) return known;
+  const fresh = `web-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (b) => b.toString(16).padStart(2, "0")).join("")}`;
+  store("rectify-user", fresh);
+  return fresh;
 })();
 
 let history = [];
@@ -31,9 +45,25 @@ function element(tag, className, text) {
   return node;
 }
 
+// Every request goes through here: with the key, if the person gave one, and to the key's field if the server asks for it.
+async function request(path, options = {}) {
+  const key = stored("rectify-key");
+  const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) askForKey();
+  if (!response.ok) throw new Error((await response.json()).error.message);
+  return response;
+}
+
+function askForKey() {
+  $("key-field").hidden = false;
+  $("key").focus();
+}
+
 async function fillMenus() {
-  const response = await fetch("/v1/models");
-  const { data } = await response.json();
+  const { data } = await (await request("/v1/models")).json();
+  $("model").replaceChildren();
+  $("reward").replaceChildren();
   for (const model of data.filter((m) => m.kind === "policy" || m.kind === "adapter")) {
     $("model").append(new Option(model.id));
   }
@@ -107,13 +137,12 @@ async function ask(text) {
   const started = performance.now();
   let answer = "";
   try {
-    const response = await fetch("/v1/chat/completions", {
+    const response = await request("/v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
       signal: running.signal,
     });
-    if (!response.ok) throw new Error((await response.json()).error.message);
     let bar = null;
     let chunkWith = {};
     for await (const { data, comment } of events(response)) {
@@ -206,12 +235,11 @@ function votingButtons(id) {
   });
   async function vote(value, comment) {
     try {
-      const response = await fetch("/v1/feedback", {
+      await request("/v1/feedback", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ completion_id: id, kind: "thumb", value, comment, user: USER, replace: true }),
       });
-      if (!response.ok) throw new Error((await response.json()).error.message);
       buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(THUMBS[index].value === value)));
       $("status").textContent = comment ? "Thank you for the words." : "Thank you, the vote is stored.";
       askForWords(group, value, vote);
@@ -299,6 +327,16 @@ for (const text of SUGGESTIONS) {
   item.append(button);
   $("suggestions").append(item);
 }
-fillMenus().catch(() => {
-  $("status").textContent = "The server does not answer; is it still running?";
+function start() {
+  $("status").textContent = "";
+  fillMenus().catch((error) => {
+    // A failed fetch is a TypeError; what the server said is an Error.
+    $("status").textContent =
+      error instanceof TypeError ? "The server does not answer; is it still running?" : error.message;
+  });
+}
+$("key").addEventListener("change", () => {
+  store("rectify-key", $("key").value.trim());
+  start();
 });
+start();

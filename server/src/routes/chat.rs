@@ -32,7 +32,10 @@ use crate::text::{Chat, TextModel};
     tag = "generation",
     request_body = ChatRequest,
     responses(
-        (status = 200, description = "The answer; with `stream`, `ChatChunk` objects as server-sent events", body = ChatResponse),
+        (status = 200, description = "The answer; with `stream`, one chunk as the data of each server-sent event, then `[DONE]`", content(
+            (ChatResponse = "application/json"),
+            (ChatChunk = "text/event-stream"),
+        )),
         (status = 400, description = "A field is wrong", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
         (status = 429, description = "Too many requests wait", body = ErrorBody),

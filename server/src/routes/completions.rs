@@ -28,7 +28,10 @@ use crate::text::TextModel;
     tag = "generation",
     request_body = CompletionRequest,
     responses(
-        (status = 200, description = "The answer; with `stream`, objects of the same shape as server-sent events", body = CompletionResponse),
+        (status = 200, description = "The answer; with `stream`, one object of the same shape as the data of each server-sent event, then `[DONE]`", content(
+            (CompletionResponse = "application/json"),
+            (CompletionResponse = "text/event-stream"),
+        )),
         (status = 400, description = "A field is wrong", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
         (status = 429, description = "Too many requests wait", body = ErrorBody),

@@ -67,6 +67,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/training/runs/{id}/cancel", post(training::cancel))
         .route("/v1/training/runs/{id}/approve", post(training::approve))
         .route("/v1/events", get(training::events))
+        // Those above ask for a key where there are keys; those below tell nothing of requests, or must answer machines.
+        .route_layer(axum::middleware::from_fn_with_state(app.clone(), require_key))
         .route("/health", get(ops::health))
         .route("/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))
@@ -78,6 +80,13 @@ pub fn router(app: App) -> Router {
         .layer(axum::middleware::from_fn_with_state(app.clone(), observe))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
+}
+
+async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
+    match app.keys.check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
 }
 
 async fn unknown_path(method: Method, uri: Uri) -> ApiError {

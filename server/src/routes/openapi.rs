@@ -3,6 +3,7 @@
 
 use axum::Json;
 use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
@@ -49,8 +50,7 @@ use utoipa::{Modify, OpenApi};
         super::ops::metrics,
         document,
     ),
-    components(schemas(crate::api::chat::ChatChunk)),
-    modifiers(&SharedErrors),
+    modifiers(&Surroundings),
     tags(
         (name = "generation", description = "Chat and completions, with best-of-N"),
         (name = "feedback", description = "Votes on answers, and questions for people who label"),
@@ -63,25 +63,45 @@ use utoipa::{Modify, OpenApi};
 )]
 pub struct ApiDoc;
 
-/// The errors that come from what surrounds all handlers: reading bodies and parameters, stopping, panics.
-struct SharedErrors;
+/// The name of the one security scheme.
+const API_KEY: &str = "api_key";
+/// Paths that never ask for a key.
+const OPEN: [&str; 4] = ["/health", "/ready", "/metrics", "/openapi.json"];
 
-impl Modify for SharedErrors {
+/// What comes from what surrounds all handlers: API keys, and the errors of reading bodies and parameters, stopping and
+/// panics.
+struct Surroundings;
+
+impl Modify for Surroundings {
     fn modify(&self, document: &mut Document) {
-        for item in document.paths.paths.values_mut() {
-            let reading = [&mut item.get, &mut item.delete];
-            reading.into_iter().flatten().for_each(|operation| add_errors(operation, false));
-            item.post.iter_mut().for_each(|operation| add_errors(operation, true));
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+        let bearer =
+            bearer.description(Some("One of the server's keys, where it has any (`--api-key`)")).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(API_KEY, SecurityScheme::Http(bearer));
+        for (path, item) in &mut document.paths.paths {
+            let is_open = OPEN.contains(&path.as_str());
+            let operations = [(&mut item.get, false), (&mut item.delete, false), (&mut item.post, true)];
+            for (operation, is_post) in operations {
+                let Some(operation) = operation else { continue };
+                if !is_open {
+                    // A server without keys asks for none.
+                    let with_key = SecurityRequirement::new(API_KEY, [""; 0]);
+                    operation.security = Some(vec![SecurityRequirement::default(), with_key]);
+                }
+                add_errors(operation, is_post, is_open);
+            }
         }
     }
 }
 
-fn add_errors(operation: &mut Operation, is_post: bool) {
+fn add_errors(operation: &mut Operation, is_post: bool, is_open: bool) {
     let parameters = operation.parameters.as_deref().unwrap_or_default();
     let is_named = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Path);
     let has_body = operation.request_body.is_some();
     let errors = [
         ("400", "A field or parameter is wrong", has_body || !parameters.is_empty()),
+        ("401", "The server has API keys, and the request carries none of them", !is_open),
         ("404", "There is no such thing", is_named),
         ("413", "The body is larger than `server.max_body`", has_body),
         ("415", "The body is not declared as JSON", has_body),

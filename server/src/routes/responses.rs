@@ -10,7 +10,7 @@ use super::chat::plan;
 use super::sse::{self, Render};
 use crate::answer::{Answer, Piece};
 use crate::api::chat::{AssistantMessage, Delta};
-use crate::api::responses::{OutputItem, OutputPart, ResponseObject, ResponsesRequest};
+use crate::api::responses::{OutputItem, OutputPart, ResponseEvent, ResponseObject, ResponsesRequest};
 use crate::api::tools::FunctionCall;
 use crate::api::{new_id, unix_time};
 use crate::app::App;
@@ -25,7 +25,10 @@ use crate::reply::{Reply, ReplyFormat};
     tag = "generation",
     request_body = ResponsesRequest,
     responses(
-        (status = 200, description = "The response; with `stream`, its events as server-sent events", body = ResponseObject),
+        (status = 200, description = "The response; with `stream`, one event as the data of each server-sent event", content(
+            (ResponseObject = "application/json"),
+            (ResponseEvent = "text/event-stream"),
+        )),
         (status = 400, description = "A field is wrong", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
         (status = 429, description = "Too many requests wait", body = ErrorBody),

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::path::Path;
 
 use half::bf16;
 use rectify_engine::model::layout::SCORE_HEAD;
@@ -48,11 +49,21 @@ pub(crate) fn write(settings: &TrainConfig, model: &Model, about: &About<'_>) ->
 }
 
 /// What the weights started from, as a loader finds it.
+/// What PEFT should look for: a folder, or the id of one that lies in the hub's cache, which other machines know too.
 fn base(settings: &TrainConfig) -> String {
-    match &settings.model {
-        ModelStart::Folder(path) | ModelStart::Init(path) => path.display().to_string(),
-        ModelStart::Held(held) => held.source.path().display().to_string(),
-    }
+    let path = match &settings.model {
+        ModelStart::Folder(path) | ModelStart::Init(path) => path.clone(),
+        ModelStart::Held(held) => held.source.path(),
+    };
+    hub_id(&path).unwrap_or_else(|| path.display().to_string())
+}
+
+/// `owner/name` of `…/models--owner--name/snapshots/COMMIT`.
+fn hub_id(path: &Path) -> Option<String> {
+    let snapshots =
+        path.parent().filter(|folder| folder.file_name().is_some_and(|name| name == "snapshots"))?;
+    let repository = snapshots.parent()?.file_name()?.to_str()?;
+    Some(repository.strip_prefix("models--")?.replacen("--", "/", 1))
 }
 
 fn tensor<'a>(name: String, part: &Part, values: &'a [f32], dtype: SaveDtype) -> Named<'a> {

@@ -1,6 +1,7 @@
 //! `/v1/responses` for text: the response object and its items. Leaves the request to `request` and events to
 //! `routes::responses`.
 
+mod event;
 pub mod request;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use super::alignment::AlignmentReport;
 use super::chat::AssistantMessage;
 use super::tools::{FunctionCall, ToolCall};
 use super::{Usage, new_id};
+pub use event::ResponseEvent;
 pub use request::ResponsesRequest;
 use request::{ResponsesFormat, ResponsesText, ResponsesTool};
 

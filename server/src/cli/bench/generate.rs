@@ -125,7 +125,7 @@ pub(super) fn run(args: &BenchGenerateArgs, mode: ProgressMode) -> Result<(), Cl
     let pool = Pool::new(threads).map_err(|error| CliError::Refused(error.to_string()))?;
     // Before and after: a machine that others use too is at its best at different times.
     let before = peak::measure(&pool);
-    let local = Local::boot(&config)?;
+    let local = Local::boot(&config, mode)?;
     let scored = args.score || !args.model.rewards.is_empty();
     if scored {
         local.require_reward("scoring")?;

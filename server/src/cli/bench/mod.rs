@@ -2,6 +2,7 @@
 
 mod generate;
 mod limit;
+mod load;
 mod serving;
 mod stats;
 mod votes;
@@ -9,6 +10,7 @@ mod votes;
 use std::io::Write;
 
 pub use generate::BenchGenerateArgs;
+pub use load::{BenchLoadArgs, LoadPart};
 pub use serving::BenchServingArgs;
 pub use votes::BenchVotesArgs;
 
@@ -19,6 +21,8 @@ use super::{CliError, ProgressMode};
 pub enum BenchCommand {
     /// The engine in this process: one random prompt, N candidates, against the machine's limit.
     Generate(Box<BenchGenerateArgs>),
+    /// A policy from its files into memory, beside reading the files once.
+    Load(Box<BenchLoadArgs>),
     /// A running server under ragged traffic with Poisson arrivals.
     Serving(BenchServingArgs),
     /// Votes at a steady rate beside live streams of a running server.
@@ -28,6 +32,7 @@ pub enum BenchCommand {
 pub(crate) fn run(command: BenchCommand, progress: ProgressMode) -> Result<(), CliError> {
     match command {
         BenchCommand::Generate(args) => generate::run(&args, progress),
+        BenchCommand::Load(args) => load::run(&args, progress),
         BenchCommand::Serving(args) => serving::run(&args, progress),
         BenchCommand::Votes(args) => votes::run(&args, progress),
     }

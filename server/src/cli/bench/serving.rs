@@ -19,6 +19,9 @@ pub struct BenchServingArgs {
     /// The server, such as http://127.0.0.1:8080.
     #[arg(long, value_name = "URL")]
     pub url: String,
+    /// A key of the server, if it asks for one.
+    #[arg(long, env = "RECTIFY_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
     /// The model to ask for; by default the first the server names.
     #[arg(long)]
     pub model: Option<String>,
@@ -179,7 +182,7 @@ fn report(args: &BenchServingArgs, outcomes: Vec<Result<Trace, CliError>>, durat
 
 /// Sends the whole load and waits for every answer.
 async fn measure(args: &BenchServingArgs, mode: ProgressMode) -> Result<Report, CliError> {
-    let client = Client::new(&args.url)?;
+    let client = Client::new(&args.url, args.api_key.as_deref())?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => client.first_model().await?,

@@ -16,7 +16,7 @@ use self::vote::Answered;
 pub(crate) use self::vote::LocalStore;
 use super::client::Client;
 use super::local::Local;
-use super::{CliError, ModelArgs, SamplingArgs, interrupt};
+use super::{CliError, ModelArgs, ProgressMode, SamplingArgs, interrupt};
 
 /// Options of `rectify chat`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -24,6 +24,9 @@ pub struct ChatArgs {
     /// Talk to a running server instead of loading a model, such as http://127.0.0.1:8080.
     #[arg(long, value_name = "URL", conflicts_with_all = ["policy", "rewards", "adapters", "dtype", "config"])]
     pub url: Option<String>,
+    /// A key of the server, if it asks for one.
+    #[arg(long, env = "RECTIFY_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
     /// The model to ask the server for; by default the first it names.
     #[arg(long, requires = "url")]
     pub model: Option<String>,
@@ -41,9 +44,9 @@ pub struct ChatArgs {
     pub models: ModelArgs,
 }
 
-pub(crate) fn run(args: ChatArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: ChatArgs, progress: ProgressMode) -> Result<(), CliError> {
     let runtime = super::runtime()?;
-    let backend = runtime.block_on(connect(&args))?;
+    let backend = runtime.block_on(connect(&args, progress))?;
     backend.check(args.n)?;
     let terminal = |error: ReadlineError| CliError::Usage(format!("standard input: cannot read: {error}"));
     let mut editor = rustyline::DefaultEditor::new().map_err(terminal)?;
@@ -72,12 +75,12 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), CliError> {
     }
 }
 
-async fn connect(args: &ChatArgs) -> Result<Backend, CliError> {
+async fn connect(args: &ChatArgs, progress: ProgressMode) -> Result<Backend, CliError> {
     let Some(url) = &args.url else {
-        let local = Local::start(&args.models)?;
+        let local = Local::start(&args.models, progress)?;
         return Ok(Backend::Local(Box::new(local), args.sampling.clone()));
     };
-    let client = Client::new(url)?;
+    let client = Client::new(url, args.api_key.as_deref())?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => client.first_model().await?,

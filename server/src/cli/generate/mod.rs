@@ -129,7 +129,7 @@ pub(crate) fn run(args: GenerateArgs, mode: ProgressMode) -> Result<(), CliError
     let prompts = read(&args.input)?;
     let prompts = pipeline::shard(&prompts, args.shard);
     refuse_to_overwrite(&args)?;
-    let local = Local::start(&args.model)?;
+    let local = Local::start(&args.model, mode)?;
     let sampling = local.sampling(&args.sampling, args.n)?;
     if args.keep == Keep::Pairs || (args.keep == Keep::Best && args.n > 1) {
         local.require_reward("choosing among candidates")?;

@@ -45,7 +45,7 @@ pub(crate) fn run(args: ScoreArgs, mode: ProgressMode) -> Result<(), CliError> {
         let output = args.output.display();
         return Err(CliError::Usage(format!("--output: {output} is the input; choose another file")));
     }
-    let local = Local::start(&args.model)?;
+    let local = Local::start(&args.model, mode)?;
     local.require_reward("scoring")?;
     let writer = JsonlWriter::create(&args.output).map_err(usage)?;
     let progress = Progress::new(mode, "lines", lines.len() as u64, 0);

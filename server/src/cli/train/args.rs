@@ -14,8 +14,8 @@ pub struct TrainArgs {
     /// Data to evaluate on; may be given several times.
     #[arg(long, value_name = "FILE")]
     pub eval_data: Vec<PathBuf>,
-    /// The model to start from.
-    #[arg(long, value_name = "DIR", conflicts_with = "init")]
+    /// The model to start from: a folder or an id on the hub.
+    #[arg(long, value_name = "DIR|ID", conflicts_with = "init")]
     pub policy: Option<PathBuf>,
     /// Start from random weights instead: a folder with `config.json` and a tokenizer.
     #[arg(long, value_name = "DIR")]

@@ -119,7 +119,7 @@ impl Run<'_> {
         C: Default + Serialize + DeserializeOwned,
         K: Keys,
     {
-        let config = settings::read(args)?;
+        let config = settings::read(args, self.mode)?;
         let mut metrics = args.shared.metrics_port.map(RunMetrics::serve).transpose()?;
         let mut view = View::new(self.mode);
         let mut progress = |event: &_| {

@@ -10,21 +10,23 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{Keys, MethodArgs, TrainArgs};
-use crate::cli::CliError;
+use crate::cli::{CliError, ProgressMode};
+use crate::hub::{Hub, Wanted};
 
 /// Keys whose place in the trainer's structs is not their own name.
 const PLACED: [&str; 5] = ["model_name_or_path", "init", "use_peft", "data", "eval_data"];
 
-/// Settings of a method.
+/// Settings of a method; a model that is an id of the hub's is downloaded.
 ///
 /// # Errors
-/// [`CliError::Usage`] naming the key or the option.
-pub(super) fn read<C, K>(args: &MethodArgs<K>) -> Result<C, CliError>
+/// [`CliError`] naming the key, the option or the id.
+pub(super) fn read<C, K>(args: &MethodArgs<K>, progress: ProgressMode) -> Result<C, CliError>
 where
     C: Default + Serialize + DeserializeOwned,
     K: Keys,
 {
-    Merged::<C>::new()?.read(&args.shared, &[args.shared.given(), args.keys.given()].concat())
+    let keys = [args.shared.given(), args.keys.given()].concat();
+    Merged::<C>::new()?.read(&args.shared, &keys, &Hub::from_env(progress))
 }
 
 /// Keys that the learning loop decides.
@@ -97,8 +99,8 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
         Ok(Self { train, lora, method, rollout, model: None, use_peft, target: PhantomData })
     }
 
-    /// The file first, then the options.
-    fn read(mut self, args: &TrainArgs, keys: &[(&'static str, Value)]) -> Result<T, CliError> {
+    /// The file first, then the options; what they name on the hub is fetched once all of them are understood.
+    fn read(mut self, args: &TrainArgs, keys: &[(&'static str, Value)], hub: &Hub) -> Result<T, CliError> {
         if let Some(path) = &args.config {
             for (key, value) in yaml(path)? {
                 self.set(&key, value, &|sentence| format!("{}: {sentence}", path.display()))?;
@@ -122,6 +124,10 @@ impl<T: Default + Serialize + DeserializeOwned> Merged<T> {
         ];
         for (key, value) in given.into_iter().flatten() {
             self.set(key, value, &option)?;
+        }
+        if let Some(folder) = self.model.as_mut().and_then(|model| model.get_mut("folder")) {
+            let path = PathBuf::from(folder.as_str().unwrap_or_default());
+            *folder = json!(hub.locate(&path, Wanted::Model)?.path);
         }
         self.build()
     }
@@ -258,17 +264,17 @@ mod tests {
 
     fn sft(line: &str) -> Result<SftConfig, CliError> {
         let TrainCommand::Sft(args) = command(line) else { panic!("{line}") };
-        read(&args)
+        read(&args, ProgressMode::Never)
     }
 
     fn reward(line: &str) -> Result<RewardConfig, CliError> {
         let TrainCommand::Reward(args) = command(line) else { panic!("{line}") };
-        read(&args)
+        read(&args, ProgressMode::Never)
     }
 
     fn grpo(line: &str) -> Result<GrpoConfig, CliError> {
         let TrainCommand::Grpo(args) = command(line) else { panic!("{line}") };
-        read(&args)
+        read(&args, ProgressMode::Never)
     }
 
     fn file(text: &str) -> tempfile::NamedTempFile {
@@ -326,7 +332,7 @@ mod tests {
         let dpo = |options: &str| -> Result<DpoConfig, CliError> {
             let line = format!("rectify train dpo --data a --policy p --output o {options}");
             let TrainCommand::Dpo(args) = command(line.trim()) else { panic!("{line}") };
-            read(&args)
+            read(&args, ProgressMode::Never)
         };
         use DpoLossType::{Ipo, Sft, Sigmoid};
         let config = dpo("--loss-type sigmoid,sft --loss-weights 1,0.5 --ld-alpha 0.3").expect("valid");

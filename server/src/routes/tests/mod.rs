@@ -5,6 +5,7 @@ mod alignment;
 mod chat;
 mod completions;
 mod feedback;
+mod keys;
 mod labeling;
 mod models;
 mod operations;
@@ -17,8 +18,9 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::auth::ApiKeys;
 use crate::feedback::Feedback;
-use crate::testing::{Seen, app, app_with};
+use crate::testing::{Seen, app, app_for, app_with};
 
 /// A router over a fake engine.
 pub(super) struct Server {
@@ -74,6 +76,12 @@ impl Answer {
 impl Server {
     pub(super) fn new() -> Self {
         let (app, seen) = app();
+        Self { router: crate::router(app.clone()), app, seen }
+    }
+
+    /// One for whoever has one of the keys.
+    pub(super) fn with_keys(keys: &[&str]) -> Self {
+        let (app, seen) = app_for(ApiKeys::new(keys), None);
         Self { router: crate::router(app.clone()), app, seen }
     }
 
