@@ -29,6 +29,7 @@ fn decoding(num_candidates: usize) -> (Scheduler, Step) {
         num_blocks: NUM_SEQS * 64,
         block_size: 16,
         has_score_head: false,
+        reads_whole: false,
     };
     let mut scheduler = Scheduler::new(config, &[spec]);
     for request in 0..NUM_SEQS / num_candidates {

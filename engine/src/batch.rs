@@ -93,6 +93,9 @@ pub struct ExecutorSpec {
     pub block_size: usize,
     /// The model's own head gives scores (a reward model with its own weights).
     pub has_score_head: bool,
+    /// Its attention looks both ways, so every batch holds the whole of its sequences, of which [`Batch::seq_lens`] tokens
+    /// count as computed after the step. It has no keys to share: a block is the place of one whole sequence.
+    pub reads_whole: bool,
 }
 
 /// A model that runs batches. The scheduler is tested with fakes of this.

@@ -65,8 +65,14 @@ pub(crate) struct Switches {
 
 impl FakeModel {
     pub(crate) fn new(num_blocks: usize, block_size: usize, has_score_head: bool) -> Self {
-        let spec =
-            ExecutorSpec { vocab_size: VOCAB, max_model_len: 512, num_blocks, block_size, has_score_head };
+        let spec = ExecutorSpec {
+            vocab_size: VOCAB,
+            max_model_len: 512,
+            num_blocks,
+            block_size,
+            has_score_head,
+            reads_whole: false,
+        };
         let slots = vec![None; num_blocks * block_size];
         Self { spec, slots, logits: vec![], scores: vec![], switches: Rc::default() }
     }

@@ -13,9 +13,7 @@ use rectify_engine::text::{TemplateInput, reasoning};
 use rectify_engine::{EngineConfig, EngineError, EngineHandle, Grammar, GrammarSpec, Grammars};
 
 use crate::cli::{ModelArgs, ProgressMode};
-use crate::config::{
-    AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, Quantization, RewardModelSection,
-};
+use crate::config::{AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, Quantization};
 use crate::demo;
 use crate::hub::{Hub, Wanted};
 use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
@@ -57,7 +55,8 @@ fn apply(args: &ModelArgs, config: &mut Config) {
         config.model.path = Some(path.clone());
     }
     for reward in &args.rewards {
-        config.rewards.insert(reward.name.clone(), RewardModelSection { path: reward.path.clone() });
+        // How it is read stays as the file says.
+        config.rewards.entry(reward.name.clone()).or_default().path.clone_from(&reward.path);
     }
     if let Some(first) = args.rewards.first() {
         config.reward.default = Some(first.name.clone());
@@ -160,6 +159,7 @@ fn models_of(config: &Config, hub: &Hub) -> Result<ModelsConfig, EngineError> {
     Ok(ModelsConfig {
         policy_name: config.model.served_names.first().cloned().or(own_name),
         rewards,
+        readings: config.rewards.iter().map(|(name, section)| (name.clone(), section.reading())).collect(),
         adapters: adapters.collect::<Result<_, _>>()?,
         dtype: config.model.precision.map(Into::into),
         quantize: config.model.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),

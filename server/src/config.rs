@@ -10,6 +10,7 @@ mod probation;
 mod quality;
 mod registry;
 mod reward;
+mod reward_model;
 mod shadow;
 mod size;
 mod store;
@@ -32,6 +33,7 @@ pub use probation::ProbationSection;
 pub use quality::QualitySection;
 pub use registry::{IfDamaged, RegistrySection};
 pub use reward::RewardSection;
+pub use reward_model::RewardModelSection;
 pub use shadow::{Approval, MethodSection, Reference, ShadowSection, Start};
 pub use size::{ByteSize, Period};
 pub use store::{FeedbackSection, StoreSection};
@@ -115,14 +117,6 @@ pub struct ModelSection {
     pub quantize: Option<Quantization>,
     /// Longest sequence in tokens; the model's own if unset.
     pub max_model_len: Option<usize>,
-}
-
-/// A reward model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RewardModelSection {
-    /// Folder or id on the hub: a sequence-classification model, or a PEFT adapter with a score head on the policy's base.
-    pub path: PathBuf,
 }
 
 /// An adapter of the policy.

@@ -2,6 +2,7 @@
 //! the engine and settings to `server`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,14 +15,13 @@ use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::cpu_executor::{CpuExecutor, CpuOptions};
 use super::generation_config::GenerationConfig;
-use super::layout;
-use super::peft::PeftAdapter;
-use super::reward::RewardText;
+use super::load_reward::load_reward;
+use super::reading::RewardReading;
 use super::source::ModelSource;
 use super::weights::WeightStore;
 use crate::batch::Executor;
 use crate::engine;
-use crate::parts::{EngineParts, RewardParts, RewardWeights};
+use crate::parts::EngineParts;
 use crate::request::Message;
 use crate::text::{ChatTemplate, TemplateInput, Tokenizer};
 use crate::{EngineConfig, EngineError, EngineHandle};
@@ -53,7 +53,7 @@ impl Dtype {
         }
     }
 
-    fn kv(self) -> KvDtype {
+    pub(super) fn kv(self) -> KvDtype {
         match self {
             Self::Float32 => KvDtype::F32,
             Self::Bfloat16 => KvDtype::Bf16,
@@ -91,6 +91,8 @@ pub struct ModelsConfig {
     /// Reward models by name: folders with weights of their own, or PEFT folders with a score head for the policy's
     /// base. The first is the default.
     pub rewards: Vec<(String, ModelSource)>,
+    /// How reward models are read, by name; those that are not named as their folders say.
+    pub readings: BTreeMap<String, RewardReading>,
     /// PEFT adapters of the policy by name.
     pub adapters: Vec<(String, ModelSource)>,
     /// Weights; `None` is as each model is stored, half precision as bfloat16.
@@ -122,6 +124,7 @@ impl ModelsConfig {
             policy,
             policy_name: None,
             rewards: Vec::new(),
+            readings: BTreeMap::new(),
             adapters: Vec::new(),
             dtype: None,
             quantize: None,
@@ -221,7 +224,7 @@ pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, ServedModels)> {
     let served = &policy.served;
     let mut rewards = Vec::with_capacity(models.rewards.len());
     for (name, source) in &models.rewards {
-        rewards.push(load_reward(name, source, models, &policy, &pool)?);
+        rewards.push(load_reward(name, source, models, served, &pool)?);
     }
     let load = |(name, source): &(String, ModelSource)| {
         Adapter::load(name, source, &served.config, &pool).map(Arc::new)
@@ -323,64 +326,8 @@ fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
     Ok(Policy { executor, served })
 }
 
-fn load_reward(
-    name: &str,
-    source: &ModelSource,
-    models: &ModelsConfig,
-    policy: &Policy,
-    pool: &Arc<Pool>,
-) -> Result<RewardParts> {
-    let name: Arc<str> = name.into();
-    let served = &policy.served;
-    let own_tokenizer = source.contains("tokenizer.json").then(|| Tokenizer::load(source).map(Arc::new));
-    let own_template = ChatTemplate::load(source)?.map(Arc::new);
-    if PeftAdapter::is_in(source) {
-        let adapter = Adapter::load(&name, source, &served.config, pool)?;
-        if !adapter.info.has_score_head {
-            let message = "holds no score head: it is an adapter of a language model, not a reward model";
-            return Err(EngineError::load(source.path_of(super::peft::WEIGHTS_FILE), message));
-        }
-        let tokenizer = own_tokenizer.transpose()?.unwrap_or_else(|| Arc::clone(&served.tokenizer));
-        tokenizer.check_vocabulary(&served.config)?;
-        let chat_template = own_template.or_else(|| served.chat_template.clone());
-        let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
-        return Ok(RewardParts { name, spec, weights: RewardWeights::Adapter(Arc::new(adapter)) });
-    }
-    let checkpoint = Checkpoint::open(source)?;
-    let mut config = ModelConfig::load(source)?;
-    if config.num_labels.is_none() && checkpoint.contains(&format!("{}.weight", layout::VALUE_HEAD)) {
-        config = config.with_value_head();
-    }
-    if config.num_labels != Some(1) {
-        let message = match config.num_labels {
-            None => "is of a language model, but a reward model must be a ForSequenceClassification model, or hold \
-                     a value head (`v_head.summary.weight`)"
-                .to_owned(),
-            Some(labels) => format!(
-                "gives the score head {labels} outputs (`num_labels`, `id2label`), but a reward model has 1"
-            ),
-        };
-        return Err(EngineError::load(source.path_of("config.json"), message));
-    }
-    let tokenizer = own_tokenizer.unwrap_or_else(|| Tokenizer::load(source).map(Arc::new))?;
-    tokenizer.check_vocabulary(&config)?;
-    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
-    let options = CpuOptions {
-        pool: Arc::clone(pool),
-        dtype: dtype.weights(),
-        weights: WeightStore::default(),
-        kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
-        kv_memory: models.reward_kv_memory,
-        block_size: models.block_size,
-        max_model_len: None,
-    };
-    let executor = CpuExecutor::new(&config, &checkpoint, &options)?;
-    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template: own_template });
-    Ok(RewardParts { name, spec, weights: RewardWeights::Own(Box::new(executor)) })
-}
-
 /// As the embedding is stored: half precision of either kind is held as bfloat16.
-fn stored_dtype(checkpoint: &Checkpoint, config: &ModelConfig) -> Dtype {
+pub(super) fn stored_dtype(checkpoint: &Checkpoint, config: &ModelConfig) -> Dtype {
     match checkpoint.is_half_precision(&format!("{}.weight", config.family.names.embedding)) {
         true => Dtype::Bfloat16,
         false => Dtype::Float32,

@@ -172,7 +172,7 @@ impl ModelConfig {
             head_dim,
             max_position_embeddings,
             norm_eps: fields.positive(own("rms_norm_eps"))?.unwrap_or(family.norm_eps) as f32,
-            activation: parse_activation(fields, family)?,
+            activation: parse_activation(fields, own("hidden_act"), family.activation)?,
             ropes,
             qkv_bias: flag(fields, family.qkv_bias)?,
             o_bias: flag(fields, family.o_bias)?,
@@ -355,9 +355,9 @@ fn activation_name(activation: Activation) -> &'static str {
     ACTIVATIONS.iter().find(|(_, known)| *known == activation).map_or("silu", |(name, _)| name)
 }
 
-fn parse_activation(fields: &Fields, family: &Family) -> Result<Activation> {
-    let field = family.field("hidden_act");
-    let Some(name) = fields.string(field)? else { return Ok(family.activation) };
+/// The activation named in `field`, `default` if it is absent.
+pub(super) fn parse_activation(fields: &Fields, field: &str, default: Activation) -> Result<Activation> {
+    let Some(name) = fields.string(field)? else { return Ok(default) };
     let known = ACTIVATIONS.iter().find(|(known, _)| *known == name);
     known.map(|(_, activation)| *activation).ok_or_else(|| {
         let known: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();

@@ -57,6 +57,18 @@ pub struct CpuLinear {
     projection: Option<usize>,
 }
 
+impl CpuLinear {
+    /// A projection that no adapter changes.
+    pub(super) fn unadapted(weight: Arc<PackedLinear>, bias: Option<Vec<f32>>) -> Self {
+        Self { weight, bias, projection: None }
+    }
+
+    /// Weight and bias.
+    pub(super) fn parts(&self) -> (&PackedLinear, Option<&[f32]>) {
+        (&self.weight, self.bias.as_deref())
+    }
+}
+
 /// The weight of a norm; with a bias it is a layer norm.
 #[derive(Debug)]
 pub struct CpuNorm {
@@ -113,6 +125,13 @@ impl CpuBackend {
     /// Lets go of the batch's adapters.
     pub fn end(&mut self) {
         self.step.adapter_runs.clear();
+    }
+
+    /// `rows × width` zeros.
+    pub(super) fn zeroed(&self, rows: usize, width: usize) -> CpuTensor {
+        let mut zeros = self.buffers.take(rows, width);
+        zeros.as_mut_slice().fill(0.0);
+        zeros
     }
 
     /// `x Wᵀ + b` of a head for one row, without adapters.
@@ -348,9 +367,7 @@ impl Backend for CpuBackend {
     }
 
     fn zeros(&mut self, rows: usize, width: usize) -> Result<CpuTensor> {
-        let mut zeros = self.buffers.take(rows, width);
-        zeros.as_mut_slice().fill(0.0);
-        Ok(zeros)
+        Ok(self.zeroed(rows, width))
     }
 
     fn add_rows(&mut self, out: &mut CpuTensor, x: &CpuTensor, routes: &[Route]) -> Result<()> {

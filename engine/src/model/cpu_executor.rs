@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rectify_kernels::{KvCache, KvDtype, PackedLinear, Pool, WeightDtype};
+use rectify_kernels::{KvCache, KvDtype, Pool, WeightDtype};
 
 use super::backend::{Backend, Result};
 use super::checkpoint::Checkpoint;
@@ -12,6 +12,7 @@ use super::cpu::CpuBackend;
 use super::cpu_tensor::CpuTensor;
 use super::decoder::Decoder;
 use super::load::load_decoder;
+use super::readout::Readout;
 use super::weights::WeightStore;
 use crate::EngineError;
 use crate::batch::{Batch, Executor, ExecutorSpec, StepOutput};
@@ -44,6 +45,8 @@ pub struct CpuExecutor {
     backend: CpuBackend,
     decoder: Decoder<CpuBackend>,
     spec: ExecutorSpec,
+    /// Of the model's own head.
+    readout: Readout,
     /// Rows of the batch whose logits or scores are wanted, ascending.
     wanted: Vec<u32>,
     logits: Option<CpuTensor>,
@@ -81,8 +84,16 @@ impl CpuExecutor {
             num_blocks,
             block_size: options.block_size,
             has_score_head: decoder.score_head.is_some(),
+            reads_whole: false,
         };
-        Ok(Self { backend, decoder, spec, wanted: Vec::new(), logits: None, scores: Vec::new() })
+        let readout = Readout::default();
+        Ok(Self { backend, decoder, spec, readout, wanted: Vec::new(), logits: None, scores: Vec::new() })
+    }
+
+    /// The same model, whose own head is read by `readout`.
+    #[must_use]
+    pub fn with_readout(self, readout: Readout) -> Self {
+        Self { readout, ..self }
     }
 
     /// The model's shape.
@@ -111,22 +122,24 @@ impl CpuExecutor {
     /// The score of each of the batch's score rows, by its adapter's head or the model's own.
     fn score(&mut self, batch: &Batch, hidden: &CpuTensor) -> Result<()> {
         self.scores.clear();
+        let raw = Readout::default();
         for &row in &batch.score_rows {
             let run = batch.adapter_runs.iter().find(|run| run.tokens.contains(&(row as usize)));
-            let adapter_head = run.and_then(|run| run.adapter.score_head()).map(|head| (head, None));
-            let own_head =
-                || self.decoder.score_head.as_ref().map(|head| (&*head.weight, head.bias.as_deref()));
-            let Some((head, bias)): Option<(&PackedLinear, _)> = adapter_head.or_else(own_head) else {
+            let adapter_head = run.and_then(|run| run.adapter.score_head());
+            let adapter_head = adapter_head.map(|head| ((head, None), &raw));
+            let own_head = || self.decoder.score_head.as_ref().map(|head| (head.parts(), &self.readout));
+            let Some((head, readout)) = adapter_head.or_else(own_head) else {
                 return Err(EngineError::Execution("a score is wanted, but there is no score head".into()));
             };
-            if head.out_features() != 1 {
-                let message = format!("the score head has {} outputs, but must have 1", head.out_features());
+            let (num_outputs, wanted) = (head.0.out_features(), readout.num_outputs());
+            if num_outputs != wanted {
+                let message = format!("the score head has {num_outputs} outputs, but must have {wanted}");
                 return Err(EngineError::Execution(message));
             }
-            let mut score = [0.0];
+            let mut outputs = vec![0.0; num_outputs];
             let place = self.place_of(row)? as usize;
-            self.backend.head((head, bias), hidden, place, &mut score)?;
-            self.scores.extend(score);
+            self.backend.head(head, hidden, place, &mut outputs)?;
+            self.scores.push(readout.reward(&outputs));
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ impl Scheduler {
             }
         }
         for (model, work) in self.models.iter().zip(&mut step.models) {
-            work.build(model.spec.block_size, |item| find(self.groups[item.group].as_ref()?, item.part));
+            work.build(&model.spec, |item| find(self.groups[item.group].as_ref()?, item.part));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::batch::{AdapterRun, Batch};
+use crate::batch::{AdapterRun, Batch, ExecutorSpec};
 use crate::group::Part;
 use crate::ids::{BlockId, ModelId, RequestId};
 use crate::sequence::Sequence;
@@ -90,7 +90,12 @@ impl Step {
 impl ModelStep {
     /// Lays the items out as a flat batch; `sequence` finds an item's sequence. Sequences under one adapter stand
     /// together, so that its product runs once.
-    pub(super) fn build<'a>(&mut self, block_size: usize, sequence: impl Fn(&Item) -> Option<&'a Sequence>) {
+    pub(super) fn build<'a>(
+        &mut self,
+        spec: &ExecutorSpec,
+        sequence: impl Fn(&Item) -> Option<&'a Sequence>,
+    ) {
+        let block_size = spec.block_size;
         let version_of = |item: &Item| {
             let adapter = sequence(item).and_then(|sequence| sequence.adapter.as_ref());
             adapter.map_or("", |adapter| &*adapter.info.content_hash)
@@ -107,7 +112,8 @@ impl ModelStep {
             let Some(sequence) = sequence(item) else { continue };
             let first_token = batch.token_ids.len();
             let positions = item.first_position..item.first_position + item.num_scheduled_tokens;
-            for position in positions.clone() {
+            let in_batch = if spec.reads_whole { 0..sequence.len() } else { positions.clone() };
+            for position in in_batch {
                 batch.token_ids.push(sequence.token(position));
                 batch.positions.push(position as u32);
                 batch.slot_mapping.push(sequence.slot(position, block_size));

@@ -12,8 +12,14 @@ fn scheduler(num_blocks: usize, max_num_seqs: usize, max_num_batched_tokens: usi
         step_target_ms: 0,
         ..EngineConfig::default()
     };
-    let spec =
-        ExecutorSpec { vocab_size: 100, max_model_len: 64, num_blocks, block_size: 2, has_score_head: false };
+    let spec = ExecutorSpec {
+        vocab_size: 100,
+        max_model_len: 64,
+        num_blocks,
+        block_size: 2,
+        has_score_head: false,
+        reads_whole: false,
+    };
     Scheduler::new(config, &[spec, spec])
 }
 

@@ -2,6 +2,7 @@
 //! the engine.
 
 pub mod chat_template;
+mod pair;
 mod python;
 pub mod reasoning;
 pub mod token_table;
@@ -9,4 +10,5 @@ pub mod tokenizer;
 pub mod tools;
 
 pub use chat_template::{ChatTemplate, TemplateInput};
+pub use pair::PairTokenizer;
 pub use tokenizer::Tokenizer;

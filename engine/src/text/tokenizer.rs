@@ -11,7 +11,7 @@ use crate::model::config::ModelConfig;
 use crate::model::source::ModelSource;
 use crate::parts::TokenBytes;
 
-const FILE: &str = "tokenizer.json";
+pub(super) const FILE: &str = "tokenizer.json";
 
 /// Text to tokens and back.
 #[derive(Debug)]
@@ -31,18 +31,8 @@ impl Tokenizer {
     /// [`EngineError::Load`] naming the file.
     pub fn load(source: &ModelSource) -> Result<Self> {
         let path = source.path_of(FILE);
-        if !source.contains(FILE) && source.contains("tokenizer.model") {
-            let message = "is missing; tokenizer.model alone is not read: save the tokenizer with transformers' \
-                           AutoTokenizer(…).save_pretrained, which writes it";
-            return Err(EngineError::load(path, message));
-        }
-        let bytes = source.require(FILE)?;
-        let broken = |error: String| EngineError::load(&path, format!("is not a tokenizer: {error}"));
-        let mut inner: tokenizers::Tokenizer =
-            serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        // Lengths are the scheduler's business, and there is no padding anywhere.
-        inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
-        inner.with_padding(None);
+        let inner = read(source)?;
+        let broken = |error: String| broken(&path, &error);
         let decoder = inner.get_decoder().map(serde_json::to_value).transpose();
         let decoder = decoder.map_err(|error| broken(error.to_string()))?.unwrap_or(Value::Null);
         let decoding = Decoding::parse(&decoder)
@@ -172,7 +162,29 @@ impl TokenBytes for Tokenizer {
     }
 }
 
-fn cannot_tokenise(error: tokenizers::Error) -> EngineError {
+/// The tokenizer of `tokenizer.json`.
+pub(super) fn read(source: &ModelSource) -> Result<tokenizers::Tokenizer> {
+    let path = source.path_of(FILE);
+    if !source.contains(FILE) && source.contains("tokenizer.model") {
+        let message = "is missing; tokenizer.model alone is not read: save the tokenizer with transformers' \
+                       AutoTokenizer(…).save_pretrained, which writes it";
+        return Err(EngineError::load(path, message));
+    }
+    let bytes = source.require(FILE)?;
+    let broken = |error: String| broken(&path, &error);
+    let mut inner: tokenizers::Tokenizer =
+        serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+    // Lengths are the scheduler's business, and there is no padding anywhere.
+    inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+    inner.with_padding(None);
+    Ok(inner)
+}
+
+fn broken(path: &std::path::Path, error: &str) -> EngineError {
+    EngineError::load(path, format!("is not a tokenizer: {error}"))
+}
+
+pub(super) fn cannot_tokenise(error: tokenizers::Error) -> EngineError {
     EngineError::invalid("prompt", format!("the text cannot be tokenised: {error}"))
 }
 

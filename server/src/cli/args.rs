@@ -14,8 +14,9 @@ pub struct ModelArgs {
     /// or owner/name/FILE.gguf; without it, the embedded demo.
     #[arg(long, value_name = "PATH|ID")]
     pub policy: Option<PathBuf>,
-    /// A reward model and its name: a sequence-classification folder, or a PEFT adapter with a score head on the
-    /// policy's base, or an id on the hub. May be given several times; the first is the default.
+    /// A reward model and its name: a sequence-classification folder (decoder or encoder), a PEFT adapter with a score head
+    /// on the policy's base, or an id on the hub. May be given several times; the first is the default. How a classifier
+    /// of several labels is read is said in the configuration's `rewards`.
     #[arg(long = "reward", value_name = "NAME=DIR|ID")]
     pub rewards: Vec<NamedDir>,
     /// A PEFT adapter of the policy, a folder or an id on the hub, and its name. May be given several times: a server serves each under its name, and

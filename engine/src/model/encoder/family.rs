@@ -1,0 +1,130 @@
+//! The families of encoders we know, one row of data each. Leaves reading `config.json` to `config`.
+
+/// Where the positions of a text begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Positions {
+    /// At zero.
+    Zero,
+    /// Behind that of the padding token; a padding token within the text keeps its own.
+    AfterPadding,
+}
+
+/// What follows the first layer of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadActivation {
+    Tanh,
+    Relu,
+}
+
+/// What sets a family apart.
+#[derive(Debug, PartialEq)]
+pub struct EncoderFamily {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// The architecture of its classifiers.
+    pub classifier: &'static str,
+    /// Fields that it calls differently, `(usual name, its name)`.
+    pub(super) aliases: &'static [(&'static str, &'static str)],
+    pub(super) positions: Positions,
+    /// Texts and their answers are told apart by a second embedding (`type_vocab_size`).
+    pub(super) has_segments: bool,
+    pub(super) head_activation: HeadActivation,
+    pub(super) names: Names,
+    /// Modules of published folders that its classifiers do not read.
+    pub(super) unused: &'static [&'static str],
+}
+
+/// What a family calls its tensors; those of a layer are below `layers.N.`.
+#[derive(Debug, PartialEq)]
+pub(super) struct Names {
+    /// Before everything but the head.
+    pub(super) trunk: &'static str,
+    pub(super) layers: &'static str,
+    pub(super) qkv: [&'static str; 3],
+    pub(super) o: &'static str,
+    pub(super) attention_norm: &'static str,
+    pub(super) up: &'static str,
+    pub(super) down: &'static str,
+    pub(super) mlp_norm: &'static str,
+    /// Full names of the head's layers.
+    pub(super) head: [&'static str; 2],
+}
+
+/// BERT (Devlin et al. 2018, arXiv:1810.04805), from which the others differ.
+const BERT: EncoderFamily = EncoderFamily {
+    model_type: "bert",
+    classifier: "BertForSequenceClassification",
+    aliases: &[],
+    positions: Positions::Zero,
+    has_segments: true,
+    head_activation: HeadActivation::Tanh,
+    names: BERT_NAMES,
+    unused: &[],
+};
+
+const BERT_NAMES: Names = Names {
+    trunk: "bert",
+    layers: "encoder.layer",
+    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    o: "attention.output.dense",
+    attention_norm: "attention.output.LayerNorm",
+    up: "intermediate.dense",
+    down: "output.dense",
+    mlp_norm: "output.LayerNorm",
+    head: ["bert.pooler.dense", "classifier"],
+};
+
+/// RoBERTa (Liu et al. 2019, arXiv:1907.11692).
+const ROBERTA: EncoderFamily = EncoderFamily {
+    model_type: "roberta",
+    classifier: "RobertaForSequenceClassification",
+    positions: Positions::AfterPadding,
+    names: Names { trunk: "roberta", head: ["classifier.dense", "classifier.out_proj"], ..BERT_NAMES },
+    unused: &["roberta.pooler.dense"],
+    ..BERT
+};
+
+/// Every family; a new one is a new row.
+static FAMILIES: &[EncoderFamily] = &[
+    BERT,
+    EncoderFamily {
+        model_type: "distilbert",
+        classifier: "DistilBertForSequenceClassification",
+        aliases: &[
+            ("hidden_size", "dim"),
+            ("num_hidden_layers", "n_layers"),
+            ("num_attention_heads", "n_heads"),
+            ("intermediate_size", "hidden_dim"),
+            ("hidden_act", "activation"),
+        ],
+        has_segments: false,
+        head_activation: HeadActivation::Relu,
+        names: Names {
+            trunk: "distilbert",
+            layers: "transformer.layer",
+            qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+            o: "attention.out_lin",
+            attention_norm: "sa_layer_norm",
+            up: "ffn.lin1",
+            down: "ffn.lin2",
+            mlp_norm: "output_layer_norm",
+            head: ["pre_classifier", "classifier"],
+        },
+        ..BERT
+    },
+    ROBERTA,
+    // Conneau et al. 2019 (arXiv:1911.02116): RoBERTa with another vocabulary.
+    EncoderFamily { model_type: "xlm-roberta", classifier: "XLMRobertaForSequenceClassification", ..ROBERTA },
+];
+
+impl EncoderFamily {
+    /// The family of a `model_type`.
+    pub fn find(model_type: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.model_type == model_type)
+    }
+
+    /// What this family calls a field.
+    pub(super) fn field(&self, usual: &'static str) -> &'static str {
+        self.aliases.iter().find(|(name, _)| *name == usual).map_or(usual, |(_, own)| own)
+    }
+}

@@ -1,0 +1,101 @@
+//! The encoder: embeddings, layers that norm behind attention and MLP, and a head on the first token (Devlin et al. 2018,
+//! arXiv:1810.04805). Leaves which texts run to `executor` and arithmetic to the backend.
+
+use super::config::EncoderConfig;
+use super::family::HeadActivation;
+use crate::EngineError;
+use crate::model::backend::{AttentionSpec, Backend, Result};
+use crate::model::cpu::{CpuBackend, CpuLinear, CpuNorm};
+use crate::model::cpu_tensor::CpuTensor;
+
+/// Weights of an encoder.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    pub(super) config: EncoderConfig,
+    pub(super) words: CpuLinear,
+    pub(super) positions: CpuLinear,
+    pub(super) segments: Option<CpuLinear>,
+    pub(super) embedding_norm: CpuNorm,
+    pub(super) layers: Vec<Layer>,
+    pub(super) head: Head,
+}
+
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) qkv: CpuLinear,
+    pub(super) o: CpuLinear,
+    pub(super) attention_norm: CpuNorm,
+    pub(super) up: CpuLinear,
+    pub(super) down: CpuLinear,
+    pub(super) mlp_norm: CpuNorm,
+}
+
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) dense: CpuLinear,
+    pub(super) activation: HeadActivation,
+    pub(super) out: CpuLinear,
+}
+
+impl Encoder {
+    /// What the first layer reads, `[num_tokens, hidden_size]`, of the tokens that the backend has begun. A token of
+    /// segment `s` is `id + s · vocab_size`.
+    pub(super) fn embed(&self, backend: &mut CpuBackend, tokens: &[u32]) -> Result<CpuTensor> {
+        let vocab_size = self.config.vocab_size as u32;
+        let ids: Vec<u32> = tokens.iter().map(|token| token % vocab_size).collect();
+        let mut x = backend.embed(&self.words, &ids)?;
+        if let Some(table) = &self.segments {
+            let segments: Vec<u32> = tokens.iter().map(|token| token / vocab_size).collect();
+            let segments = backend.embed(table, &segments)?;
+            x = backend.add(x, segments)?;
+        }
+        let positions = backend.embed_positions(&self.positions)?;
+        let x = backend.add(x, positions)?;
+        backend.norm(&self.embedding_norm, &x)
+    }
+
+    /// What layer `layer` makes of `x`.
+    pub(super) fn layer(&self, backend: &mut CpuBackend, layer: usize, x: CpuTensor) -> Result<CpuTensor> {
+        let num_heads = self.config.num_heads;
+        let head_dim = self.config.hidden_size / num_heads;
+        let spec = AttentionSpec {
+            // One layer's keys and values at a time: no later one reads them.
+            layer: 0,
+            num_heads,
+            num_kv_heads: num_heads,
+            head_dim,
+            scale: (head_dim as f32).sqrt().recip(),
+            sliding_window: None,
+            soft_cap: None,
+        };
+        let Some(layer) = self.layers.get(layer) else {
+            return Err(EngineError::Execution(format!("there is no layer {layer}")));
+        };
+        let qkv = backend.linear(&layer.qkv, &x)?;
+        let attended = backend.attention(&spec, qkv)?;
+        let attended = backend.linear(&layer.o, &attended)?;
+        let x = backend.add(x, attended)?;
+        let x = backend.norm(&layer.attention_norm, &x)?;
+        let inner = backend.linear(&layer.up, &x)?;
+        let inner = backend.activate(self.config.activation, inner)?;
+        let inner = backend.linear(&layer.down, &inner)?;
+        let x = backend.add(x, inner)?;
+        backend.norm(&layer.mlp_norm, &x)
+    }
+
+    /// The head's outputs for the text that begins at `row` of the last layer's output, `[labels.len()]`.
+    pub(super) fn outputs(&self, backend: &CpuBackend, x: &CpuTensor, row: usize) -> Result<Vec<f32>> {
+        let Head { dense, activation, out } = &self.head;
+        let mut pooled = backend.zeroed(1, self.config.hidden_size);
+        backend.head(dense.parts(), x, row, pooled.as_mut_slice())?;
+        for value in pooled.as_mut_slice() {
+            *value = match activation {
+                HeadActivation::Tanh => value.tanh(),
+                HeadActivation::Relu => value.max(0.0),
+            };
+        }
+        let mut outputs = vec![0.0; self.config.labels.len()];
+        backend.head(out.parts(), &pooled, 0, &mut outputs)?;
+        Ok(outputs)
+    }
+}

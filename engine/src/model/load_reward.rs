@@ -1,0 +1,141 @@
+//! From a folder to a reward model: an adapter on the policy's base, a decoder or an encoder. Leaves the policy and the
+//! whole to `assemble`.
+
+use std::sync::Arc;
+
+use rectify_kernels::Pool;
+
+use super::adapter::Adapter;
+use super::assemble::{Dtype, ModelsConfig, ServedModels, stored_dtype};
+use super::backend::Result;
+use super::checkpoint::Checkpoint;
+use super::config::ModelConfig;
+use super::cpu_executor::{CpuExecutor, CpuOptions};
+use super::encoder::{EncoderConfig, EncoderExecutor, EncoderFamily, EncoderOptions, EncoderText};
+use super::fields::Fields;
+use super::layout;
+use super::peft::{self, PeftAdapter};
+use super::reading::RewardReading;
+use super::readout::{Readout, label_names};
+use super::reward::RewardText;
+use super::source::ModelSource;
+use super::weights::WeightStore;
+use crate::EngineError;
+use crate::parts::{RewardParts, RewardWeights};
+use crate::text::{ChatTemplate, PairTokenizer, Tokenizer};
+
+/// The reward model `name` in `source`.
+///
+/// # Errors
+/// [`EngineError::Load`] naming the file that does not fit, [`EngineError::InvalidRequest`] naming the setting.
+pub(super) fn load_reward(
+    name: &str,
+    source: &ModelSource,
+    models: &ModelsConfig,
+    served: &ServedModels,
+    pool: &Arc<Pool>,
+) -> Result<RewardParts> {
+    let name: Arc<str> = name.into();
+    let unread = RewardReading::default();
+    let reading = models.readings.get(&*name).unwrap_or(&unread);
+    if PeftAdapter::is_in(source) {
+        if *reading != unread {
+            let message = format!(
+                "`rewards.{name}` says how outputs are read, but {} is an adapter, whose one output is the reward; leave \
+                 out all but `path`",
+                source.path().display()
+            );
+            return Err(EngineError::invalid("rewards", message));
+        }
+        return load_reward_adapter(name, source, served, pool);
+    }
+    let fields = source.require_json("config.json")?;
+    if let Some(family) = fields.string("model_type")?.and_then(EncoderFamily::find) {
+        return load_encoder(name, source, (&fields, family), models, reading, pool);
+    }
+    let checkpoint = Checkpoint::open(source)?;
+    let mut config = ModelConfig::load(source)?;
+    let mut labels = label_names(&fields)?;
+    if config.num_labels.is_none() && checkpoint.contains(&format!("{}.weight", layout::VALUE_HEAD)) {
+        config = config.with_value_head();
+        labels = vec!["LABEL_0".into()];
+    }
+    if config.num_labels.is_none() {
+        let message = "is of a language model, but a reward model must be a ForSequenceClassification model, or hold a \
+                       value head (`v_head.summary.weight`)";
+        return Err(EngineError::load(source.path_of("config.json"), message));
+    }
+    let readout = Readout::new(&name, &fields, &labels, reading)?;
+    let tokenizer = Arc::new(Tokenizer::load(source)?);
+    tokenizer.check_vocabulary(&config)?;
+    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
+    let options = CpuOptions {
+        pool: Arc::clone(pool),
+        dtype: dtype.weights(),
+        weights: WeightStore::default(),
+        kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
+        kv_memory: models.reward_kv_memory,
+        block_size: models.block_size,
+        max_model_len: None,
+    };
+    let executor = CpuExecutor::new(&config, &checkpoint, &options)?.with_readout(readout);
+    let chat_template = ChatTemplate::load(source)?.map(Arc::new);
+    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
+    Ok(RewardParts { name, spec, weights: RewardWeights::Own(Box::new(executor)) })
+}
+
+/// An adapter with a score head on the policy's base.
+fn load_reward_adapter(
+    name: Arc<str>,
+    source: &ModelSource,
+    served: &ServedModels,
+    pool: &Arc<Pool>,
+) -> Result<RewardParts> {
+    let own_tokenizer = source.contains("tokenizer.json").then(|| Tokenizer::load(source).map(Arc::new));
+    let adapter = Adapter::load(&name, source, &served.config, pool)?;
+    if !adapter.info.has_score_head {
+        let message = "holds no score head: it is an adapter of a language model, not a reward model";
+        return Err(EngineError::load(source.path_of(peft::WEIGHTS_FILE), message));
+    }
+    let tokenizer = own_tokenizer.transpose()?.unwrap_or_else(|| Arc::clone(&served.tokenizer));
+    tokenizer.check_vocabulary(&served.config)?;
+    let own_template = ChatTemplate::load(source)?.map(Arc::new);
+    let chat_template = own_template.or_else(|| served.chat_template.clone());
+    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
+    Ok(RewardParts { name, spec, weights: RewardWeights::Adapter(Arc::new(adapter)) })
+}
+
+fn load_encoder(
+    name: Arc<str>,
+    source: &ModelSource,
+    (fields, family): (&Fields, &'static EncoderFamily),
+    models: &ModelsConfig,
+    reading: &RewardReading,
+    pool: &Arc<Pool>,
+) -> Result<RewardParts> {
+    let config = EncoderConfig::parse(fields, family)?;
+    let readout = Readout::new(&name, fields, &config.labels, reading)?;
+    let tokenizer = PairTokenizer::load(source)?;
+    tokenizer.check_vocabulary(config.vocab_size)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let stored = || match checkpoint.is_half_precision(&config.word_embedding()) {
+        true => Dtype::Bfloat16,
+        false => Dtype::Float32,
+    };
+    let options = EncoderOptions {
+        pool: Arc::clone(pool),
+        dtype: models.dtype.unwrap_or_else(stored).weights(),
+        memory: models.reward_kv_memory,
+        readout,
+    };
+    let executor = EncoderExecutor::new(&config, &checkpoint, options)?;
+    let spec = Arc::new(EncoderText {
+        name: Arc::clone(&name),
+        tokenizer,
+        vocab_size: config.vocab_size,
+        num_segments: config.num_segments,
+        input: reading.input,
+        truncate_to: reading.truncate.then_some(config.max_len()),
+    });
+    Ok(RewardParts { name, spec, weights: RewardWeights::Own(Box::new(executor)) })
+}
