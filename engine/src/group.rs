@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::block_pool::BlockPool;
 use crate::ids::{ModelId, RequestId};
+use crate::model::reading::Aggregate;
 use crate::sequence::{Sequence, SequenceState};
 
 /// Order of admission: priority class first, then arrival. Preemption goes from the greatest down.
@@ -45,6 +46,8 @@ pub struct ScoreSequence {
     pub model: ModelId,
     /// Its tokens and blocks.
     pub sequence: Sequence,
+    /// What the outputs it was read at come to.
+    pub aggregate: Aggregate,
 }
 
 /// The sequences of one request.

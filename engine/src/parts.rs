@@ -9,6 +9,7 @@ use rectify_kernels::Pool;
 
 use crate::batch::Executor;
 use crate::model::adapter::Adapter;
+use crate::model::reading::Steps;
 use crate::request::Message;
 
 /// Everything the engine's thread owns. Built on that thread, so executors need not be `Send`.
@@ -81,7 +82,7 @@ impl TokenBytes for WithSpecial<'_> {
 }
 
 /// A reward model's own template and tokenizer. Token ids come with special tokens, no beginning-of-text doubled; the
-/// score is read at the last one.
+/// score is read at the last one, or where [`RewardSpec::steps`] says.
 pub trait RewardSpec: Send + Sync {
     /// The conversation without an answer: a prefix that candidates' sequences share, as far as the template allows.
     ///
@@ -100,6 +101,14 @@ pub trait RewardSpec: Send + Sync {
     /// # Errors
     /// If the tokenizer fails.
     fn text_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError>;
+
+    /// Where the reward of a text of these tokens is read; `None` is at the last one.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] if the text holds no such place.
+    fn steps(&self, _tokens: &[u32]) -> Result<Option<Steps>, EngineError> {
+        Ok(None)
+    }
 }
 
 /// Reads an adapter from a PEFT folder and checks that it fits the policy, on the caller's thread: never on the engine's,

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::group::Part;
 use crate::ids::ModelId;
 use crate::model::adapter::Adapter;
+use crate::model::reading::Steps;
 use crate::request::{Event, Message, ScoreInput, ScoreRequest, Usage};
 use crate::scheduler::ScoreWork;
 use crate::strategy::Combine;
@@ -62,7 +63,7 @@ impl RewardModel {
     pub(crate) fn prompt_work(&self, judge: usize, messages: &[Message]) -> Option<ScoreWork> {
         let mut tokens = self.spec.prompt_tokens(messages).ok()?;
         tokens.truncate(tokens.len() / self.block_size * self.block_size);
-        (!tokens.is_empty()).then(|| self.work(Part::ScorePrompt(judge), tokens))
+        (!tokens.is_empty()).then(|| self.work(Part::ScorePrompt(judge), tokens, None))
     }
 
     /// The conversation with an answer.
@@ -73,15 +74,19 @@ impl RewardModel {
         messages: &[Message],
         answer: &str,
     ) -> Result<ScoreWork, EngineError> {
-        Ok(self.work(Part::Score { judge, index }, self.spec.candidate_tokens(messages, answer)?))
+        let tokens = self.spec.candidate_tokens(messages, answer)?;
+        let steps = self.spec.steps(&tokens)?;
+        Ok(self.work(Part::Score { judge, index }, tokens, steps))
     }
 
     fn text_work(&self, index: usize, text: &str) -> Result<ScoreWork, EngineError> {
-        Ok(self.work(Part::Score { judge: 0, index }, self.spec.text_tokens(text)?))
+        let tokens = self.spec.text_tokens(text)?;
+        let steps = self.spec.steps(&tokens)?;
+        Ok(self.work(Part::Score { judge: 0, index }, tokens, steps))
     }
 
-    fn work(&self, part: Part, tokens: Vec<u32>) -> ScoreWork {
-        ScoreWork { model: self.model, adapter: self.adapter.clone(), part, tokens: tokens.into() }
+    fn work(&self, part: Part, tokens: Vec<u32>, steps: Option<Steps>) -> ScoreWork {
+        ScoreWork { model: self.model, adapter: self.adapter.clone(), part, tokens: tokens.into(), steps }
     }
 }
 

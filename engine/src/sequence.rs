@@ -41,6 +41,10 @@ pub struct Sequence {
     pub adapter: Option<Arc<Adapter>>,
     /// Number of the last step it took part in.
     pub last_scheduled: u64,
+    /// Positions whose outputs a reward model is read at, ascending; `None` is the last.
+    pub wanted: Option<Arc<[u32]>>,
+    /// What was read there so far.
+    pub values: Vec<f32>,
     /// It is not to run until its strategy says so; it may have blocks.
     pub is_held: bool,
     root: BlockHash,
@@ -61,6 +65,8 @@ impl Sequence {
             block_table: Vec::new(),
             adapter,
             last_scheduled: 0,
+            wanted: None,
+            values: Vec::new(),
             is_held: false,
             root,
             hashes: Vec::new(),
@@ -111,14 +117,20 @@ impl Sequence {
         SlotId(block.0 * block_size as u32 + (position % block_size) as u32)
     }
 
-    /// Takes blocks that hold its next tokens from the prefix cache, except that of its last token, whose output is
-    /// still wanted. Returns the number of tokens found. A sequence with a partial block has nothing to look for.
+    /// Its first tokens, whose outputs nobody wants: they may come from the prefix cache.
+    fn num_unread_tokens(&self) -> usize {
+        let first = self.wanted.as_ref().and_then(|wanted| wanted.first());
+        first.map_or(self.len() - 1, |&first| (first as usize).min(self.len() - 1))
+    }
+
+    /// Takes blocks that hold its next tokens from the prefix cache, except from that of the first token whose output is
+    /// still wanted, which is the last one unless it says otherwise. Returns the number of tokens found. A sequence with a partial block has nothing to look for.
     pub fn extend_from_cache(&mut self, pool: &mut BlockPool, block_size: usize) -> usize {
         let before = self.num_computed_tokens;
         if !before.is_multiple_of(block_size) || self.block_table.len() * block_size != before {
             return 0;
         }
-        while self.num_computed_tokens + block_size < self.len() {
+        while self.num_computed_tokens + block_size <= self.num_unread_tokens() {
             let hash = self.block_hash(self.block_table.len(), block_size);
             let Some(block) = pool.acquire_cached(hash) else { break };
             self.block_table.push(block);
@@ -136,7 +148,7 @@ impl Sequence {
         }
         let whole = self.block_table.len() * block_size == self.num_computed_tokens;
         if use_cache && whole {
-            for index in self.block_table.len()..(self.len() - 1) / block_size {
+            for index in self.block_table.len()..self.num_unread_tokens() / block_size {
                 match pool.lookup(self.block_hash(index, block_size)) {
                     Some(cached) => wanted -= usize::from(!cached.is_free),
                     None => break,
@@ -234,6 +246,7 @@ impl Sequence {
     pub fn release(&mut self, pool: &mut BlockPool, state: SequenceState) {
         self.truncate_blocks(0, pool);
         self.num_computed_tokens = 0;
+        self.values.clear();
         self.state = state;
     }
 

@@ -4,5 +4,6 @@ mod encoders;
 mod engine;
 mod gguf;
 mod model;
+mod process;
 mod table;
 mod text;

@@ -134,8 +134,8 @@ impl Engine {
     fn leave_room_to_score(&self, reward: usize, request: &mut GenerateRequest) {
         let model = &self.rewards[reward];
         // A template that refuses an empty answer says nothing of others.
-        let Ok(around) = model.candidate_work(0, 0, &request.messages, "") else { return };
-        let room = self.scheduler.score_limit(model.model).saturating_sub(around.tokens.len());
+        let Ok(around) = model.spec.candidate_tokens(&request.messages, "") else { return };
+        let room = self.scheduler.score_limit(model.model).saturating_sub(around.len());
         if room > 0 {
             request.sampling.max_tokens = request.sampling.max_tokens.min(room);
         }

@@ -24,7 +24,7 @@ struct Outputs {
     samples: Vec<(RequestId, usize, Result<Sampled, EngineError>)>,
     /// Request, position, logprobs of the prompt's token there.
     prompt_logprobs: Vec<(RequestId, usize, Result<Logprobs, EngineError>)>,
-    /// By [`Item::score`].
+    /// By [`Item::scores`].
     scores: Vec<f32>,
 }
 
@@ -64,7 +64,12 @@ impl Engine {
                 (_, Err(error)) => self.fail(id, error),
             }
         }
+        let mut rewards = Vec::new();
         for item in &work.items {
+            if let Part::Score { judge, index } = item.part {
+                let reward = self.scheduler.take_scores(item, &outputs.scores[item.scores.clone()]);
+                rewards.extend(reward.map(|reward| (item.request, judge, index, reward)));
+            }
             self.advance(item);
         }
         let now = Instant::now();
@@ -74,10 +79,8 @@ impl Engine {
                 Err(error) => self.fail(id, error),
             }
         }
-        for item in &work.items {
-            if let (Part::Score { judge, index }, Some(row)) = (item.part, item.score) {
-                self.scored(item.request, judge, index, outputs.scores[row]);
-            }
+        for (id, judge, index, reward) in rewards {
+            self.scored(id, judge, index, reward);
         }
     }
 

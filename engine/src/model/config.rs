@@ -73,6 +73,8 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// Outputs of a `ForSequenceClassification` head; `None` for a language model.
     pub num_labels: Option<usize>,
+    /// That head is a `ForTokenClassification`'s: it has a bias.
+    pub is_token_classifier: bool,
     /// That head is a value head beside a language model's ([`super::layout::VALUE_HEAD`]).
     pub has_value_head: bool,
     /// What was read, for writing.
@@ -121,7 +123,7 @@ impl ModelConfig {
 
     fn parse(fields: &Fields) -> Result<Self> {
         let family = find_family(fields)?;
-        let num_labels = parse_task(fields, family)?;
+        let (num_labels, is_token_classifier) = parse_task(fields, family)?;
         refuse(fields, family)?;
         let own = |usual| family.field(usual);
         let hidden_size = fields.require_size(own("hidden_size"))?;
@@ -190,6 +192,7 @@ impl ModelConfig {
             eos_token_ids: fields.tokens("eos_token_id")?.unwrap_or_default(),
             pad_token_id: one("pad_token_id")?,
             num_labels,
+            is_token_classifier,
             has_value_head: false,
             stored: Stored(fields.all().clone()),
         })
@@ -207,10 +210,12 @@ impl ModelConfig {
         let family = self.family;
         let mut map = Map::new();
         let mut put = |usual, value: Value| map.insert(family.field(usual).to_owned(), value);
-        put(
-            "architectures",
-            json!([if self.num_labels.is_some() { family.classifier } else { family.causal }]),
-        );
+        let architecture = match self.num_labels {
+            Some(_) if self.is_token_classifier => family.token_classifier(),
+            Some(_) => family.classifier.to_owned(),
+            None => family.causal.to_owned(),
+        };
+        put("architectures", json!([architecture]));
         put("model_type", json!(family.model_type));
         put("vocab_size", json!(self.vocab_size));
         put("hidden_size", json!(self.hidden_size));
@@ -296,16 +301,19 @@ fn find_family(fields: &Fields) -> Result<&'static Family> {
     })
 }
 
-/// `None` for a language model, the number of outputs for a classifier.
-fn parse_task(fields: &Fields, family: &Family) -> Result<Option<usize>> {
+/// `None` for a language model, the number of outputs for a classifier; and whether that is one of tokens.
+fn parse_task(fields: &Fields, family: &Family) -> Result<(Option<usize>, bool)> {
     let architectures = fields.strings("architectures")?.unwrap_or_default();
     match architectures.first() {
-        None => Ok(None),
-        Some(&architecture) if architecture == family.causal => Ok(None),
-        Some(&architecture) if architecture == family.classifier => {
+        None => Ok((None, false)),
+        Some(&architecture) if architecture == family.causal => Ok((None, false)),
+        Some(&architecture)
+            if architecture == family.classifier || architecture == family.token_classifier() =>
+        {
             let labels = fields.object("id2label")?.map(|labels| labels.names().count());
             // Two is what `transformers` means when nothing is said.
-            Ok(Some(fields.size("num_labels")?.or(labels).unwrap_or(2)))
+            let num_labels = fields.size("num_labels")?.or(labels).unwrap_or(2);
+            Ok((Some(num_labels), architecture != family.classifier))
         }
         Some(architecture) => {
             let (causal, classifier) = (family.causal, family.classifier);

@@ -302,6 +302,11 @@ impl Family {
         FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ")
     }
 
+    /// The architecture of its classifiers of tokens.
+    pub fn token_classifier(&self) -> String {
+        self.classifier.replace("ForSequenceClassification", "ForTokenClassification")
+    }
+
     /// What this family calls a field.
     pub fn field(&self, usual: &'static str) -> &'static str {
         self.aliases.iter().find(|(name, _)| *name == usual).map_or(usual, |(_, own)| own)

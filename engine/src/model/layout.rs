@@ -301,7 +301,12 @@ pub fn tensors(config: &ModelConfig) -> Vec<TensorSpec> {
             add(weight(VALUE_HEAD), vec![1, config.hidden_size], TensorRole::Weight);
             add(format!("{VALUE_HEAD}.bias"), vec![1], TensorRole::Bias);
         }
-        Some(labels) => add(weight(SCORE_HEAD), vec![labels, config.hidden_size], TensorRole::Weight),
+        Some(labels) => {
+            add(weight(SCORE_HEAD), vec![labels, config.hidden_size], TensorRole::Weight);
+            if config.is_token_classifier {
+                add(format!("{SCORE_HEAD}.bias"), vec![labels], TensorRole::Bias);
+            }
+        }
         None if config.tie_word_embeddings => {}
         None => add(weight(LM_HEAD), vec![config.vocab_size, config.hidden_size], TensorRole::Weight),
     }

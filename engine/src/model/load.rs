@@ -60,7 +60,7 @@ impl<B: Backend> Loader<'_, B> {
     fn score_head(&mut self, labels: usize) -> Result<B::Linear> {
         let (head, has_bias) = match self.config.has_value_head {
             true => (layout::VALUE_HEAD, true),
-            false => (layout::SCORE_HEAD, false),
+            false => (layout::SCORE_HEAD, self.config.is_token_classifier),
         };
         self.backend.new_linear(vec![self.checkpoint.matrix(
             head,

@@ -15,9 +15,9 @@ use super::encoder::{EncoderConfig, EncoderExecutor, EncoderFamily, EncoderOptio
 use super::fields::Fields;
 use super::layout;
 use super::peft::{self, PeftAdapter};
-use super::reading::RewardReading;
+use super::reading::{Aggregate, OutputActivation, RewardReading};
 use super::readout::{Readout, label_names};
-use super::reward::RewardText;
+use super::reward::{RewardText, StepTags};
 use super::source::ModelSource;
 use super::weights::WeightStore;
 use crate::EngineError;
@@ -68,6 +68,7 @@ pub(super) fn load_reward(
     let readout = Readout::new(&name, &fields, &labels, reading)?;
     let tokenizer = Arc::new(Tokenizer::load(source)?);
     tokenizer.check_vocabulary(&config)?;
+    let steps = step_tags(&name, &fields, &config, reading, &tokenizer)?;
     let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
     let options = CpuOptions {
         pool: Arc::clone(pool),
@@ -80,8 +81,46 @@ pub(super) fn load_reward(
     };
     let executor = CpuExecutor::new(&config, &checkpoint, &options)?.with_readout(readout);
     let chat_template = ChatTemplate::load(source)?.map(Arc::new);
-    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
+    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template, steps });
     Ok(RewardParts { name, spec, weights: RewardWeights::Own(Box::new(executor)) })
+}
+
+/// Where a process reward model is read: as whoever serves it says, or its own `config.json`.
+fn step_tags(
+    name: &str,
+    fields: &Fields,
+    config: &ModelConfig,
+    reading: &RewardReading,
+    tokenizer: &Tokenizer,
+) -> Result<Option<StepTags>> {
+    let own = fields.tokens("step_tag_id")?.and_then(|ids| ids.first().copied());
+    let Some(id) = reading.step_tag_id.or(own) else {
+        if config.is_token_classifier {
+            let message = format!(
+                "is of a classifier of tokens, whose reward is read at step tokens: set `rewards.{name}.step_tag_id`"
+            );
+            return Err(fields.error("architectures", message));
+        }
+        return Ok(None);
+    };
+    let invalid = |message: String| Err(EngineError::invalid("rewards", message));
+    if id as usize >= tokenizer.vocab_size() {
+        let size = tokenizer.vocab_size();
+        return invalid(format!("`rewards.{name}.step_tag_id` is {id}, but the tokenizer has {size} tokens"));
+    }
+    if reading.aggregate == Aggregate::Prod && reading.activation == OutputActivation::None {
+        return invalid(format!(
+            "`rewards.{name}.aggregate` is prod, which is of probabilities, but outputs are raw logits; set \
+             `rewards.{name}.activation` to softmax or sigmoid"
+        ));
+    }
+    if reading.step_separator.as_ref().is_some_and(String::is_empty) {
+        return invalid(format!(
+            "`rewards.{name}.step_separator` is empty, but must be a text between steps"
+        ));
+    }
+    let text = tokenizer.decode(&[id], false)?;
+    Ok(Some(StepTags { id, text, separator: reading.step_separator.clone(), aggregate: reading.aggregate }))
 }
 
 /// An adapter with a score head on the policy's base.
@@ -101,7 +140,7 @@ fn load_reward_adapter(
     tokenizer.check_vocabulary(&served.config)?;
     let own_template = ChatTemplate::load(source)?.map(Arc::new);
     let chat_template = own_template.or_else(|| served.chat_template.clone());
-    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template });
+    let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template, steps: None });
     Ok(RewardParts { name, spec, weights: RewardWeights::Adapter(Arc::new(adapter)) })
 }
 
@@ -114,6 +153,11 @@ fn load_encoder(
     pool: &Arc<Pool>,
 ) -> Result<RewardParts> {
     let config = EncoderConfig::parse(fields, family)?;
+    if reading.step_tag_id.is_some() {
+        let message =
+            format!("`rewards.{name}.step_tag_id` is set, but an encoder has one reward for the whole text");
+        return Err(EngineError::invalid("rewards", message));
+    }
     let readout = Readout::new(&name, fields, &config.labels, reading)?;
     let tokenizer = PairTokenizer::load(source)?;
     tokenizer.check_vocabulary(config.vocab_size)?;

@@ -9,6 +9,7 @@ use crate::EngineError;
 use crate::group::{GroupKey, Part, ScoreSequence, SequenceGroup};
 use crate::ids::{ModelId, RequestId, SeqId};
 use crate::model::adapter::Adapter;
+use crate::model::reading::{Aggregate, Steps};
 use crate::sequence::{Sequence, SequenceState};
 
 /// What to generate.
@@ -41,6 +42,8 @@ pub struct ScoreWork {
     pub part: Part,
     /// Its tokens.
     pub tokens: Arc<[u32]>,
+    /// Where its reward is read; `None` is at the last token.
+    pub steps: Option<Steps>,
 }
 
 impl Scheduler {
@@ -115,9 +118,12 @@ impl Scheduler {
         }
         let Some(&index) = self.requests.get(&request) else { return Ok(()) };
         self.next_seq_id += 1;
-        let sequence = Sequence::new(SeqId(self.next_seq_id), work.tokens, work.adapter);
+        let mut sequence = Sequence::new(SeqId(self.next_seq_id), work.tokens, work.adapter);
+        let aggregate = work.steps.as_ref().map_or(Aggregate::Last, |steps| steps.aggregate);
+        sequence.wanted = work.steps.map(|steps| steps.positions);
         if let Some(group) = &mut self.groups[index] {
-            group.scores.push_back(ScoreSequence { part: work.part, model: work.model, sequence });
+            let ScoreWork { part, model, .. } = work;
+            group.scores.push_back(ScoreSequence { part, model, sequence, aggregate });
             self.scoring.insert(group.key, index);
         }
         Ok(())

@@ -98,6 +98,16 @@ impl Scheduler {
         self.free_groups.push(index);
     }
 
+    /// Keeps what an executed item's text was read at, before [`Scheduler::advance`]. The text's reward, if the item ends it.
+    pub fn take_scores(&mut self, item: &Item, values: &[f32]) -> Option<f32> {
+        let group = self.groups.get_mut(item.group)?.as_mut().filter(|group| group.id == item.request)?;
+        let score = group.scores.iter_mut().find(|score| score.part == item.part)?;
+        score.sequence.values.extend_from_slice(values);
+        let is_last = item.first_position + item.num_scheduled_tokens == score.sequence.len();
+        (is_last && matches!(item.part, Part::Score { .. }))
+            .then(|| score.aggregate.of(&score.sequence.values))
+    }
+
     /// Counts an executed item's tokens as computed. Returns whether its sequence is computed to its end; a text is
     /// then scored and gone, a prompt waits for [`Scheduler::fork`].
     pub fn advance(&mut self, item: &Item) -> bool {

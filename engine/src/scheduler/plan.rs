@@ -322,7 +322,7 @@ pub(super) fn plan_tokens(
         num_scheduled_tokens: num_tokens,
         first_position: sequence.num_computed_tokens,
         logits: 0..0,
-        score: None,
+        scores: 0..0,
         group: place.index,
         logit_rows,
     };

@@ -21,8 +21,8 @@ pub struct Item {
     pub first_position: usize,
     /// Rows of the step's logits.
     pub logits: Range<usize>,
-    /// Row of the step's scores.
-    pub score: Option<usize>,
+    /// Rows of the step's scores.
+    pub scores: Range<usize>,
     pub(super) group: usize,
     pub(super) logit_rows: LogitRows,
 }
@@ -113,6 +113,7 @@ impl ModelStep {
             let first_token = batch.token_ids.len();
             let positions = item.first_position..item.first_position + item.num_scheduled_tokens;
             let in_batch = if spec.reads_whole { 0..sequence.len() } else { positions.clone() };
+            let first_in_batch = in_batch.start;
             for position in in_batch {
                 batch.token_ids.push(sequence.token(position));
                 batch.positions.push(position as u32);
@@ -133,10 +134,16 @@ impl ModelStep {
                 LogitRows::All => batch.logit_rows.extend(first_token as u32..end as u32),
             }
             item.logits = first_row..batch.logit_rows.len();
-            if matches!(item.part, Part::Score { .. }) && positions.end == sequence.len() {
-                item.score = Some(batch.score_rows.len());
-                batch.score_rows.push(end as u32 - 1);
+            let first_row = batch.score_rows.len();
+            if let Part::Score { .. } = item.part {
+                let last = [sequence.len() as u32 - 1];
+                let wanted = sequence.wanted.as_deref().unwrap_or(&last);
+                let computed = wanted.iter().filter(|&&position| positions.contains(&(position as usize)));
+                batch
+                    .score_rows
+                    .extend(computed.map(|position| position - first_in_batch as u32 + first_token as u32));
             }
+            item.scores = first_row..batch.score_rows.len();
         }
     }
 }

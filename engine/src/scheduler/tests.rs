@@ -173,7 +173,8 @@ fn texts_wait_for_the_conversation_they_share() {
     let mut scheduler = scheduler(64, 8, 4);
     scheduler.add_scoring(RequestId(1), 0).unwrap();
     let mut add = |part, len: u32| {
-        let work = ScoreWork { model: ModelId(1), adapter: None, part, tokens: (0..len).collect() };
+        let work =
+            ScoreWork { model: ModelId(1), adapter: None, part, tokens: (0..len).collect(), steps: None };
         scheduler.add_score(RequestId(1), work).unwrap();
     };
     add(Part::ScorePrompt(0), 6);
@@ -216,6 +217,7 @@ fn an_older_text_that_finds_no_blocks_goes_before_newer_requests() {
         adapter: Some(adapter("head", "1")),
         part: Part::Score { judge: 0, index: 0 },
         tokens: (0..14).collect(),
+        steps: None,
     };
     scheduler.add_score(RequestId(2), work).unwrap();
     scheduler.add_generation(generation(3, 2, 1)).unwrap();

@@ -27,6 +27,36 @@ pub struct RewardModelSection {
     /// Where prompt and answer are too long for an encoder, cut the beginning of the prompt instead of refusing them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncate: bool,
+    /// The token behind each step, at which a process reward model is read; what its `config.json` says if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_tag_id: Option<u32>,
+    /// What stands between the steps of answers, such as a blank line; the step token takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_separator: Option<String>,
+    /// What the rewards of steps come to: `min` (by default), `mean`, `prod` or `last`.
+    #[serde(default, skip_serializing_if = "Aggregate::is_min")]
+    pub aggregate: Aggregate,
+}
+
+/// What the rewards of steps come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregate {
+    /// The worst step.
+    #[default]
+    Min,
+    /// All steps alike.
+    Mean,
+    /// The product, of probabilities.
+    Prod,
+    /// The last step.
+    Last,
+}
+
+impl Aggregate {
+    fn is_min(&self) -> bool {
+        *self == Self::Min
+    }
 }
 
 /// What is applied to the outputs of a reward model.
@@ -80,6 +110,14 @@ impl RewardModelSection {
                 Input::Answer => reading::EncoderInput::Answer,
             },
             truncate: self.truncate,
+            step_tag_id: self.step_tag_id,
+            step_separator: self.step_separator.clone(),
+            aggregate: match self.aggregate {
+                Aggregate::Min => reading::Aggregate::Min,
+                Aggregate::Mean => reading::Aggregate::Mean,
+                Aggregate::Prod => reading::Aggregate::Prod,
+                Aggregate::Last => reading::Aggregate::Last,
+            },
         }
     }
 }
@@ -97,8 +135,14 @@ mod tests {
             activation: reading::OutputActivation::Softmax,
             input: reading::EncoderInput::Answer,
             truncate: true,
+            ..RewardReading::default()
         };
         assert_eq!(section.reading(), wanted);
+        let text = "path: ./prm\nstep_tag_id: 7\nstep_separator: \"\\n\\n\"\naggregate: prod\n";
+        let section: RewardModelSection = serde_yaml_ng::from_str(text).expect("a section");
+        let reading = section.reading();
+        assert_eq!((reading.step_tag_id, reading.step_separator.as_deref()), (Some(7), Some("\n\n")));
+        assert_eq!(reading.aggregate, reading::Aggregate::Prod);
         let plain: RewardModelSection = serde_yaml_ng::from_str("path: ./rm\n").expect("a section");
         assert_eq!(plain.reading(), RewardReading::default());
         assert_eq!(serde_yaml_ng::to_string(&plain).expect("text"), "path: ./rm\n");
