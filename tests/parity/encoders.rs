@@ -24,7 +24,7 @@ use rectify_tests::fixture::fixtures;
 use rectify_tests::outcome::{generate, greedy_request, score};
 use serde::Deserialize;
 
-const ENCODERS: [&str; 4] = ["bert", "distilbert", "roberta", "xlm-roberta"];
+const ENCODERS: [&str; 6] = ["bert", "distilbert", "roberta", "xlm-roberta", "deberta-v2", "deberta-v3"];
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
@@ -55,8 +55,9 @@ impl Encoder {
         let expected: Expected =
             serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let source = ModelSource::Folder(folder.join("reward"));
-        let family = EncoderFamily::find(name).unwrap();
-        let config = EncoderConfig::parse(&source.require_json("config.json").unwrap(), family).unwrap();
+        let fields = source.require_json("config.json").unwrap();
+        let family = EncoderFamily::find(fields.string("model_type").unwrap().unwrap()).unwrap();
+        let config = EncoderConfig::parse(&fields, family).unwrap();
         Self { source, config, cases: expected.texts }
     }
 
@@ -337,7 +338,7 @@ fn refusals_name_file_and_field() {
         error.contains("`architectures` is [\"BertModel\"], but must be BertForSequenceClassification"),
         "{error}"
     );
-    let smaller = |text: String| text.replace("\"vocab_size\": 364", "\"vocab_size\": 300");
+    let smaller = |text: String| text.replace("\"vocab_size\": 223", "\"vocab_size\": 200");
     let error = refusal("bert", "config.json", &smaller, plain());
-    assert!(error.contains("tokenizer.json: has token ids up to 363"), "{error}");
+    assert!(error.contains("tokenizer.json: has token ids up to 222"), "{error}");
 }

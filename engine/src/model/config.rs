@@ -7,6 +7,7 @@ use std::path::Path;
 use rectify_kernels::Activation;
 use serde_json::{Map, Value, json};
 
+use super::activation::{activation_name, parse_activation};
 use super::backend::Result;
 use super::family::{Factor, Family, Flag, Windows};
 use super::fields::Fields;
@@ -345,32 +346,6 @@ fn flag(fields: &Fields, flag: Flag) -> Result<bool> {
         Flag::Field(field) => Ok(fields.flag(field)?.unwrap_or(false)),
         Flag::FieldOrYes(field) => Ok(fields.flag(field)?.unwrap_or(true)),
     }
-}
-
-/// Activations by the names of `transformers`, the first of each as we write it.
-const ACTIVATIONS: [(&str, Activation); 8] = [
-    ("silu", Activation::Silu),
-    ("swish", Activation::Silu),
-    ("gelu_pytorch_tanh", Activation::GeluTanh),
-    ("gelu_new", Activation::GeluTanh),
-    ("gelu_fast", Activation::GeluTanh),
-    ("gelu", Activation::Gelu),
-    ("gelu_python", Activation::Gelu),
-    ("relu", Activation::Relu),
-];
-
-fn activation_name(activation: Activation) -> &'static str {
-    ACTIVATIONS.iter().find(|(_, known)| *known == activation).map_or("silu", |(name, _)| name)
-}
-
-/// The activation named in `field`, `default` if it is absent.
-pub(super) fn parse_activation(fields: &Fields, field: &str, default: Activation) -> Result<Activation> {
-    let Some(name) = fields.string(field)? else { return Ok(default) };
-    let known = ACTIVATIONS.iter().find(|(known, _)| *known == name);
-    known.map(|(_, activation)| *activation).ok_or_else(|| {
-        let known: Vec<&str> = ACTIVATIONS.iter().map(|(name, _)| *name).collect();
-        fields.error(field, format!("is \"{name}\", which is not known; known are {}", known.join(", ")))
-    })
 }
 
 fn parse_factor(fields: &Fields, factor: Factor, hidden_size: usize, head_dim: usize) -> Result<f32> {

@@ -12,6 +12,7 @@ use rectify_kernels::{
 use super::adapter::LoraProjection;
 use super::backend::{AttentionSpec, Backend, Matrix, Result, Route};
 use super::config::ExpertsConfig;
+use super::cpu_linear::CpuLinear;
 use super::cpu_tensor::{Buffers, CpuTensor};
 use super::layout;
 use super::rope::Rope;
@@ -45,28 +46,6 @@ struct Step {
     block_tables: Vec<u32>,
     cu_blocks: Vec<u32>,
     adapter_runs: Vec<AdapterRun>,
-}
-
-/// A packed projection.
-#[derive(Debug)]
-pub struct CpuLinear {
-    pub(super) weight: Arc<PackedLinear>,
-    /// `[out_features]`.
-    pub(super) bias: Option<Vec<f32>>,
-    /// Where adapters look for it; `None` for heads.
-    projection: Option<usize>,
-}
-
-impl CpuLinear {
-    /// A projection that no adapter changes.
-    pub(super) fn unadapted(weight: Arc<PackedLinear>, bias: Option<Vec<f32>>) -> Self {
-        Self { weight, bias, projection: None }
-    }
-
-    /// Weight and bias.
-    pub(super) fn parts(&self) -> (&PackedLinear, Option<&[f32]>) {
-        (&self.weight, self.bias.as_deref())
-    }
 }
 
 /// The weight of a norm; with a bias it is a layer norm.

@@ -1,5 +1,6 @@
 //! Models: configuration, weights, the one decoder and what runs it. Leaves batching to the scheduler.
 
+mod activation;
 pub mod adapter;
 pub mod assemble;
 pub mod backend;
@@ -7,6 +8,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cpu;
 pub mod cpu_executor;
+pub mod cpu_linear;
 pub mod cpu_tensor;
 pub mod decoder;
 pub mod encoder;

@@ -2,9 +2,10 @@
 
 use rectify_kernels::Activation;
 
-use super::family::{EncoderFamily, Positions};
+use super::disentangled::Distances;
+use super::family::{EncoderFamily, HeadActivation, Positions};
+use crate::model::activation::parse_activation;
 use crate::model::backend::Result;
-use crate::model::config::parse_activation;
 use crate::model::fields::Fields;
 use crate::model::readout::label_names;
 
@@ -23,8 +24,12 @@ pub struct EncoderConfig {
     pub num_layers: usize,
     /// Heads.
     pub num_heads: usize,
-    /// Rows of the embedding of positions.
+    /// Positions of a text.
     pub num_positions: usize,
+    /// They have an embedding.
+    pub embeds_positions: bool,
+    /// How attention knows how far apart tokens are.
+    pub(super) relative: Option<RelativeConfig>,
     /// Rows of the embedding of segments; 0 without one.
     pub num_segments: usize,
     /// The token that fills up batches elsewhere.
@@ -33,8 +38,24 @@ pub struct EncoderConfig {
     pub norm_eps: f32,
     /// What the MLP applies between its projections.
     pub activation: Activation,
+    /// What follows the first layer of the head; `None` is the hyperbolic tangent.
+    pub(super) head_activation: Option<Activation>,
     /// Names of the head's outputs.
     pub labels: Vec<String>,
+}
+
+/// Disentangled attention, as `config.json` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RelativeConfig {
+    pub(super) distances: Distances,
+    /// Queries meet keys of distances (`c2p`).
+    pub(super) has_keys: bool,
+    /// Keys meet queries of distances (`p2c`).
+    pub(super) has_queries: bool,
+    /// Distances go through the projections of tokens.
+    pub(super) is_shared: bool,
+    /// The embedding of distances is normed.
+    pub(super) is_normed: bool,
 }
 
 impl EncoderConfig {
@@ -75,13 +96,24 @@ impl EncoderConfig {
             num_layers: fields.require_size(own("num_hidden_layers"))?,
             num_heads,
             num_positions,
-            num_segments: match family.has_segments {
-                true => fields.size("type_vocab_size")?.unwrap_or(2),
-                false => 0,
+            embeds_positions: !family.is_disentangled
+                || fields.flag("position_biased_input")?.unwrap_or(true),
+            relative: match family.is_disentangled {
+                true => Some(parse_relative(fields, hidden_size, num_positions)?),
+                false => None,
+            },
+            num_segments: match family.segments {
+                Some(default) => count(fields, "type_vocab_size")?.unwrap_or(default),
+                None => 0,
             },
             pad_token_id: pad_token_id.unwrap_or(pad_default),
-            norm_eps: fields.positive("layer_norm_eps")?.unwrap_or(1e-12) as f32,
+            norm_eps: fields.positive("layer_norm_eps")?.unwrap_or(family.norm_eps) as f32,
             activation: parse_activation(fields, own("hidden_act"), Activation::Gelu)?,
+            head_activation: match family.head_activation {
+                HeadActivation::Tanh => None,
+                HeadActivation::Always(activation) => Some(activation),
+                HeadActivation::Field(field) => Some(parse_activation(fields, field, Activation::Gelu)?),
+            },
             labels: label_names(fields)?,
         };
         if config.max_len() == 0 {
@@ -120,6 +152,52 @@ impl EncoderConfig {
             }
         })
     }
+}
+
+/// A whole number; below zero counts as zero.
+fn count(fields: &Fields, field: &str) -> Result<Option<usize>> {
+    match fields.number(field)? {
+        Some(x) if x <= 0.0 => Ok(Some(0)),
+        _ => fields.size(field),
+    }
+}
+
+fn parse_relative(fields: &Fields, hidden_size: usize, num_positions: usize) -> Result<RelativeConfig> {
+    if !fields.flag("relative_attention")?.unwrap_or(false) {
+        return Err(fields.error("relative_attention", "is false, but only true is supported"));
+    }
+    if count(fields, "conv_kernel_size")?.is_some_and(|size| size > 0) {
+        return Err(fields.error("conv_kernel_size", "is set, but convolutions are not supported"));
+    }
+    for field in ["embedding_size", "pooler_hidden_size"] {
+        if let Some(size) = fields.size(field)?.filter(|&size| size != hidden_size) {
+            let message = format!("is {size}, but only that of hidden_size ({hidden_size}) is supported");
+            return Err(fields.error(field, message));
+        }
+    }
+    // A list, or its parts between bars.
+    let listed = match fields.get("pos_att_type") {
+        Some(serde_json::Value::String(kinds)) => kinds.split('|').map(str::trim).collect(),
+        _ => fields.strings("pos_att_type")?.unwrap_or_default(),
+    };
+    if let Some(kind) = listed.iter().find(|kind| !["c2p", "p2c"].contains(*kind)) {
+        return Err(fields.error("pos_att_type", format!("holds \"{kind}\", but known are c2p and p2c")));
+    }
+    let max = count(fields, "max_relative_positions")?.filter(|&max| max > 0).unwrap_or(num_positions);
+    let buckets = count(fields, "position_buckets")?.filter(|&buckets| buckets > 0);
+    if let Some(buckets) = buckets.filter(|&buckets| buckets < 4 || max <= buckets / 2 + 1) {
+        let message =
+            format!("is {buckets}, but must be at least 4, and its half below the largest distance ({max})");
+        return Err(fields.error("position_buckets", message));
+    }
+    let norms = fields.string("norm_rel_ebd")?.unwrap_or("none").to_lowercase();
+    Ok(RelativeConfig {
+        distances: Distances { buckets, max },
+        has_keys: listed.contains(&"c2p"),
+        has_queries: listed.contains(&"p2c"),
+        is_shared: fields.flag("share_att_key")?.unwrap_or(false),
+        is_normed: norms.split('|').any(|norm| norm.trim() == "layer_norm"),
+    })
 }
 
 #[cfg(test)]

@@ -174,23 +174,28 @@ impl EncoderExecutor {
             0 => self.encoder.embed(&mut self.backend, &tokens)?,
             _ => self.gather(texts, tokens.len())?,
         };
+        let mut end = 0;
+        let rows_of = |text: &Text| {
+            let start = end;
+            end += text.tokens.len();
+            start..end
+        };
+        let rows: Vec<Range<usize>> = texts.iter().map(rows_of).collect();
         for layer in first.layers.clone() {
-            x = self.encoder.layer(&mut self.backend, layer, x)?;
+            x = self.encoder.layer(&mut self.backend, layer, &rows, x)?;
         }
         let is_last = first.layers.end == self.encoder.layers.len();
         let width = self.encoder.config.hidden_size;
-        let mut row = 0;
-        for text in texts {
+        for (text, rows) in texts.iter().zip(rows) {
             let slot = &mut self.slots[text.slot];
             slot.layers = text.layers.end;
             slot.hidden.clear();
             if is_last {
-                let outputs = self.encoder.outputs(&self.backend, &x, row)?;
+                let outputs = self.encoder.outputs(&self.backend, &x, rows.start)?;
                 slot.reward = Some(self.readout.reward(&outputs));
             } else {
-                slot.hidden.extend_from_slice(&x.as_slice()[row * width..][..text.tokens.len() * width]);
+                slot.hidden.extend_from_slice(&x.as_slice()[rows.start * width..rows.end * width]);
             }
-            row += text.tokens.len();
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The families of encoders we know, one row of data each. Leaves reading `config.json` to `config`.
 
+use rectify_kernels::Activation;
+
 /// Where the positions of a text begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Positions {
@@ -13,7 +15,10 @@ pub(super) enum Positions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeadActivation {
     Tanh,
-    Relu,
+    /// The same for all of a family.
+    Always(Activation),
+    /// What a field names; GELU if it is absent.
+    Field(&'static str),
 }
 
 /// What sets a family apart.
@@ -26,8 +31,12 @@ pub struct EncoderFamily {
     /// Fields that it calls differently, `(usual name, its name)`.
     pub(super) aliases: &'static [(&'static str, &'static str)],
     pub(super) positions: Positions,
-    /// Texts and their answers are told apart by a second embedding (`type_vocab_size`).
-    pub(super) has_segments: bool,
+    /// Rows of the embedding that tells texts from their answers, if `type_vocab_size` is absent; `None` if there is none.
+    pub(super) segments: Option<usize>,
+    /// Attention knows how far apart tokens are: `disentangled`.
+    pub(super) is_disentangled: bool,
+    /// `layer_norm_eps` if absent.
+    pub(super) norm_eps: f64,
     pub(super) head_activation: HeadActivation,
     pub(super) names: Names,
     /// Modules of published folders that its classifiers do not read.
@@ -56,7 +65,9 @@ const BERT: EncoderFamily = EncoderFamily {
     classifier: "BertForSequenceClassification",
     aliases: &[],
     positions: Positions::Zero,
-    has_segments: true,
+    segments: Some(2),
+    is_disentangled: false,
+    norm_eps: 1e-12,
     head_activation: HeadActivation::Tanh,
     names: BERT_NAMES,
     unused: &[],
@@ -97,8 +108,8 @@ static FAMILIES: &[EncoderFamily] = &[
             ("intermediate_size", "hidden_dim"),
             ("hidden_act", "activation"),
         ],
-        has_segments: false,
-        head_activation: HeadActivation::Relu,
+        segments: None,
+        head_activation: HeadActivation::Always(Activation::Relu),
         names: Names {
             trunk: "distilbert",
             layers: "transformer.layer",
@@ -115,6 +126,22 @@ static FAMILIES: &[EncoderFamily] = &[
     ROBERTA,
     // Conneau et al. 2019 (arXiv:1911.02116): RoBERTa with another vocabulary.
     EncoderFamily { model_type: "xlm-roberta", classifier: "XLMRobertaForSequenceClassification", ..ROBERTA },
+    // He et al. 2020 (arXiv:2006.03654) and 2021 (arXiv:2111.09543): DeBERTa v2 and v3.
+    EncoderFamily {
+        model_type: "deberta-v2",
+        classifier: "DebertaV2ForSequenceClassification",
+        segments: Some(0),
+        is_disentangled: true,
+        norm_eps: 1e-7,
+        head_activation: HeadActivation::Field("pooler_hidden_act"),
+        names: Names {
+            trunk: "deberta",
+            qkv: ["attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"],
+            head: ["pooler.dense", "classifier"],
+            ..BERT_NAMES
+        },
+        ..BERT
+    },
 ];
 
 impl EncoderFamily {

@@ -1,11 +1,14 @@
 //! The encoder: embeddings, layers that norm behind attention and MLP, and a head on the first token (Devlin et al. 2018,
 //! arXiv:1810.04805). Leaves which texts run to `executor` and arithmetic to the backend.
 
+use std::ops::Range;
+
 use super::config::EncoderConfig;
-use super::family::HeadActivation;
+use super::disentangled::Relative;
 use crate::EngineError;
 use crate::model::backend::{AttentionSpec, Backend, Result};
-use crate::model::cpu::{CpuBackend, CpuLinear, CpuNorm};
+use crate::model::cpu::{CpuBackend, CpuNorm};
+use crate::model::cpu_linear::CpuLinear;
 use crate::model::cpu_tensor::CpuTensor;
 
 /// Weights of an encoder.
@@ -13,7 +16,7 @@ use crate::model::cpu_tensor::CpuTensor;
 pub(super) struct Encoder {
     pub(super) config: EncoderConfig,
     pub(super) words: CpuLinear,
-    pub(super) positions: CpuLinear,
+    pub(super) positions: Option<CpuLinear>,
     pub(super) segments: Option<CpuLinear>,
     pub(super) embedding_norm: CpuNorm,
     pub(super) layers: Vec<Layer>,
@@ -23,6 +26,8 @@ pub(super) struct Encoder {
 #[derive(Debug)]
 pub(super) struct Layer {
     pub(super) qkv: CpuLinear,
+    /// How far apart tokens are, where attention knows.
+    pub(super) relative: Option<Relative>,
     pub(super) o: CpuLinear,
     pub(super) attention_norm: CpuNorm,
     pub(super) up: CpuLinear,
@@ -33,7 +38,6 @@ pub(super) struct Layer {
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) dense: CpuLinear,
-    pub(super) activation: HeadActivation,
     pub(super) out: CpuLinear,
 }
 
@@ -49,13 +53,21 @@ impl Encoder {
             let segments = backend.embed(table, &segments)?;
             x = backend.add(x, segments)?;
         }
-        let positions = backend.embed_positions(&self.positions)?;
-        let x = backend.add(x, positions)?;
+        if let Some(table) = &self.positions {
+            let positions = backend.embed_positions(table)?;
+            x = backend.add(x, positions)?;
+        }
         backend.norm(&self.embedding_norm, &x)
     }
 
-    /// What layer `layer` makes of `x`.
-    pub(super) fn layer(&self, backend: &mut CpuBackend, layer: usize, x: CpuTensor) -> Result<CpuTensor> {
+    /// What layer `layer` makes of `x`, the rows of `texts` one after the other.
+    pub(super) fn layer(
+        &self,
+        backend: &mut CpuBackend,
+        layer: usize,
+        texts: &[Range<usize>],
+        x: CpuTensor,
+    ) -> Result<CpuTensor> {
         let num_heads = self.config.num_heads;
         let head_dim = self.config.hidden_size / num_heads;
         let spec = AttentionSpec {
@@ -72,7 +84,16 @@ impl Encoder {
             return Err(EngineError::Execution(format!("there is no layer {layer}")));
         };
         let qkv = backend.linear(&layer.qkv, &x)?;
-        let attended = backend.attention(&spec, qkv)?;
+        let attended = match &layer.relative {
+            None => backend.attention(&spec, qkv)?,
+            Some(relative) => {
+                let mut attended = backend.zeroed(x.rows, x.width);
+                for text in texts {
+                    relative.attend(backend.pool(), &qkv, text.clone(), head_dim, &mut attended)?;
+                }
+                attended
+            }
+        };
         let attended = backend.linear(&layer.o, &attended)?;
         let x = backend.add(x, attended)?;
         let x = backend.norm(&layer.attention_norm, &x)?;
@@ -85,14 +106,12 @@ impl Encoder {
 
     /// The head's outputs for the text that begins at `row` of the last layer's output, `[labels.len()]`.
     pub(super) fn outputs(&self, backend: &CpuBackend, x: &CpuTensor, row: usize) -> Result<Vec<f32>> {
-        let Head { dense, activation, out } = &self.head;
+        let Head { dense, out } = &self.head;
         let mut pooled = backend.zeroed(1, self.config.hidden_size);
         backend.head(dense.parts(), x, row, pooled.as_mut_slice())?;
-        for value in pooled.as_mut_slice() {
-            *value = match activation {
-                HeadActivation::Tanh => value.tanh(),
-                HeadActivation::Relu => value.max(0.0),
-            };
+        match self.config.head_activation {
+            None => pooled.as_mut_slice().iter_mut().for_each(|value| *value = value.tanh()),
+            Some(activation) => rectify_kernels::activate(backend.pool(), activation, pooled.as_mut_slice()),
         }
         let mut outputs = vec![0.0; self.config.labels.len()];
         backend.head(out.parts(), &pooled, 0, &mut outputs)?;

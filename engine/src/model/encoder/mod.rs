@@ -2,6 +2,7 @@
 //! `family`; `forward` is the only encoder. Leaves what outputs are worth to `readout`, and when to run to the scheduler.
 
 mod config;
+mod disentangled;
 mod executor;
 mod family;
 mod forward;
