@@ -8,9 +8,9 @@
 use bytemuck::Pod;
 
 const LINE: usize = 64;
-/// Bytes from which on huge pages save more than they may waste.
+/// Bytes of a huge page.
 #[cfg(target_os = "linux")]
-const HUGE: usize = 8 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// `len` values from a cache line on.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,8 @@ impl<T: Pod> Buffer<T> {
         Self { data, start, len }
     }
 
-    /// As [`Buffer::zeroed`], for what is filled at once and then read from end to end: in huge pages.
+    /// As [`Buffer::zeroed`], for what is filled at once and then read from end to end: in huge pages. It does not begin
+    /// at the border of one: where all memory is in huge pages already, what lies before the border would cost one.
     pub(crate) fn streamed(len: usize) -> Self {
         let mut buffer = Self::zeroed(len);
         advise_huge_pages(&mut buffer.data);
@@ -56,7 +57,7 @@ fn advise_huge_pages<T>(data: &mut [T]) {
         fn madvise(start: *mut u8, len: usize, advice: i32) -> i32;
     }
     let bytes = size_of_val(data);
-    if bytes < HUGE {
+    if bytes < HUGE_PAGE {
         return;
     }
     let start = data.as_mut_ptr().cast::<u8>();

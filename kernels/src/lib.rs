@@ -17,6 +17,7 @@ mod rope;
 mod rows;
 mod simd;
 pub mod train;
+mod transpose;
 
 pub use activation::{Activation, activate, gated};
 pub use attention::{AttentionParams, KvCache, KvDtype, PagedBatch, paged_attention, reshape_and_cache};

@@ -2,9 +2,12 @@
 //! them on packed weights and the paged cache, training on an autograd tape; the decoder is written once. Leaves
 //! batches to the backends: each knows the positions and sequences of the tokens it is about to see.
 
+use std::ops::Range;
+
 use rectify_kernels::Activation;
 
 use super::config::{ExpertsConfig, ModelConfig};
+use super::mmap::MappedFile;
 use super::rope::Rope;
 use crate::EngineError;
 
@@ -24,6 +27,19 @@ pub struct Matrix<'a> {
     pub values: Values<'a>,
     /// `[out_features]`.
     pub bias: Option<Vec<f32>>,
+    /// The file the values are borrowed from, if it is mapped: whoever has read them may let go of them.
+    pub file: Option<&'a MappedFile>,
+}
+
+impl Matrix<'_> {
+    /// Says that nobody will read these values again.
+    pub fn release(&self, values: Range<usize>) {
+        let Some(file) = self.file else { return };
+        match &self.values {
+            Values::F32(all) => file.release(bytemuck::cast_slice(&all[values])),
+            Values::Bf16(all) => file.release(bytemuck::cast_slice(&all[values])),
+        }
+    }
 }
 
 /// Stored numbers.

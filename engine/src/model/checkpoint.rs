@@ -12,6 +12,7 @@ use super::config::ModelConfig;
 use super::gguf::blocks::BlockKind;
 use super::gguf::{self, Gguf};
 use super::layout::{self, TensorRole};
+use super::mmap::MappedFile;
 use super::source::{FileBytes, ModelSource};
 use super::stored_values::{INITIALIZER_RANGE, halves_of_heads, normal, read, transposed};
 use crate::EngineError;
@@ -236,13 +237,7 @@ impl Checkpoint {
     /// # Errors
     /// [`EngineError::Load`] naming file and tensor if it is missing, has another shape or a dtype we do not read.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<'_>> {
-        let Some(entry) = self.find(name) else {
-            return Err(EngineError::load(&self.origin, format!("lacks the tensor `{name}`")));
-        };
-        if entry.shape != shape {
-            let message = format!("the tensor `{name}` has shape {:?}, but must have {shape:?}", entry.shape);
-            return Err(EngineError::load(self.file_of(entry), message));
-        }
+        let entry = self.entry(name, shape)?;
         match &entry.data {
             Data::Memory(values) => Ok(values.reborrow()),
             &Data::Blocks { file, kind, start, end, interleaved_heads } => {
@@ -254,11 +249,46 @@ impl Checkpoint {
             }
             &Data::File { file, dtype, start, end } => {
                 let (path, bytes) = &self.files[file];
-                read(&bytes[start..end], dtype).ok_or_else(|| {
-                    let message = format!("the tensor `{name}` is {dtype:?}, but must be F32, BF16 or F16");
-                    EngineError::load(path, message)
-                })
+                read(&bytes[start..end], dtype).ok_or_else(|| unreadable(path, name, dtype))
             }
+        }
+    }
+
+    /// What is known of a tensor, which must have `shape` and a dtype we read; its values are not looked at.
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let Some(entry) = self.find(name) else {
+            return Err(EngineError::load(&self.origin, format!("lacks the tensor `{name}`")));
+        };
+        if entry.shape != shape {
+            let message = format!("the tensor `{name}` has shape {:?}, but must have {shape:?}", entry.shape);
+            return Err(EngineError::load(self.file_of(entry), message));
+        }
+        match &entry.data {
+            Data::File { dtype, .. } if read(&[], *dtype).is_none() => {
+                Err(unreadable(self.file_of(entry), name, *dtype))
+            }
+            _ => Ok(entry),
+        }
+    }
+
+    /// The mapped file that holds a tensor.
+    fn mapped(&self, name: &str) -> Option<&MappedFile> {
+        match self.find(name)?.data {
+            Data::File { file, .. } | Data::Blocks { file, .. } => match &self.files[file].1 {
+                FileBytes::Mapped(file) => Some(file),
+                FileBytes::Static(_) | FileBytes::Made(_) => None,
+            },
+            Data::Memory(_) => None,
+        }
+    }
+
+    /// Lets go of a tensor's bytes in the file.
+    fn release(&self, name: &str) {
+        let data = self.find(name).map(|entry| &entry.data);
+        if let Some(&(Data::File { file, start, end, .. } | Data::Blocks { file, start, end, .. })) = data
+            && let FileBytes::Mapped(file) = &self.files[file].1
+        {
+            file.release(&file[start..end]);
         }
     }
 
@@ -281,9 +311,17 @@ impl Checkpoint {
         in_features: usize,
         bias: bool,
     ) -> Result<Matrix<'_>> {
-        let values = self.values(&format!("{module}.weight"), &[out_features, in_features])?;
+        let name = format!("{module}.weight");
+        let values = self.values(&name, &[out_features, in_features])?;
         let bias = bias.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()?;
-        Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias })
+        let file = match &values {
+            Values::F32(Cow::Borrowed(_)) | Values::Bf16(Cow::Borrowed(_)) => self.mapped(&name),
+            Values::F32(Cow::Owned(_)) | Values::Bf16(Cow::Owned(_)) => {
+                self.release(&name);
+                None
+            }
+        };
+        Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias, file })
     }
 
     /// As [`Checkpoint::matrix`], of a weight stored `[in_features, out_features]`.
@@ -299,11 +337,12 @@ impl Checkpoint {
     ) -> Result<Matrix<'_>> {
         let stored = self.matrix(module, in_features, out_features, false)?;
         let bias = bias.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()?;
-        let values = match stored.values {
-            Values::F32(values) => Values::F32(Cow::Owned(transposed(&values, out_features))),
-            Values::Bf16(values) => Values::Bf16(Cow::Owned(transposed(&values, out_features))),
+        let values = match &stored.values {
+            Values::F32(values) => Values::F32(Cow::Owned(transposed(values, out_features))),
+            Values::Bf16(values) => Values::Bf16(Cow::Owned(transposed(values, out_features))),
         };
-        Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias })
+        stored.release(0..values.len());
+        Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias, file: None })
     }
 
     /// Checks that every tensor of the model is there with its shape, and no other.
@@ -313,7 +352,7 @@ impl Checkpoint {
     pub fn validate(&self, config: &ModelConfig) -> Result<()> {
         let specs = layout::tensors(config);
         for spec in &specs {
-            self.values(&spec.name, &spec.shape)?;
+            self.entry(&spec.name, &spec.shape)?;
         }
         let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         // A file of the trunk alone holds all names without what stands before them.
@@ -346,6 +385,11 @@ impl Checkpoint {
             Data::Memory(_) => &self.origin,
         }
     }
+}
+
+fn unreadable(path: &Path, name: &str, dtype: Dtype) -> EngineError {
+    let message = format!("the tensor `{name}` is {dtype:?}, but must be F32, BF16 or F16");
+    EngineError::load(path, message)
 }
 
 /// What stands before the names of a model with a head, and may be missing in a file of its trunk alone.

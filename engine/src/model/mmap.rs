@@ -37,6 +37,25 @@ impl MappedFile {
         }
         Ok(Self(Some(map)))
     }
+
+    /// Lets go of the memory behind `part`, a slice of this file: who looks again finds the same bytes, read anew. Slices
+    /// of anything else are left alone.
+    pub fn release(&self, part: &[u8]) {
+        let Some(map) = &self.0 else { return };
+        let Some(start) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
+        if part.is_empty() || start + part.len() > map.len() {
+            return;
+        }
+        #[cfg(unix)]
+        // SAFETY: dropping pages of a mapping that is read-only and backed by a file changes nothing anybody can see, and
+        // the range lies inside the mapping, by the check above.
+        let advised =
+            unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
+        #[cfg(unix)]
+        if let Err(error) = advised {
+            tracing::debug!(%error, "pages of a mapped file stay");
+        }
+    }
 }
 
 impl Deref for MappedFile {
@@ -44,5 +63,27 @@ impl Deref for MappedFile {
 
     fn deref(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_bytes_are_the_same_when_looked_at_again() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let map = MappedFile::open(file.path()).unwrap();
+        assert_eq!(*map, *bytes);
+        for range in [0..100_000, 5_000..70_000, 4_096..8_192, 99_999..100_000, 7..7] {
+            map.release(&map[range]);
+            assert_eq!(*map, *bytes);
+        }
+        // Not of this file.
+        map.release(&bytes);
+        map.release(&[]);
+        assert_eq!(*map, *bytes);
     }
 }

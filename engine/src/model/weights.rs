@@ -32,7 +32,8 @@ impl WeightStore {
             return Ok(Arc::clone(weights));
         }
         let values: Vec<_> = parts.iter().map(|part| borrow(&part.values)).collect();
-        let weights = PackedLinear::pack(pool, &values, first.in_features, dtype)
+        let spent = |part: usize, values| parts[part].release(values);
+        let weights = PackedLinear::pack_and_tell(pool, &values, first.in_features, dtype, &spent)
             .map_err(|error| EngineError::load(&first.module, error.to_string()))?;
         let weights = Arc::new(weights);
         packed.insert((first.module.clone(), dtype), Arc::clone(&weights));
@@ -71,7 +72,14 @@ mod tests {
 
     fn matrix(module: &str) -> Vec<Matrix<'static>> {
         let values = Values::F32(Cow::Owned((0..32 * 16).map(|i| i as f32 * 0.01).collect()));
-        vec![Matrix { module: module.into(), out_features: 16, in_features: 32, values, bias: None }]
+        vec![Matrix {
+            module: module.into(),
+            out_features: 16,
+            in_features: 32,
+            values,
+            bias: None,
+            file: None,
+        }]
     }
 
     #[test]

@@ -1,19 +1,16 @@
-//! Weights in the layout the kernels read. Leaves the product to its siblings.
+//! Weights in the layout the kernels read. Leaves filling it to `pack`, and the product to its siblings.
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use half::bf16;
 
+use super::pack::Stored;
 use super::quant;
 use crate::buffer::Buffer;
 use crate::error::{check_len, ensure};
-use crate::rows::for_each_chunk;
 use crate::simd::LANES;
 use crate::{KernelError, Pool};
-
-/// Words of a row that are packed at a time.
-const PACK_BLOCK: usize = 64;
 
 /// How weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,32 +33,6 @@ pub enum Values<'a> {
     F32(&'a [f32]),
     /// bfloat16.
     Bf16(&'a [bf16]),
-}
-
-impl Values<'_> {
-    /// How many.
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
-    }
-
-    /// Values `range`.
-    fn slice(&self, range: Range<usize>) -> Self {
-        match self {
-            Self::F32(values) => Self::F32(&values[range]),
-            Self::Bf16(values) => Self::Bf16(&values[range]),
-        }
-    }
-
-    /// All of them, `out.len()`, in single precision.
-    fn read(&self, out: &mut [f32]) {
-        match self {
-            Self::F32(values) => out.copy_from_slice(values),
-            Self::Bf16(values) => out.iter_mut().zip(*values).for_each(|(out, x)| *out = x.to_f32()),
-        }
-    }
 }
 
 /// A matrix `[out_features, in_features]`, packed: tiles of 16 outputs, in each the inputs in order, in each (or, for
@@ -107,22 +78,28 @@ impl PackedLinear {
         in_features: usize,
         dtype: WeightDtype,
     ) -> Result<Self, KernelError> {
-        ensure(in_features > 0, || "a matrix needs at least one input".to_owned())?;
-        let mut rows = Vec::new();
-        for (p, part) in parts.iter().enumerate() {
-            ensure(part.len().is_multiple_of(in_features), || {
-                format!("part {p} holds {} values, which are not whole rows of {in_features}", part.len())
-            })?;
-            rows.extend(
-                (0..part.len() / in_features).map(|i| part.slice(i * in_features..(i + 1) * in_features)),
-            );
-        }
-        let out_features = rows.len();
+        Self::pack_and_tell(pool, parts, in_features, dtype, &|_, _| {})
+    }
+
+    /// As [`PackedLinear::pack`]. Every few MiB, from whichever thread, `spent` is told the part and those of its values
+    /// that nobody will read again: the memory they lie in may go, so that weights are never there twice.
+    ///
+    /// # Errors
+    /// As [`PackedLinear::pack`].
+    pub fn pack_and_tell(
+        pool: &Pool,
+        parts: &[Values<'_>],
+        in_features: usize,
+        dtype: WeightDtype,
+        spent: &(dyn Fn(usize, Range<usize>) + Sync),
+    ) -> Result<Self, KernelError> {
+        let stored = Stored::new(parts, in_features, spent)?;
+        let out_features = stored.num_rows();
         let storage = match dtype {
-            WeightDtype::F32 => Storage::F32(pack_words(pool, &rows, dtype, in_features)),
-            WeightDtype::Bf16 => Storage::Bf16(pack_words(pool, &rows, dtype, in_features.div_ceil(2))),
-            WeightDtype::Int8 => Storage::Int8(quantise(pool, &rows, in_features, 1)),
-            WeightDtype::Nf4 => Storage::Nf4(quantise(pool, &rows, in_features, 2)),
+            WeightDtype::F32 => Storage::F32(stored.words(pool, dtype)),
+            WeightDtype::Bf16 => Storage::Bf16(stored.words(pool, dtype)),
+            WeightDtype::Int8 => Storage::Int8(stored.quantised(pool, 1)),
+            WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool, 2)),
         };
         Ok(Self { out_features, in_features, storage, largest: OnceLock::new() })
     }
@@ -227,83 +204,6 @@ impl Storage {
                 _ => quant::NF4[usize::from(codes[lane] >> (4 * (k % 2)) & 15)],
             };
             out[lane] = value * scales[lane];
-        }
-    }
-}
-
-/// Packs rows as words, `depth` of them each.
-fn pack_words(pool: &Pool, rows: &[Values<'_>], dtype: WeightDtype, depth: usize) -> Buffer<u32> {
-    let mut words = Buffer::streamed(rows.len().div_ceil(LANES) * depth * LANES);
-    for_each_chunk(pool, true, &mut words, depth * LANES, |tile, words| {
-        let rows = &rows[tile * LANES..rows.len().min((tile + 1) * LANES)];
-        // In blocks that stay in the first-level cache while all rows are put side by side.
-        for (block, words) in words.chunks_mut(PACK_BLOCK * LANES).enumerate() {
-            for (lane, row) in rows.iter().enumerate() {
-                put(row, dtype, block * PACK_BLOCK, &mut words[lane..]);
-            }
-        }
-    });
-    words
-}
-
-/// Packs rows as codes of 8 or, two to a byte, of 4 bits.
-fn quantise(pool: &Pool, rows: &[Values<'_>], in_features: usize, per_byte: usize) -> Quantised {
-    let (tiles, blocks) = (rows.len().div_ceil(LANES), in_features.div_ceil(quant::BLOCK));
-    let tile_rows = |tile: usize| &rows[tile * LANES..rows.len().min((tile + 1) * LANES)];
-    let block_of = |block: usize| block * quant::BLOCK..in_features.min((block + 1) * quant::BLOCK);
-    let mut scales = Buffer::zeroed(tiles * blocks * LANES);
-    for_each_chunk(pool, true, &mut scales, blocks * LANES, |tile, scales| {
-        let mut values = [0.0; quant::BLOCK];
-        for (lane, row) in tile_rows(tile).iter().enumerate() {
-            for block in 0..blocks {
-                let values = &mut values[..block_of(block).len()];
-                row.slice(block_of(block)).read(values);
-                scales[block * LANES + lane] = match per_byte {
-                    1 => quant::int8_scale(values),
-                    _ => quant::nf4_scale(values),
-                };
-            }
-        }
-    });
-    let depth = in_features.div_ceil(per_byte);
-    let mut codes = Buffer::streamed(tiles * depth * LANES);
-    for_each_chunk(pool, true, &mut codes, depth * LANES, |tile, codes| {
-        let scales = &scales[tile * blocks * LANES..];
-        let mut values = vec![0.0; in_features];
-        for (lane, row) in tile_rows(tile).iter().enumerate() {
-            row.read(&mut values);
-            for (k, value) in values.iter().enumerate() {
-                let scale = scales[k / quant::BLOCK * LANES + lane];
-                codes[k / per_byte * LANES + lane] |= match per_byte {
-                    1 => quant::int8_code(*value, scale),
-                    _ => quant::nf4_code(*value, scale) << (4 * (k % 2)),
-                };
-            }
-        }
-    });
-    Quantised { codes, scales }
-}
-
-/// Writes the words of a row (f32, or else pairs of bf16) from word `first` on, one in every sixteen of `out`.
-fn put(row: &Values<'_>, dtype: WeightDtype, first: usize, out: &mut [u32]) {
-    let out = out.iter_mut().step_by(LANES);
-    let pair = |low: bf16, high: bf16| u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
-    match (row, dtype) {
-        (Values::F32(row), WeightDtype::F32) => {
-            out.zip(&row[first..]).for_each(|(out, x)| *out = x.to_bits());
-        }
-        (Values::Bf16(row), WeightDtype::F32) => {
-            out.zip(&row[first..]).for_each(|(out, x)| *out = x.to_f32().to_bits());
-        }
-        (Values::F32(row), _) => {
-            out.zip(row[2 * first..].chunks(2)).for_each(|(out, x)| {
-                *out = pair(bf16::from_f32(x[0]), bf16::from_f32(x.get(1).copied().unwrap_or(0.0)));
-            });
-        }
-        (Values::Bf16(row), _) => {
-            out.zip(row[2 * first..].chunks(2)).for_each(|(out, x)| {
-                *out = pair(x[0], x.get(1).copied().unwrap_or(bf16::ZERO));
-            });
         }
     }
 }

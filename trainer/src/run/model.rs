@@ -128,6 +128,7 @@ impl Model {
             in_features: width,
             values: Values::F32(Cow::Owned(vec![0.0; width])),
             bias: None,
+            file: None,
         };
         self.value_head = Some(self.tape.new_linear(vec![head])?);
         Ok(())

@@ -13,10 +13,13 @@ use rectify_engine::model::source::ModelSource;
 use serde::Serialize;
 
 use crate::boot;
-use crate::cli::{CliError, ModelArgs, ProgressMode};
+use crate::cli::{ByteSize, CliError, ModelArgs, ProgressMode};
 
 /// Bytes of one read: what stays in a second-level cache.
 const PIECE: u64 = 256 << 10;
+
+/// Memory of the KV cache, unless an option says otherwise.
+const KV_MEMORY: ByteSize = ByteSize(16 << 20);
 
 /// Options of `rectify bench load`.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,7 +63,9 @@ struct Report {
 }
 
 pub(super) fn run(args: &BenchLoadArgs, mode: ProgressMode) -> Result<(), CliError> {
-    let config = boot::configure(&args.model)?;
+    let mut config = boot::configure(&args.model)?;
+    // Room for keys and values is no part of loading.
+    config.cache.memory.get_or_insert(KV_MEMORY);
     let Some(policy) = &config.model.path else {
         return Err(CliError::Usage(
             "--policy is missing: the demo is in the binary and is not read".to_owned(),
