@@ -49,7 +49,7 @@ def cpu():
             model = value.strip()
         if key.strip() == "flags":
             flags = set(value.split())
-    return model, [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if flag in flags]
+    return model, [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_bf16") if flag in flags]
 
 
 def lines(command):
