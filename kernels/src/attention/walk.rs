@@ -10,7 +10,7 @@ use super::call::Call;
 use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
 use super::softmax::{RowState, SoftmaxRow, merge};
 use crate::buffer::Buffer;
-use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums, columns_for};
+use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Operand, Right, Sums, columns_for};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 
 thread_local! {
@@ -257,7 +257,7 @@ impl Walk<'_> {
                         },
                         Right { blocks: &[0], tiles, step: LANES, next: None },
                         Sums { start: scores.as_mut_ptr(), row_step: chunk, resume: false },
-                        bf16,
+                        if bf16 { Operand::Pairs } else { Operand::Single },
                     )
                 };
                 dispatch(S::ISA, product);
@@ -334,7 +334,7 @@ impl Walk<'_> {
                         left,
                         Right { blocks, tiles, step: width, next: None },
                         Sums { start: sums, row_step: width, resume: true },
-                        bf16,
+                        if bf16 { Operand::Pairs } else { Operand::Single },
                     )
                 };
                 dispatch(S::ISA, product);

@@ -19,16 +19,16 @@ use std::ops::Range;
 use crate::buffer::Buffer;
 use crate::error::check_len;
 use crate::rows::Shared;
-use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums};
+use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Operand, Right, Sums};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
 use panels::Panels;
 pub(crate) use widen::Widen;
 
-/// Inputs (words of them) whose weights are kept in the first-level cache.
-const CHUNK: usize = 64;
-/// Panels from which on bf16 weights are turned into f32 once for all of them, where there are no dot products.
+/// Inputs (words of them) whose weights are kept in the first-level cache; those of eight bits share a scale.
+const CHUNK: usize = quant::BLOCK;
+/// Panels from which on weights of eight bits are turned into f32 once for all of them.
 const WIDEN_PANELS: usize = 4;
 /// Bytes of activations a task keeps in the second-level cache.
 const ROWS_BYTES: usize = 1 << 20;
@@ -150,7 +150,7 @@ impl Op for Part<'_> {
         let mut sums = SUMS.take();
         sums.resize(self.panels.len() * S::MAX_ROWS * MAX_COLUMNS * LANES);
         let mut widened = WIDENED.take();
-        widened.resize(MAX_COLUMNS * 2 * CHUNK * LANES);
+        widened.resize(MAX_COLUMNS * CHUNK * LANES);
         let stripe = self.product.panels.stripe;
         for first in self.tiles.clone().step_by(stripe) {
             let columns = stripe.min(self.tiles.end - first);
@@ -168,63 +168,71 @@ impl Part<'_> {
     fn stripe<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &mut [f32], widened: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
-        // Quantised weights are no words: all that is read of them are widened tiles.
-        let (weights, bf16, quantised): (*const u32, bool, bool) = match w.storage() {
-            Storage::F32(data) => (data.as_ptr(), false, false),
-            Storage::Bf16(data) => (data.as_ptr(), true, false),
-            Storage::Int8(_) | Storage::Nf4(_) => (std::ptr::null(), false, true),
+        // Where the weights lie, and words of an input (of a pair of them, if bf16) of a tile.
+        let (weights, step): (*const u32, usize) = match w.storage() {
+            Storage::F32(data) | Storage::Bf16(data) => (data.as_ptr(), LANES),
+            Storage::Int8(data) => (data.codes.as_ptr().cast(), LANES / 4),
+            Storage::Nf4(data) => (data.codes.as_ptr().cast(), LANES / 8),
         };
         let num_panels = self.panels.len();
-        let widen = quantised || bf16 && !S::HAS_DOT && num_panels >= WIDEN_PANELS;
-        let tile_len = depth * LANES;
-        let chunk = match num_panels {
-            1 if !quantised => depth,
+        let (chunk, widen) = match w.storage() {
+            Storage::Int8(_) => (CHUNK, num_panels >= WIDEN_PANELS),
+            Storage::Nf4(_) => (CHUNK, true),
+            _ if num_panels == 1 => (depth, false),
             // Dot products are through with a word in half the time.
-            _ if S::HAS_DOT => 2 * CHUNK,
-            _ => CHUNK,
+            _ if S::HAS_DOT => (2 * CHUNK, false),
+            _ => (CHUNK, false),
         };
+        let tile_len = depth * step;
         let first_row = panels.first_row(self.panels.start);
         for k in (0..depth).step_by(chunk) {
             let len = chunk.min(depth - k);
             let mut tiles = [weights; MAX_COLUMNS];
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
-                *tile = weights.wrapping_add((first + j) * tile_len + k * LANES);
+                *tile = weights.wrapping_add((first + j) * tile_len + k * step);
             }
             // Read once, weights are asked for a little in advance. Else the second panel, which finds its own in the
             // first-level cache, asks for the next chunk, or for the first of the next stripe.
             let ahead = match num_panels {
                 1 => AHEAD,
-                _ if k + len < depth => len * LANES,
-                _ => columns * tile_len - k * LANES,
+                _ if k + len < depth => len * step,
+                _ => columns * tile_len - k * step,
             };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
-            let (tiles, len) = if widen {
-                let ratio = if bf16 { 2 } else { 1 };
-                for (j, wide) in widened.chunks_exact_mut(2 * CHUNK * LANES).enumerate().take(columns) {
-                    let inputs = ratio * k..ratio * (k + len);
-                    Widen { w, tile: first + j, inputs, out: wide }.run(s);
+            let operand = match w.storage() {
+                Storage::Bf16(_) => Operand::Pairs,
+                Storage::Int8(data) if !widen => {
+                    let blocks = depth.div_ceil(quant::BLOCK);
+                    let mut scales = [data.scales.as_ptr(); MAX_COLUMNS];
+                    for (j, scales) in scales.iter_mut().enumerate().take(columns) {
+                        *scales = scales.wrapping_add(((first + j) * blocks + k / quant::BLOCK) * LANES);
+                    }
+                    Operand::Codes { scales }
+                }
+                _ => Operand::Single,
+            };
+            if widen {
+                for (j, wide) in widened.chunks_exact_mut(CHUNK * LANES).enumerate().take(columns) {
+                    Widen { w, tile: first + j, inputs: k..k + len, out: wide }.run(s);
                     tiles[j] = wide.as_ptr().cast();
                 }
-                (tiles, ratio * len)
-            } else {
-                (tiles, len)
-            };
-            let next_step = if widen { LANES / 2 } else { LANES };
+            }
+            let tile_step = if widen { LANES } else { step };
             for p in self.panels.clone() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
-                let asks = !quantised && (num_panels == 1 || p == self.panels.start + 1);
+                let asks = num_panels == 1 || p == self.panels.start + 1;
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
-                // tile of weights holds `len` steps of sixteen words; the sums are as long as sliced.
+                // tile of weights holds `len` steps, and a block of codes its scales; the sums are as long as sliced.
                 let product = unsafe {
                     Multiply::new(
                         (rows, columns),
                         len,
                         Left { words: start, row_step: 1, step: rows },
-                        Right { blocks: &[0], tiles, step: LANES, next: asks.then_some((next, next_step)) },
+                        Right { blocks: &[0], tiles, step: tile_step, next: asks.then_some((next, step)) },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },
-                        bf16 && !widen,
+                        operand,
                     )
                 };
                 dispatch(S::ISA, product);

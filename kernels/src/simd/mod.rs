@@ -48,6 +48,11 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// Sixteen words must be readable at `x`.
     unsafe fn load_words_at(self, x: *const u32) -> Self::W;
+    /// Signed bytes as f32.
+    ///
+    /// # Safety
+    /// Sixteen bytes must be readable at `x`.
+    unsafe fn load_codes_at(self, x: *const i8) -> Self::V;
     fn splat(self, x: f32) -> Self::V;
     fn splat_word(self, x: u32) -> Self::W;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;

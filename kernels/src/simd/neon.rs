@@ -84,6 +84,13 @@ impl Simd for Neon {
         four!(|i| vld1q_u32(x.add(4 * i)))
     }
     #[inline(always)]
+    unsafe fn load_codes_at(self, x: *const i8) -> V {
+        let codes = vld1q_s8(x);
+        let (low, high) = (vmovl_s8(vget_low_s8(codes)), vmovl_s8(vget_high_s8(codes)));
+        let four = [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)];
+        four!(|i| vcvtq_f32_s32(vmovl_s16(four[i])))
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> V {
         four!(|_i| vdupq_n_f32(x))
     }

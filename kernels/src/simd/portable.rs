@@ -50,6 +50,11 @@ impl Simd for Portable {
         unsafe { x.cast::<[u32; LANES]>().read_unaligned() }
     }
     #[inline(always)]
+    unsafe fn load_codes_at(self, x: *const i8) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { x.cast::<[i8; LANES]>().read() }.map(f32::from)
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> V {
         [x; LANES]
     }

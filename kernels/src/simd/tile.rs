@@ -16,8 +16,8 @@ pub(crate) struct Left {
     pub(crate) step: usize,
 }
 
-/// Right operand: up to four tiles of sixteen columns, words `b[tile][block + k · step + column]`, where `block` runs
-/// over `blocks` and, for each, `k` over the depth.
+/// Right operand: up to four tiles of sixteen columns, words `b[tile][block + k · step + column]` (of codes, bytes), where
+/// `block` runs over `blocks` and, for each, `k` over the depth.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {
     pub(crate) blocks: &'a [usize],
@@ -26,6 +26,21 @@ pub(crate) struct Right<'a> {
     /// What to ask for in advance, a tile at a time: where it starts, and words to go on at each step of the depth.
     pub(crate) next: Option<([*const u32; MAX_COLUMNS], usize)>,
 }
+
+/// What the right operand's columns are at each step.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand {
+    /// Words: f32.
+    Single,
+    /// Words: pairs of bf16, of the steps `2 k` and `2 k + 1`.
+    Pairs,
+    /// Bytes: signed codes, to be multiplied by `scales[tile][column]`, one block of them.
+    Codes { scales: [*const f32; MAX_COLUMNS] },
+}
+
+const SINGLE: u8 = 0;
+const PAIRS: u8 = 1;
+const CODES: u8 = 2;
 
 /// Sums: `c[row · row_step + tile · 16 + column]`, started from zero or from what is there.
 #[derive(Clone, Copy)]
@@ -50,26 +65,26 @@ pub(crate) struct Multiply<'a> {
     a: Left,
     b: Right<'a>,
     c: Sums,
-    bf16: bool,
+    operand: Operand,
 }
 
 impl<'a> Multiply<'a> {
     /// # Safety
-    /// Until the operation has run, all words and sums of that extent must be readable, the sums writable, and no one
-    /// else may use the sums. With `bf16`, words of the right operand are pairs.
+    /// Until the operation has run, all words, scales and sums of that extent must be readable, the sums writable, and no
+    /// one else may use the sums.
     pub(crate) unsafe fn new(
         shape: (usize, usize),
         depth: usize,
         a: Left,
         b: Right<'a>,
         c: Sums,
-        bf16: bool,
+        operand: Operand,
     ) -> Self {
-        Self { shape, depth, a, b, c, bf16 }
+        Self { shape, depth, a, b, c, operand }
     }
 
     #[inline(always)]
-    fn run_as<S: Simd, const BF16: bool>(self, s: S) {
+    fn run_as<S: Simd, const OPERAND: u8>(self, s: S, scales: [*const f32; MAX_COLUMNS]) {
         let Self { shape: (rows, columns), depth, a, b, c, .. } = self;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
         macro_rules! tiles {
@@ -78,7 +93,7 @@ impl<'a> Multiply<'a> {
                     // The condition is known when compiling: tiles that do not fit the registers are left out.
                     $($(($rows, $columns) if const { $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) } => {
                         // SAFETY: promised to `new`.
-                        unsafe { tile::<S, BF16, $rows, $columns>(s, depth, a, b, c) }
+                        unsafe { tile::<S, OPERAND, $rows, $columns>(s, depth, a, b, scales, c) }
                     })*)*
                     _ => {}
                 }
@@ -93,7 +108,12 @@ impl Op for Multiply<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if self.bf16 { self.run_as::<S, true>(s) } else { self.run_as::<S, false>(s) }
+        let none = [std::ptr::null(); MAX_COLUMNS];
+        match self.operand {
+            Operand::Single => self.run_as::<S, SINGLE>(s, none),
+            Operand::Pairs => self.run_as::<S, PAIRS>(s, none),
+            Operand::Codes { scales } => self.run_as::<S, CODES>(s, scales),
+        }
     }
 }
 
@@ -101,14 +121,21 @@ impl Op for Multiply<'_> {
 /// As [`Multiply::new`].
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn tile<S: Simd, const OPERAND: u8, const ROWS: usize, const COLUMNS: usize>(
     s: S,
     depth: usize,
     a: Left,
     b: Right<'_>,
+    scales: [*const f32; MAX_COLUMNS],
     c: Sums,
 ) {
     let mut sums = [[s.splat(0.0); COLUMNS]; ROWS];
+    // Steps that are turned into f32 first, of each step of the right operand.
+    let widened = match OPERAND {
+        PAIRS if !S::HAS_DOT => 2,
+        CODES => 1,
+        _ => 0,
+    };
     // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
     unsafe {
         if c.resume {
@@ -116,6 +143,12 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
                 for j in 0..COLUMNS {
                     sums[i][j] = s.load_at(c.start.add(i * c.row_step + j * LANES));
                 }
+            }
+        }
+        let mut factors = [s.splat(1.0); COLUMNS];
+        if OPERAND == CODES {
+            for j in 0..COLUMNS {
+                factors[j] = s.load_at(scales[j]);
             }
         }
         let mut left = a.words;
@@ -130,28 +163,32 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
                         s.prefetch(next[j].wrapping_add(k * step).cast());
                     }
                 }
-                if BF16 && !S::HAS_DOT {
-                    for half in 0..2 {
-                        let mut right = [s.splat(0.0); COLUMNS];
+                for part in 0..widened {
+                    let mut right = [s.splat(0.0); COLUMNS];
+                    for j in 0..COLUMNS {
+                        let at = tiles[j].add(k * b.step);
+                        right[j] = match (OPERAND, part) {
+                            (CODES, _) => s.mul(s.load_codes_at(at.cast()), factors[j]),
+                            (_, 0) => s.even(s.load_words_at(at)),
+                            _ => s.odd(s.load_words_at(at)),
+                        };
+                    }
+                    for i in 0..ROWS {
+                        let a = left.add(i * a.row_step + (widened * k + part) * a.step);
+                        let a = s.splat(*a.cast::<f32>());
                         for j in 0..COLUMNS {
-                            let words = s.load_words_at(tiles[j].add(k * b.step));
-                            right[j] = if half == 0 { s.even(words) } else { s.odd(words) };
-                        }
-                        for i in 0..ROWS {
-                            let a =
-                                s.splat(*left.add(i * a.row_step + (2 * k + half) * a.step).cast::<f32>());
-                            for j in 0..COLUMNS {
-                                sums[i][j] = s.mul_add(a, right[j], sums[i][j]);
-                            }
+                            sums[i][j] = s.mul_add(a, right[j], sums[i][j]);
                         }
                     }
+                }
+                if widened > 0 {
                     continue;
                 }
                 for i in 0..ROWS {
                     let a = left.add(i * a.row_step + k * a.step);
                     for j in 0..COLUMNS {
                         let b = tiles[j].add(k * b.step);
-                        sums[i][j] = if BF16 {
+                        sums[i][j] = if OPERAND == PAIRS {
                             s.dot_bf16(sums[i][j], s.splat_word(*a), s.load_words_at(b))
                         } else {
                             s.mul_add(s.splat(*a.cast::<f32>()), s.load_at(b.cast()), sums[i][j])
@@ -159,7 +196,7 @@ unsafe fn tile<S: Simd, const BF16: bool, const ROWS: usize, const COLUMNS: usiz
                     }
                 }
             }
-            left = left.add(depth * a.step * if BF16 && !S::HAS_DOT { 2 } else { 1 });
+            left = left.add(depth * a.step * if widened > 0 { widened } else { 1 });
         }
         for i in 0..ROWS {
             for j in 0..COLUMNS {

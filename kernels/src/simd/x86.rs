@@ -81,6 +81,11 @@ macro_rules! avx512_methods {
             // SAFETY: the caller's promise.
             unsafe { _mm512_loadu_si512(x.cast()) }
         }
+        #[inline(always)]
+        unsafe fn load_codes_at(self, x: *const i8) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.cast()))) }
+        }
         intrinsics! {
             fn load(self, x: &[f32; LANES]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
             fn store(self, v: __m512, out: &mut [f32; LANES]) { _mm512_storeu_ps(out.as_mut_ptr(), v) }
@@ -168,6 +173,11 @@ impl Simd for Avx2 {
     unsafe fn load_words_at(self, x: *const u32) -> Self::W {
         // SAFETY: the caller's promise.
         unsafe { [_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(8).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn load_codes_at(self, x: *const i8) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { [x, x.add(8)].map(|x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast())))) }
     }
     intrinsics! {
         fn load(self, x: &[f32; LANES]) -> Self::V {
