@@ -239,7 +239,7 @@ impl Setting<'_> {
         runs.sort_by(|a, b| a.total_s.total_cmp(&b.total_s));
         let median = runs[runs.len() / 2];
         let kv_dtype = self.config.cache.dtype.map_or(models.dtype, Dtype::from);
-        let cost = ModelCost::new(&models.config, models.dtype, kv_dtype);
+        let cost = ModelCost::new(&models.config, models.weight_dtype, kv_dtype.weights());
         let work = Workload {
             prompt_len: args.prompt_len,
             gen_len: args.gen_len,
@@ -291,7 +291,7 @@ impl Setting<'_> {
         if !source.contains("config.json") || source.contains("adapter_config.json") {
             return Ok(policy);
         }
-        let dtype = self.local.models.dtype;
+        let dtype = self.local.models.dtype.weights();
         Ok(ModelCost::new(&ModelConfig::load(&source)?, dtype, dtype))
     }
 }

@@ -1,8 +1,8 @@
 //! How fast the machine could generate at most: each step takes at least the time to read its weights and KV from
 //! memory, and at least the time of its multiplications. Leaves measuring the machine to `rectify_kernels::peak`.
 
-use rectify_engine::model::assemble::Dtype;
 use rectify_engine::model::config::ModelConfig;
+use rectify_kernels::WeightDtype;
 use rectify_kernels::peak::MachineLimits;
 
 /// What a model costs, from its shape.
@@ -28,15 +28,18 @@ pub(super) struct Workload {
     pub(super) max_num_batched_tokens: usize,
 }
 
-fn bytes(dtype: Dtype) -> f64 {
+/// Bytes of a number; those of few bits share the four of a scale with the others of their block.
+fn bytes(dtype: WeightDtype) -> f64 {
     match dtype {
-        Dtype::Float32 => 4.0,
-        Dtype::Bfloat16 => 2.0,
+        WeightDtype::F32 => 4.0,
+        WeightDtype::Bf16 => 2.0,
+        WeightDtype::Int8 => 1.0 + 4.0 / 64.0,
+        WeightDtype::Nf4 => 0.5 + 4.0 / 64.0,
     }
 }
 
 impl ModelCost {
-    pub(super) fn new(config: &ModelConfig, weights: Dtype, kv: Dtype) -> Self {
+    pub(super) fn new(config: &ModelConfig, weights: WeightDtype, kv: WeightDtype) -> Self {
         let (hidden, head_dim) = (config.hidden_size as f64, config.head_dim as f64);
         let (q, kv_width) = (config.num_heads as f64 * head_dim, config.num_kv_heads as f64 * head_dim);
         let attention = hidden * (q + 2.0 * kv_width) + q * hidden;
