@@ -26,7 +26,9 @@ pub(crate) use packed::Storage;
 use panels::Panels;
 pub(crate) use widen::Widen;
 
-/// Inputs (words of them) whose weights are kept in the first-level cache; those of eight bits share a scale.
+/// Bytes of a stripe's weights that stay in the second-level cache while all panels meet them.
+const STRIPE_BYTES: usize = 192 << 10;
+/// Inputs whose weights of few bits are turned into f32 at once, in the first-level cache; those of eight bits share a scale.
 const CHUNK: usize = quant::BLOCK;
 /// Panels from which on weights of eight bits are turned into f32 once for all of them.
 const WIDEN_PANELS: usize = 4;
@@ -178,10 +180,10 @@ impl Part<'_> {
         let (chunk, widen) = match w.storage() {
             Storage::Int8(_) => (CHUNK, num_panels >= WIDEN_PANELS),
             Storage::Nf4(_) => (CHUNK, true),
-            _ if num_panels == 1 => (depth, false),
-            // Dot products are through with a word in half the time.
-            _ if S::HAS_DOT => (2 * CHUNK, false),
-            _ => (CHUNK, false),
+            Storage::F32(_) | Storage::Bf16(_) => {
+                let chunks = (4 * columns * depth * step).div_ceil(STRIPE_BYTES);
+                (depth.div_ceil(chunks), false)
+            }
         };
         let tile_len = depth * step;
         let first_row = panels.first_row(self.panels.start);
@@ -191,13 +193,14 @@ impl Part<'_> {
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                 *tile = weights.wrapping_add((first + j) * tile_len + k * step);
             }
-            // Read once, weights are asked for a little in advance. Else the second panel, which finds its own in the
-            // first-level cache, asks for the next chunk, or for the first of the next stripe.
+            // Read once, weights are asked for a little in advance. Else all panels together ask for the next chunk, or
+            // for the first of the next stripe, so that memory is at work as long as the multipliers are.
             let ahead = match num_panels {
                 1 => AHEAD,
                 _ if k + len < depth => len * step,
                 _ => columns * tile_len - k * step,
             };
+            let share = if num_panels == 1 { 0 } else { (len * step).div_ceil(num_panels) };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
             let operand = match w.storage() {
                 Storage::Bf16(_) => Operand::Pairs,
@@ -218,9 +221,9 @@ impl Part<'_> {
                 }
             }
             let tile_step = if widen { LANES } else { step };
-            for p in self.panels.clone() {
+            for (index, p) in self.panels.clone().enumerate() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
-                let asks = num_panels == 1 || p == self.panels.start + 1;
+                let next = (next.map(|tile| tile.wrapping_add(index * share)), step.div_ceil(num_panels));
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
@@ -230,7 +233,7 @@ impl Part<'_> {
                         (rows, columns),
                         len,
                         Left { words: start, row_step: 1, step: rows },
-                        Right { blocks: &[0], tiles, step: tile_step, next: asks.then_some((next, step)) },
+                        Right { blocks: &[0], tiles, step: tile_step, next: Some(next) },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },
                         operand,
                     )
