@@ -47,9 +47,14 @@ impl Scheduler {
         loop {
             self.step_number += 1;
             step.clear(self.models.len());
+            let preemptions = self.num_preemptions;
             self.plan(step);
             if !step.is_empty() || self.is_idle() {
                 break;
+            }
+            // All that could run stepped back, and nothing starts in a plan that preempts: there is room now.
+            if self.num_preemptions > preemptions {
+                continue;
             }
             // Groups that all wait for blocks of each other: the newest steps back. At most one round for each group.
             let mut models = 0..self.models.len() as u16;
