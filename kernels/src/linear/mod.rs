@@ -30,6 +30,16 @@ pub(crate) use widen::Widen;
 const STRIPE_BYTES: usize = 192 << 10;
 /// Inputs whose weights of few bits are turned into f32 at once, in the first-level cache; those of eight bits share a scale.
 const CHUNK: usize = quant::BLOCK;
+/// Words at which blocks of a scale start in a tile of eight bits; as many as are multiplied at once.
+const BLOCKS: [usize; 16] = {
+    let mut starts = [0; 16];
+    let mut block = 0;
+    while block < starts.len() {
+        starts[block] = block * CHUNK * LANES / 4;
+        block += 1;
+    }
+    starts
+};
 /// Panels from which on weights of eight bits are turned into f32 once for all of them.
 const WIDEN_PANELS: usize = 4;
 /// Bytes of activations a task keeps in the second-level cache.
@@ -178,17 +188,28 @@ impl Part<'_> {
         };
         let num_panels = self.panels.len();
         let (chunk, widen) = match w.storage() {
-            Storage::Int8(_) => (CHUNK, num_panels >= WIDEN_PANELS),
-            Storage::Nf4(_) => (CHUNK, true),
+            Storage::Int8(_) if num_panels < WIDEN_PANELS => (BLOCKS.len() * CHUNK, false),
+            Storage::Int8(_) | Storage::Nf4(_) => (CHUNK, true),
             Storage::F32(_) | Storage::Bf16(_) => {
                 let chunks = (4 * columns * depth * step).div_ceil(STRIPE_BYTES);
                 (depth.div_ceil(chunks), false)
             }
         };
+        // Inputs of a block of the right operand: those that share a scale, or all.
+        let block = match w.storage() {
+            Storage::Int8(_) if !widen => CHUNK,
+            _ => chunk,
+        };
         let tile_len = depth * step;
         let first_row = panels.first_row(self.panels.start);
-        for k in (0..depth).step_by(chunk) {
-            let len = chunk.min(depth - k);
+        let mut k = 0;
+        while k < depth {
+            let len = match chunk.min(depth - k) {
+                // Whole blocks, and the last one by itself.
+                len if len > block => len - len % block,
+                len => len,
+            };
+            let blocks = &BLOCKS[..len.div_ceil(block)];
             let mut tiles = [weights; MAX_COLUMNS];
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                 *tile = weights.wrapping_add((first + j) * tile_len + k * step);
@@ -227,19 +248,20 @@ impl Part<'_> {
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
-                // tile of weights holds `len` steps, and a block of codes its scales; the sums are as long as sliced.
+                // tile of weights holds `len` steps, and each block of codes its scales; the sums are as long as sliced.
                 let product = unsafe {
                     Multiply::new(
                         (rows, columns),
-                        len,
+                        len.min(block),
                         Left { words: start, row_step: 1, step: rows },
-                        Right { blocks: &[0], tiles, step: tile_step, next: Some(next) },
+                        Right { blocks, tiles, step: tile_step, next: Some(next) },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },
                         operand,
                     )
                 };
                 dispatch(S::ISA, product);
             }
+            k += len;
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) struct Right<'a> {
     pub(crate) blocks: &'a [usize],
     pub(crate) tiles: [*const u32; MAX_COLUMNS],
     pub(crate) step: usize,
-    /// What to ask for in advance, a tile at a time: where it starts, and words to go on at each step of the depth.
+    /// What to ask for in advance, a tile at a time: where it starts, and words to go on at each step of all blocks.
     pub(crate) next: Option<([*const u32; MAX_COLUMNS], usize)>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Operand {
     Single,
     /// Words: pairs of bf16, of the steps `2 k` and `2 k + 1`.
     Pairs,
-    /// Bytes: signed codes, to be multiplied by `scales[tile][column]`, one block of them.
+    /// Bytes: signed codes, those of block `i` to be multiplied by `scales[tile][16 i + column]`.
     Codes { scales: [*const f32; MAX_COLUMNS] },
 }
 
@@ -145,22 +145,20 @@ unsafe fn tile<S: Simd, const OPERAND: u8, const ROWS: usize, const COLUMNS: usi
                 }
             }
         }
-        let mut factors = [s.splat(1.0); COLUMNS];
-        if OPERAND == CODES {
-            for j in 0..COLUMNS {
-                factors[j] = s.load_at(scales[j]);
-            }
-        }
         let mut left = a.words;
-        for &block in b.blocks {
+        for (index, &block) in b.blocks.iter().enumerate() {
             let mut tiles = b.tiles;
+            let mut factors = [s.splat(1.0); COLUMNS];
             for j in 0..COLUMNS {
                 tiles[j] = tiles[j].add(block);
+                if OPERAND == CODES {
+                    factors[j] = s.load_at(scales[j].add(index * LANES));
+                }
             }
             for k in 0..depth {
                 if let Some((next, step)) = b.next {
                     for j in 0..COLUMNS {
-                        s.prefetch(next[j].wrapping_add(k * step).cast());
+                        s.prefetch(next[j].wrapping_add((index * depth + k) * step).cast());
                     }
                 }
                 for part in 0..widened {
