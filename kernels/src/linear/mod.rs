@@ -9,6 +9,7 @@ mod pack;
 mod packed;
 mod panels;
 mod quant;
+mod reading;
 mod widen;
 
 pub use packed::{PackedLinear, Values, WeightDtype};
@@ -24,24 +25,9 @@ use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
 use panels::Panels;
+use reading::{BLOCKS, CHUNK, Reading, operand};
 pub(crate) use widen::Widen;
 
-/// Bytes of a stripe's weights that stay in the second-level cache while all panels meet them.
-const STRIPE_BYTES: usize = 192 << 10;
-/// Inputs whose weights of few bits are turned into f32 at once, in the first-level cache; those of eight bits share a scale.
-const CHUNK: usize = quant::BLOCK;
-/// Words at which blocks of a scale start in a tile of eight bits; as many as are multiplied at once.
-const BLOCKS: [usize; 16] = {
-    let mut starts = [0; 16];
-    let mut block = 0;
-    while block < starts.len() {
-        starts[block] = block * CHUNK * LANES / 4;
-        block += 1;
-    }
-    starts
-};
-/// Panels from which on weights of eight bits are turned into f32 once for all of them.
-const WIDEN_PANELS: usize = 4;
 /// Bytes of activations a task keeps in the second-level cache.
 const ROWS_BYTES: usize = 1 << 20;
 /// Multiplications below which a second thread costs more than it brings.
@@ -180,26 +166,8 @@ impl Part<'_> {
     fn stripe<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &mut [f32], widened: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
-        // Where the weights lie, and words of an input (of a pair of them, if bf16) of a tile.
-        let (weights, step): (*const u32, usize) = match w.storage() {
-            Storage::F32(data) | Storage::Bf16(data) => (data.as_ptr(), LANES),
-            Storage::Int8(data) => (data.codes.as_ptr().cast(), LANES / 4),
-            Storage::Nf4(data) => (data.codes.as_ptr().cast(), LANES / 8),
-        };
         let num_panels = self.panels.len();
-        let (chunk, widen) = match w.storage() {
-            Storage::Int8(_) if num_panels < WIDEN_PANELS => (BLOCKS.len() * CHUNK, false),
-            Storage::Int8(_) | Storage::Nf4(_) => (CHUNK, true),
-            Storage::F32(_) | Storage::Bf16(_) => {
-                let chunks = (4 * columns * depth * step).div_ceil(STRIPE_BYTES);
-                (depth.div_ceil(chunks), false)
-            }
-        };
-        // Inputs of a block of the right operand: those that share a scale, or all.
-        let block = match w.storage() {
-            Storage::Int8(_) if !widen => CHUNK,
-            _ => chunk,
-        };
+        let Reading { weights, step, chunk, block, widen } = Reading::new(w, depth, columns, num_panels);
         let tile_len = depth * step;
         let first_row = panels.first_row(self.panels.start);
         let mut k = 0;
@@ -223,18 +191,7 @@ impl Part<'_> {
             };
             let share = if num_panels == 1 { 0 } else { (len * step).div_ceil(num_panels) };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
-            let operand = match w.storage() {
-                Storage::Bf16(_) => Operand::Pairs,
-                Storage::Int8(data) if !widen => {
-                    let blocks = depth.div_ceil(quant::BLOCK);
-                    let mut scales = [data.scales.as_ptr(); MAX_COLUMNS];
-                    for (j, scales) in scales.iter_mut().enumerate().take(columns) {
-                        *scales = scales.wrapping_add(((first + j) * blocks + k / quant::BLOCK) * LANES);
-                    }
-                    Operand::Codes { scales }
-                }
-                _ => Operand::Single,
-            };
+            let operand = if widen { Operand::Single } else { operand(w, first, columns, k) };
             if widen {
                 for (j, wide) in widened.chunks_exact_mut(CHUNK * LANES).enumerate().take(columns) {
                     Widen { w, tile: first + j, inputs: k..k + len, out: wide }.run(s);
