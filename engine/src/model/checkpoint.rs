@@ -300,6 +300,11 @@ impl Checkpoint {
         Ok(self.values(name, shape)?.into_f32())
     }
 
+    /// `module.bias`, if there is to be one.
+    fn bias(&self, module: &str, out_features: usize, exists: bool) -> Result<Option<Vec<f32>>> {
+        exists.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()
+    }
+
     /// The matrix `module.weight`, `[out_features, in_features]`, with `module.bias` if `bias`.
     ///
     /// # Errors
@@ -313,7 +318,7 @@ impl Checkpoint {
     ) -> Result<Matrix<'_>> {
         let name = format!("{module}.weight");
         let values = self.values(&name, &[out_features, in_features])?;
-        let bias = bias.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()?;
+        let bias = self.bias(module, out_features, bias)?;
         let file = match &values {
             Values::F32(Cow::Borrowed(_)) | Values::Bf16(Cow::Borrowed(_)) => self.mapped(&name),
             Values::F32(Cow::Owned(_)) | Values::Bf16(Cow::Owned(_)) => {
@@ -336,7 +341,7 @@ impl Checkpoint {
         bias: bool,
     ) -> Result<Matrix<'_>> {
         let stored = self.matrix(module, in_features, out_features, false)?;
-        let bias = bias.then(|| self.f32_values(&format!("{module}.bias"), &[out_features])).transpose()?;
+        let bias = self.bias(module, out_features, bias)?;
         let values = match &stored.values {
             Values::F32(values) => Values::F32(Cow::Owned(transposed(values, out_features))),
             Values::Bf16(values) => Values::Bf16(Cow::Owned(transposed(values, out_features))),

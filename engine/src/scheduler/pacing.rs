@@ -7,8 +7,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Pacer {
     target: f64,
-    /// Seconds of a step that only decodes; 0 before the first.
-    decode: f64,
+    /// Seconds of a step that only decodes; `None` before the first.
+    decode: Option<f64>,
     /// Seconds that a prompt token adds; `None` before the first.
     prompt_token: Option<f64>,
 }
@@ -27,7 +27,7 @@ const LEAST_SHARE: f64 = 0.25;
 impl Pacer {
     /// A pacer for steps of `target`; zero never limits.
     pub(super) fn new(target: Duration) -> Self {
-        Self { target: target.as_secs_f64(), decode: 0.0, prompt_token: None }
+        Self { target: target.as_secs_f64(), decode: None, prompt_token: None }
     }
 
     /// Prompt tokens that may join `num_decodes` decoding sequences.
@@ -36,7 +36,8 @@ impl Pacer {
             return usize::MAX;
         }
         let Some(prompt_token) = self.prompt_token else { return FIRST_GUESS };
-        let room = self.target.max(STRETCH * self.decode) - self.decode;
+        let decode = self.decode.unwrap_or(0.0);
+        let room = self.target.max(STRETCH * decode) - decode;
         ((room / prompt_token) as usize).max(MIN_PREFILL)
     }
 
@@ -44,18 +45,20 @@ impl Pacer {
     pub(super) fn observe(&mut self, num_decodes: usize, num_prefill: usize, time: Duration) {
         let seconds = time.as_secs_f64();
         if num_prefill == 0 && num_decodes > 0 {
-            self.decode = average((self.decode > 0.0).then_some(self.decode), seconds);
+            learn(&mut self.decode, seconds);
         } else if num_prefill >= MIN_PREFILL {
-            let decode = if num_decodes == 0 { 0.0 } else { self.decode };
+            let decode = self.decode.filter(|_| num_decodes > 0).unwrap_or(0.0);
             // Never zero, so that the limit stays finite.
             let of_prompt = (seconds - decode).max(LEAST_SHARE * seconds).max(1e-9);
-            self.prompt_token = Some(average(self.prompt_token, of_prompt / num_prefill as f64));
+            learn(&mut self.prompt_token, of_prompt / num_prefill as f64);
         }
     }
 }
 
-fn average(old: Option<f64>, new: f64) -> f64 {
-    old.map_or(new, |old| old + WEIGHT * (new - old))
+/// Moves an average towards a new measurement, which is all of it if it is the first.
+fn learn(average: &mut Option<f64>, new: f64) {
+    let average = average.get_or_insert(new);
+    *average += WEIGHT * (new - *average);
 }
 
 #[cfg(test)]
