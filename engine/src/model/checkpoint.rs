@@ -273,13 +273,11 @@ impl Checkpoint {
 
     /// The mapped file that holds a tensor.
     fn mapped(&self, name: &str) -> Option<&MappedFile> {
-        match self.find(name)?.data {
-            Data::File { file, .. } | Data::Blocks { file, .. } => match &self.files[file].1 {
-                FileBytes::Mapped(file) => Some(file),
-                FileBytes::Static(_) | FileBytes::Made(_) => None,
-            },
-            Data::Memory(_) => None,
-        }
+        let file = match self.find(name)?.data {
+            Data::File { file, .. } | Data::Blocks { file, .. } => file,
+            Data::Memory(_) => return None,
+        };
+        if let FileBytes::Mapped(file) = &self.files[file].1 { Some(file) } else { None }
     }
 
     /// Lets go of a tensor's bytes in the file.
