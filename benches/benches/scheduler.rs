@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use rectify_engine::EngineConfig;
 use rectify_engine::batch::ExecutorSpec;
 use rectify_engine::group::Part;
-use rectify_engine::ids::RequestId;
+use rectify_engine::ids::{ModelId, RequestId};
 use rectify_engine::scheduler::{Generation, Scheduler, Step};
 
 const NUM_SEQS: usize = 1024;
@@ -35,6 +35,7 @@ fn decoding(num_candidates: usize) -> (Scheduler, Step) {
     for request in 0..NUM_SEQS / num_candidates {
         let generation = Generation {
             id: RequestId(request as u64),
+            model: ModelId::POLICY,
             priority: 0,
             prompt: (0..PROMPT_LEN).map(|i| ((request * 31 + i * 7) % 1000) as u32).collect(),
             num_candidates,

@@ -30,6 +30,11 @@ impl AdapterStore {
         Self { policy_name, base_version, adapters }
     }
 
+    /// The policy's name.
+    pub fn policy_name(&self) -> &Arc<str> {
+        &self.policy_name
+    }
+
     /// Lets requests find `adapter` by its name. A name in use is an error unless `replace` is set; it then leads to the
     /// new version from now on.
     ///

@@ -22,26 +22,27 @@ use crate::batch::Executor;
 use crate::generation::Generating;
 use crate::handle::{Command, EngineStats};
 use crate::ids::{ModelId, RequestId};
-use crate::metrics::{EngineMetrics, Outcome};
+use crate::metrics::{EngineMetrics, Names, Outcome, RewardMetrics};
 use crate::sampler::Sampler;
-use crate::scheduler::{Scheduler, Step};
+use crate::scheduler::{Load, Scheduler, Step};
 use crate::scoring::{RewardModel, Scoring};
-use crate::{EngineConfig, EngineError, EngineHandle, EngineParts, RewardWeights, TokenBytes};
+use crate::{EngineConfig, EngineError, EngineHandle, EngineParts, PolicyParts, RewardWeights, TokenBytes};
 
 /// All engine state. Lives on one thread; see [`start`].
 pub struct Engine {
     /// By [`ModelId`].
     executors: Vec<Box<dyn Executor>>,
+    /// The first of the models, in the same order.
+    policies: Vec<Policy>,
     rewards: Vec<RewardModel>,
-    adapters: AdapterStore,
     scheduler: Scheduler,
     sampler: Sampler,
     pool: Arc<Pool>,
-    token_bytes: Arc<dyn TokenBytes>,
-    eos_token_ids: Vec<u32>,
     requests: HashMap<RequestId, Request>,
     /// Refilled each step.
     step: Step,
+    /// Refilled each step, by model.
+    loads: Vec<Load>,
     /// Seeds of requests that name none.
     seeds: StdRng,
     /// Waiting for the engine to be idle; while there are any, or were, new requests are refused.
@@ -52,6 +53,22 @@ pub struct Engine {
     generated_tokens: u64,
 }
 
+/// A policy beside its weights.
+struct Policy {
+    adapters: AdapterStore,
+    token_bytes: Arc<dyn TokenBytes>,
+    eos_token_ids: Vec<u32>,
+}
+
+impl Policy {
+    /// A policy and its weights.
+    fn of(parts: PolicyParts) -> (Self, Box<dyn Executor>) {
+        let adapters = AdapterStore::new(parts.name, parts.adapters);
+        let (token_bytes, eos_token_ids) = (parts.token_bytes, parts.eos_token_ids);
+        (Self { adapters, token_bytes, eos_token_ids }, parts.executor)
+    }
+}
+
 /// A request being served.
 #[derive(Debug)]
 enum Request {
@@ -59,11 +76,20 @@ enum Request {
     Scoring(Scoring),
 }
 
+impl Request {
+    /// The reward model at this place among those of the request.
+    fn judge(&self, judge: usize) -> Option<usize> {
+        match self {
+            Self::Generating(generating) => Some(generating.aligned.as_ref()?.judging.judges.get(judge)?.0),
+            Self::Scoring(scoring) => Some(scoring.reward),
+        }
+    }
+}
+
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
             .field("rewards", &self.rewards)
-            .field("adapters", &self.adapters)
             .field("requests", &self.requests.len())
             .finish_non_exhaustive()
     }
@@ -73,12 +99,17 @@ impl Engine {
     /// An idle engine.
     ///
     /// # Errors
-    /// [`EngineError::InvalidRequest`] if the configuration is out of range or a reward model has no score head.
+    /// [`EngineError::InvalidRequest`] if the configuration is out of range, there is no policy, or a reward model has no
+    /// score head.
     pub fn new(config: EngineConfig, parts: EngineParts) -> Result<Self, EngineError> {
         config.validate()?;
-        let mut executors = vec![parts.policy];
+        if parts.policies.is_empty() {
+            return Err(EngineError::invalid("model", "there is no policy; give at least one"));
+        }
+        let mut names: Vec<Arc<str>> = parts.policies.iter().map(|policy| Arc::clone(&policy.name)).collect();
+        let (policies, mut executors): (Vec<Policy>, Vec<_>) =
+            parts.policies.into_iter().map(Policy::of).unzip();
         let mut rewards: Vec<RewardModel> = Vec::new();
-        let mut names = vec![Arc::clone(&parts.policy_name)];
         for reward in parts.rewards {
             let name = reward.name;
             if rewards.iter().any(|other| other.name == name) {
@@ -93,39 +124,39 @@ impl Engine {
                     names.push(Arc::clone(&name));
                     (model, None, has_score_head)
                 }
-                RewardWeights::Adapter(adapter) => {
-                    let has_score_head = adapter.info.has_score_head;
-                    (ModelId::POLICY, Some(adapter), has_score_head)
+                RewardWeights::Adapter { policy, adapter } => {
+                    let has_score_head = adapter.info.has_score_head && policy < policies.len();
+                    (ModelId(policy as u16), Some(adapter), has_score_head)
                 }
             };
             if !has_score_head {
                 let message = format!("`{name}` has no score head, so it cannot be a reward model");
                 return Err(EngineError::invalid("reward", message));
             }
-            let block_size = executors[usize::from(model.0)].spec().block_size;
+            let block_size = executors[model.index()].spec().block_size;
             rewards.push(RewardModel { name, spec: reward.spec, model, adapter, block_size });
         }
         let specs: Vec<_> = executors.iter().map(|executor| executor.spec()).collect();
         if specs.iter().any(|spec| spec.num_blocks == 0 || spec.block_size == 0) {
             return Err(EngineError::invalid("cache", "a KV cache has no blocks; give it more memory"));
         }
-        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        let reward_names: Vec<_> = rewards.iter().map(|reward| Arc::clone(&reward.name)).collect();
+        let names = Names { models: &names, num_policies: policies.len(), rewards: &reward_names };
         Ok(Self {
             metrics: EngineMetrics::new(&names),
-            adapters: AdapterStore::new(parts.policy_name, parts.adapters),
             scheduler: Scheduler::new(config, &specs),
             sampler: Sampler::default(),
             pool: parts.pool,
-            token_bytes: parts.token_bytes,
-            eos_token_ids: parts.eos_token_ids,
             requests: HashMap::new(),
             step: Step::default(),
+            loads: Vec::new(),
             seeds: StdRng::from_os_rng(),
             drains: Vec::new(),
             is_draining: false,
             num_steps: 0,
             generated_tokens: 0,
             executors,
+            policies,
             rewards,
         })
     }
@@ -181,20 +212,22 @@ impl Engine {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Generate(id, request, events) => self.admit_generation(id, *request, events),
+            Command::Generate(id, policy, request, events) => {
+                self.admit_generation(id, policy, *request, events);
+            }
             Command::Score(id, request, events) => self.admit_scoring(id, &request, events),
             Command::Abort(id) => self.end(id, Outcome::Aborted),
-            Command::InstallAdapter { adapter, replace, reply } => {
-                let _ = reply.send(self.adapters.install(adapter, replace));
+            Command::InstallAdapter { policy, adapter, replace, reply } => {
+                let _ = reply.send(self.policies[policy.index()].adapters.install(adapter, replace));
             }
-            Command::UnloadAdapter { name, reply } => {
-                let _ = reply.send(self.adapters.unload(&name));
+            Command::UnloadAdapter { policy, name, reply } => {
+                let _ = reply.send(self.policies[policy.index()].adapters.unload(&name));
             }
-            Command::Adapters(reply) => {
-                let _ = reply.send(self.adapters.infos());
+            Command::Adapters(policy, reply) => {
+                let _ = reply.send(self.policies[policy.index()].adapters.infos());
             }
-            Command::Stats(reply) => {
-                let _ = reply.send(self.stats());
+            Command::Stats(policy, reply) => {
+                let _ = reply.send(self.stats(policy));
             }
             Command::Drain(reply) => {
                 self.is_draining = true;
@@ -205,9 +238,15 @@ impl Engine {
 
     /// Forgets a request and frees its blocks. Unknown requests are ignored.
     fn end(&mut self, id: RequestId, outcome: Outcome) {
-        if self.requests.remove(&id).is_some() {
+        if let Some(request) = self.requests.remove(&id) {
             self.scheduler.remove(id);
-            self.metrics.request(outcome);
+            let model = match &request {
+                Request::Generating(generating) => {
+                    self.policies[generating.policy.index()].adapters.policy_name()
+                }
+                Request::Scoring(scoring) => &self.rewards[scoring.reward].name,
+            };
+            self.metrics.request(outcome, model);
         }
     }
 
@@ -231,12 +270,24 @@ impl Engine {
         }
     }
 
+    /// What is counted of the reward model at this place among those of a request.
+    fn reward_metrics(&self, id: RequestId, judge: usize) -> Option<&RewardMetrics> {
+        let reward = self.requests.get(&id)?.judge(judge)?;
+        Some(self.metrics.reward(reward))
+    }
+
+    fn count_failure(&self, id: RequestId, judge: usize) {
+        if let Some(metrics) = self.reward_metrics(id, judge) {
+            metrics.scorer_failures.increment(1);
+        }
+    }
+
     fn next_seed(&mut self) -> u64 {
         self.seeds.next_u64()
     }
 
-    fn stats(&self) -> EngineStats {
-        let pool = self.scheduler.pool(ModelId::POLICY);
+    fn stats(&self, policy: ModelId) -> EngineStats {
+        let pool = self.scheduler.pool(policy);
         EngineStats {
             waiting: self.scheduler.num_waiting(),
             running: self.scheduler.num_running(),
@@ -250,14 +301,10 @@ impl Engine {
         }
     }
 
-    fn report_load(&self) {
-        self.metrics.requests_waiting.set(self.scheduler.num_waiting() as f64);
-        self.metrics.sequences_running.set(self.scheduler.num_running() as f64);
-        self.metrics.preemptions.absolute(self.scheduler.num_preemptions());
-        self.metrics.prefix_cache_hit_tokens.absolute(self.scheduler.prefix_hit_tokens());
-        for model in 0..self.executors.len() {
-            let pool = self.scheduler.pool(ModelId(model as u16));
-            self.metrics.blocks(model, pool.num_used(), pool.num_blocks());
+    fn report_load(&mut self) {
+        self.scheduler.loads(&mut self.loads);
+        for (model, load) in (0..).map(ModelId).zip(&self.loads) {
+            self.metrics.load(model, load, self.scheduler.pool(model));
         }
     }
 }
@@ -273,10 +320,12 @@ pub fn start(
 ) -> Result<EngineHandle, EngineError> {
     let (report, built) = std::sync::mpsc::sync_channel(1);
     let body = move || {
-        let parts = build().map(|parts| (Arc::clone(&parts.adapter_loader), parts));
-        match parts.and_then(|(loader, parts)| Ok((loader, Engine::new(config, parts)?))) {
-            Ok((loader, engine)) => {
-                let (handle, commands) = EngineHandle::new(loader);
+        let engine = build().and_then(|parts| {
+            let loaders = parts.policies.iter().map(|policy| Arc::clone(&policy.adapter_loader)).collect();
+            Ok((EngineHandle::new(loaders), Engine::new(config, parts)?))
+        });
+        match engine {
+            Ok(((handle, commands), engine)) => {
                 let _ = report.send(Ok(handle));
                 engine.run(commands);
             }

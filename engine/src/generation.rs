@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::alignment::{Alignment, Method};
 use crate::detokenizer::Detokenizer;
 use crate::grammar::GrammarState;
+use crate::ids::ModelId;
 use crate::parts::WithSpecial;
 use crate::request::{Candidate, Event, FinishReason, GenerateRequest, Logprobs, Message, Selection, Usage};
 use crate::sampler::{Draw, SampleRow, Sampled};
@@ -78,6 +79,7 @@ struct Committed {
 /// What the engine adds to a request.
 #[derive(Debug)]
 pub(crate) struct Admission {
+    pub(crate) policy: ModelId,
     pub(crate) seed: u64,
     pub(crate) eos_token_ids: Vec<u32>,
     pub(crate) policy_version: Arc<str>,
@@ -89,6 +91,7 @@ pub(crate) struct Admission {
 /// A generating request.
 #[derive(Debug)]
 pub(crate) struct Generating {
+    pub(crate) policy: ModelId,
     pub(crate) params: SamplingParams,
     pub(crate) prompt: Arc<[u32]>,
     pub(crate) messages: Arc<[Message]>,
@@ -141,6 +144,7 @@ impl Generating {
         }
         let num_targets = params.prompt_logprobs.map_or(0, |_| prompt.len() - 1);
         Self {
+            policy: admission.policy,
             candidates,
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
             prompt: prompt.into(),

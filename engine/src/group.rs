@@ -42,7 +42,7 @@ pub enum Part {
 pub struct ScoreSequence {
     /// [`Part::ScorePrompt`] or [`Part::Score`].
     pub part: Part,
-    /// Whose blocks it uses: its own model's, or the policy's for an adapter with a score head.
+    /// Whose blocks it uses: its own model's, or a policy's for an adapter with a score head.
     pub model: ModelId,
     /// Its tokens and blocks.
     pub sequence: Sequence,
@@ -55,6 +55,8 @@ pub struct ScoreSequence {
 pub struct SequenceGroup {
     /// The request.
     pub id: RequestId,
+    /// The policy that generates; for a request that only scores, the model that reads its texts.
+    pub model: ModelId,
     /// Its place in line.
     pub key: GroupKey,
     /// State of the generating part; a request that only scores is `Running` throughout.
@@ -89,8 +91,7 @@ impl SequenceGroup {
 
     /// Every sequence with the model whose blocks it may hold.
     pub fn sequences(&self) -> impl Iterator<Item = (ModelId, &Sequence)> {
-        let generation =
-            self.prompt.iter().chain(&self.candidates).map(|sequence| (ModelId::POLICY, sequence));
+        let generation = self.prompt.iter().chain(&self.candidates).map(|sequence| (self.model, sequence));
         generation.chain(self.scores.iter().map(|score| (score.model, &score.sequence)))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ids::RequestId;
+use crate::ids::{ModelId, RequestId};
 use crate::model::adapter::{Adapter, AdapterInfo};
 use crate::request::{Event, GenerateRequest, ScoreRequest};
 use crate::{AdapterLoader, EngineError};
@@ -14,14 +14,16 @@ use crate::{AdapterLoader, EngineError};
 /// What can be asked of the engine thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Generate; events go to `events` until `Done` or `Failed`.
-    Generate(RequestId, Box<GenerateRequest>, mpsc::Sender<Event>),
+    /// Generate with a policy; events go to `events` until `Done` or `Failed`.
+    Generate(RequestId, ModelId, Box<GenerateRequest>, mpsc::Sender<Event>),
     /// Score; `Scored` events, then `Done` or `Failed`.
     Score(RequestId, Box<ScoreRequest>, mpsc::Sender<Event>),
     /// Forget a request and free its blocks at once.
     Abort(RequestId),
     /// Let requests find an adapter by its name.
     InstallAdapter {
+        /// The policy it is for.
+        policy: ModelId,
         /// Read and packed elsewhere.
         adapter: Arc<Adapter>,
         /// Replace an adapter of the same name.
@@ -31,29 +33,31 @@ pub enum Command {
     },
     /// Forget an adapter; running sequences keep theirs.
     UnloadAdapter {
+        /// The policy it is for.
+        policy: ModelId,
         /// Its name.
         name: String,
         /// The answer.
         reply: oneshot::Sender<Result<(), EngineError>>,
     },
-    /// The loaded adapters.
-    Adapters(oneshot::Sender<Vec<AdapterInfo>>),
-    /// A snapshot of queues, blocks and counters.
-    Stats(oneshot::Sender<EngineStats>),
+    /// The loaded adapters of a policy.
+    Adapters(ModelId, oneshot::Sender<Vec<AdapterInfo>>),
+    /// A snapshot of queues and counters, and of a policy's blocks.
+    Stats(ModelId, oneshot::Sender<EngineStats>),
     /// Finish what runs, refuse what comes; answers when idle.
     Drain(oneshot::Sender<()>),
 }
 
-/// Queue lengths, blocks and counters at one moment, for the policy's pool unless said otherwise.
+/// Queue lengths and counters at one moment over all models, and one policy's blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineStats {
     /// Requests not yet admitted.
     pub waiting: usize,
     /// Sequences admitted and not finished.
     pub running: usize,
-    /// KV blocks of the policy's pool.
+    /// KV blocks of the policy.
     pub total_blocks: usize,
-    /// Blocks referenced by a sequence.
+    /// Of those, referenced by a sequence.
     pub used_blocks: usize,
     /// Most blocks ever referenced at once.
     pub peak_used_blocks: usize,
@@ -61,23 +65,26 @@ pub struct EngineStats {
     pub steps: u64,
     /// Groups preempted.
     pub preemptions: u64,
-    /// Prompt tokens taken from the prefix cache.
+    /// Tokens taken from the prefix cache, of prompts and of texts to score.
     pub prefix_hit_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
 }
 
-/// A cheap, cloneable way to talk to the engine thread.
+/// A cheap, cloneable way to talk to the engine thread about one of its policies; [`EngineHandle::of`] gives those of the
+/// others. Reward models are everybody's.
 #[derive(Clone)]
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     next_id: Arc<std::sync::atomic::AtomicU64>,
-    loader: Arc<dyn AdapterLoader>,
+    policy: ModelId,
+    /// By policy.
+    loaders: Arc<[Arc<dyn AdapterLoader>]>,
 }
 
 impl std::fmt::Debug for EngineHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineHandle").field("next_id", &self.next_id).finish_non_exhaustive()
+        f.debug_struct("EngineHandle").field("policy", &self.policy).finish_non_exhaustive()
     }
 }
 
@@ -122,10 +129,22 @@ impl Drop for EventStream {
 pub const COMMAND_QUEUE: usize = 1024;
 
 impl EngineHandle {
-    /// A handle that reads adapters with `loader`, and the receiving end for the engine's thread.
-    pub fn new(loader: Arc<dyn AdapterLoader>) -> (Self, mpsc::Receiver<Command>) {
+    /// A handle on the first of the policies whose adapters `loaders` read, and the receiving end for the engine's thread.
+    pub fn new(loaders: Arc<[Arc<dyn AdapterLoader>]>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
-        (Self { commands, next_id: Arc::default(), loader }, receiver)
+        (Self { commands, next_id: Arc::default(), policy: ModelId::POLICY, loaders }, receiver)
+    }
+
+    /// The handle on the policy at this place.
+    #[must_use]
+    pub fn of(&self, policy: usize) -> Option<Self> {
+        let policy = u16::try_from(policy).ok().filter(|&policy| usize::from(policy) < self.loaders.len());
+        policy.map(|policy| Self { policy: ModelId(policy), ..self.clone() })
+    }
+
+    fn loader(&self) -> Result<&Arc<dyn AdapterLoader>, EngineError> {
+        let missing = || EngineError::Execution("the engine has no such policy".to_owned());
+        self.loaders.get(self.policy.index()).ok_or_else(missing)
     }
 
     /// Starts generation.
@@ -170,7 +189,7 @@ impl EngineHandle {
         let max_tokens = request.sampling.max_tokens;
         let capacity =
             n.saturating_mul(max_tokens.saturating_add(4)).saturating_add(max_tokens).saturating_add(4);
-        self.open(capacity, |id, events| Command::Generate(id, Box::new(request), events))
+        self.open(capacity, |id, events| Command::Generate(id, self.policy, Box::new(request), events))
     }
 
     fn scoring(&self, request: ScoreRequest) -> (Command, EventStream) {
@@ -208,7 +227,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::Load`] naming the file and what is wrong in it.
     pub fn read_adapter(&self, name: &str, path: &Path) -> Result<Adapter, EngineError> {
-        self.loader.load(name, path)
+        self.loader()?.load(name, path)
     }
 
     /// Lets requests find an adapter by its name; with `replace`, in place of one of the same name.
@@ -220,7 +239,8 @@ impl EngineHandle {
         adapter: Arc<Adapter>,
         replace: bool,
     ) -> Result<AdapterInfo, EngineError> {
-        self.ask(|reply| Command::InstallAdapter { adapter, replace, reply }).await?
+        let policy = self.policy;
+        self.ask(|reply| Command::InstallAdapter { policy, adapter, replace, reply }).await?
     }
 
     /// Reads a PEFT folder on a thread of its own and installs it.
@@ -233,7 +253,7 @@ impl EngineHandle {
         path: PathBuf,
         replace: bool,
     ) -> Result<AdapterInfo, EngineError> {
-        let loader = Arc::clone(&self.loader);
+        let loader = Arc::clone(self.loader()?);
         let (reply, read) = oneshot::channel();
         std::thread::Builder::new()
             .name("rectify-adapter".into())
@@ -249,7 +269,8 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NotFound`].
     pub async fn unload_adapter(&self, name: String) -> Result<(), EngineError> {
-        self.ask(|reply| Command::UnloadAdapter { name, reply }).await?
+        let policy = self.policy;
+        self.ask(|reply| Command::UnloadAdapter { policy, name, reply }).await?
     }
 
     /// The loaded adapters.
@@ -257,15 +278,15 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::Shutdown`].
     pub async fn adapters(&self) -> Result<Vec<AdapterInfo>, EngineError> {
-        self.ask(Command::Adapters).await
+        self.ask(|reply| Command::Adapters(self.policy, reply)).await
     }
 
-    /// A snapshot of queues, blocks and counters.
+    /// A snapshot of queues and counters, and of the policy's blocks.
     ///
     /// # Errors
     /// [`EngineError::Shutdown`].
     pub async fn stats(&self) -> Result<EngineStats, EngineError> {
-        self.ask(Command::Stats).await
+        self.ask(|reply| Command::Stats(self.policy, reply)).await
     }
 
     /// Lets what runs finish and refuses what comes; returns when the engine is idle.

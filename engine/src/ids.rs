@@ -16,11 +16,16 @@ pub struct SeqId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// One set of weights with its own KV pool: 0 is the policy, the others reward models.
+/// One set of weights with its own KV pool: the policies first, then reward models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelId(pub u16);
 
 impl ModelId {
-    /// The policy.
+    /// The first policy, which answers requests that name none.
     pub const POLICY: Self = Self(0);
+
+    /// Its place among all models.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
 }

@@ -38,6 +38,8 @@ pub use engine::{Engine, start};
 pub use error::EngineError;
 pub use grammar::{Grammar, GrammarSpec, Grammars};
 pub use handle::EngineHandle;
-pub use parts::{AdapterLoader, EngineParts, RewardParts, RewardSpec, RewardWeights, TokenBytes};
+pub use parts::{
+    AdapterLoader, EngineParts, PolicyParts, RewardParts, RewardSpec, RewardWeights, TokenBytes,
+};
 pub use request::{AdapterRef, Event, GenerateRequest, ScoreRequest};
 pub use sampling_params::SamplingParams;

@@ -14,18 +14,24 @@ use crate::request::Message;
 
 /// Everything the engine's thread owns. Built on that thread, so executors need not be `Send`.
 pub struct EngineParts {
-    /// Name of the policy; its answers carry `<name>@base` or `<adapter>@<hash>` as policy version.
-    pub policy_name: Arc<str>,
-    /// The policy.
-    pub policy: Box<dyn Executor>,
+    /// Policies; the first is the default.
+    pub policies: Vec<PolicyParts>,
     /// Threads for sampling, shared with the executors.
     pub pool: Arc<Pool>,
-    /// Text of the policy's tokens.
+    /// Reward models, for all policies; the first is the default.
+    pub rewards: Vec<RewardParts>,
+}
+
+/// A policy.
+pub struct PolicyParts {
+    /// Its name; its answers carry `<name>@base` or `<adapter>@<hash>` as policy version.
+    pub name: Arc<str>,
+    /// Its weights and its KV blocks.
+    pub executor: Box<dyn Executor>,
+    /// Text of its tokens.
     pub token_bytes: Arc<dyn TokenBytes>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
-    /// Reward models; the first is the default.
-    pub rewards: Vec<RewardParts>,
     /// Adapters loaded from the start.
     pub adapters: Vec<Arc<Adapter>>,
     /// Reads adapters named by requests.
@@ -34,9 +40,10 @@ pub struct EngineParts {
 
 impl std::fmt::Debug for EngineParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let policies: Vec<&str> = self.policies.iter().map(|policy| &*policy.name).collect();
         let rewards: Vec<&str> = self.rewards.iter().map(|reward| &*reward.name).collect();
         f.debug_struct("EngineParts")
-            .field("policy", &self.policy_name)
+            .field("policies", &policies)
             .field("rewards", &rewards)
             .finish_non_exhaustive()
     }
@@ -56,8 +63,13 @@ pub struct RewardParts {
 pub enum RewardWeights {
     /// A model of its own, with its own KV blocks and a score head.
     Own(Box<dyn Executor>),
-    /// An adapter with a score head on the policy's base: rows of the policy's own batch.
-    Adapter(Arc<Adapter>),
+    /// An adapter with a score head on a policy's base: rows of that policy's own batch.
+    Adapter {
+        /// The policy, by its place.
+        policy: usize,
+        /// The adapter.
+        adapter: Arc<Adapter>,
+    },
 }
 
 /// The bytes each token stands for; what incremental detokenisation needs of a tokenizer.

@@ -37,11 +37,11 @@ impl std::fmt::Debug for RewardModel {
 }
 
 impl RewardModel {
-    /// The reward model called `name`; without a name, the first.
-    pub(crate) fn find<'a>(models: &'a [Self], name: Option<&str>) -> Result<&'a Self, EngineError> {
+    /// The place of the reward model called `name`; without a name, of the first.
+    pub(crate) fn find(models: &[Self], name: Option<&str>) -> Result<usize, EngineError> {
         let found = match name {
-            Some(name) => models.iter().find(|model| *model.name == *name),
-            None => models.first(),
+            Some(name) => models.iter().position(|model| *model.name == *name),
+            None => (!models.is_empty()).then_some(0),
         };
         found.ok_or_else(|| {
             let names: Vec<&str> = models.iter().map(|model| &*model.name).collect();
@@ -143,6 +143,8 @@ impl Verdicts {
 /// A request that only scores.
 #[derive(Debug)]
 pub(crate) struct Scoring {
+    /// The reward model, by its place.
+    pub(crate) reward: usize,
     events: mpsc::Sender<Event>,
     num_open: usize,
     usage: Usage,
@@ -156,7 +158,8 @@ impl Scoring {
         models: &[RewardModel],
         events: mpsc::Sender<Event>,
     ) -> Result<(Self, Vec<ScoreWork>), EngineError> {
-        let model = RewardModel::find(models, request.reward.as_deref())?;
+        let reward = RewardModel::find(models, request.reward.as_deref())?;
+        let model = &models[reward];
         let mut work = Vec::new();
         let num_open = match &request.input {
             ScoreInput::Candidates { messages, candidates } => {
@@ -181,7 +184,7 @@ impl Scoring {
                 "there is nothing to score; give at least one text",
             ));
         }
-        Ok((Self { events, num_open, usage: Usage::default(), arrived: Instant::now() }, work))
+        Ok((Self { reward, events, num_open, usage: Usage::default(), arrived: Instant::now() }, work))
     }
 
     /// A text has its reward. Returns whether that was the last one; the request has then ended.

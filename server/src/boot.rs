@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use rectify_engine::grammar::Spelling;
-use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
+use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, PolicyConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
 use rectify_engine::text::tools::{ToolFormat, plain};
@@ -111,7 +111,7 @@ pub fn start(config: &Config, progress: ProgressMode) -> Result<Booted, EngineEr
         ..EngineConfig::default()
     };
     let models = models_of(config, &Hub::from_env(progress))?;
-    let (source, weights) = (models.policy.clone(), models.weights.clone());
+    let (source, weights) = (models.policies[0].source.clone(), models.policies[0].weights.clone());
     let (engine, models) = assemble::start(engine, models)?;
     let own = &models.generation;
     let own = Generation {
@@ -151,24 +151,27 @@ fn models_of(config: &Config, hub: &Hub) -> Result<ModelsConfig, EngineError> {
     }
     let adapters =
         config.adapters.iter().map(|(name, section)| named((name, &section.path), Wanted::Adapter));
-    let defaults = ModelsConfig::new(policy);
+    let policy = PolicyConfig {
+        name: config.model.served_names.first().cloned().or(own_name),
+        adapters: adapters.collect::<Result<_, _>>()?,
+        quantize: config.model.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),
+        max_model_len: config.model.max_model_len,
+        ..PolicyConfig::new(policy)
+    };
+    let defaults = ModelsConfig::of(policy);
     let memory = config.cache.memory.or(is_demo.then_some(DEMO_KV_MEMORY));
     let bytes = |size: Option<ByteSize>, default: usize| {
         size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX))
     };
     Ok(ModelsConfig {
-        policy_name: config.model.served_names.first().cloned().or(own_name),
         rewards,
         readings: config.rewards.iter().map(|(name, section)| (name.clone(), section.reading())).collect(),
-        adapters: adapters.collect::<Result<_, _>>()?,
         dtype: config.model.precision.map(Into::into),
-        quantize: config.model.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),
         kv_dtype: config.cache.dtype.map(Into::into),
         kv_memory: bytes(memory, defaults.kv_memory),
         reward_kv_memory: bytes(config.cache.reward_memory, defaults.reward_kv_memory),
         block_size: config.cache.block_size,
         threads: config.scheduler.threads,
-        max_model_len: config.model.max_model_len,
         ..defaults
     })
 }

@@ -106,7 +106,7 @@ pub(crate) fn app_with(feedback: Option<Feedback>) -> (App, Seen) {
 
 /// An app over a fake engine for whoever has one of the keys.
 pub(crate) fn app_for(keys: ApiKeys, feedback: Option<Feedback>) -> (App, Seen) {
-    let (engine, commands) = EngineHandle::new(Arc::new(read_adapter));
+    let (engine, commands) = EngineHandle::new(Arc::new([Arc::new(read_adapter)]));
     let seen = Seen::default();
     tokio::spawn(run(commands, seen.clone()));
     let profile = |json: &str| serde_json::from_str(json).unwrap();
@@ -156,7 +156,7 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
     let mut adapters: Vec<AdapterInfo> = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Generate(_, request, events) => {
+            Command::Generate(_, _, request, events) => {
                 let (name, known) = match &request.adapter {
                     Some(AdapterRef::Named(name)) => {
                         let found = adapters.iter().find(|adapter| *adapter.name == **name);
@@ -193,7 +193,7 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                 let _ = events.send(Event::Done(usage)).await;
             }
             Command::Abort(id) => seen.aborted.lock().unwrap().push(id),
-            Command::InstallAdapter { adapter, replace, reply } => {
+            Command::InstallAdapter { adapter, replace, reply, .. } => {
                 let info = adapter.info.clone();
                 let name = &info.name;
                 let _ = reply.send(if !replace && adapters.iter().any(|adapter| adapter.name == *name) {
@@ -204,17 +204,17 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                     Ok(info)
                 });
             }
-            Command::UnloadAdapter { name, reply } => {
+            Command::UnloadAdapter { name, reply, .. } => {
                 let before = adapters.len();
                 adapters.retain(|adapter| *adapter.name != *name);
                 let known = "available: none".into();
                 let missing = Err(EngineError::NotFound { kind: "adapter", name, known });
                 let _ = reply.send(if adapters.len() < before { Ok(()) } else { missing });
             }
-            Command::Adapters(reply) => {
+            Command::Adapters(_, reply) => {
                 let _ = reply.send(adapters.clone());
             }
-            Command::Stats(reply) => {
+            Command::Stats(_, reply) => {
                 let stats =
                     EngineStats { total_blocks: 64, used_blocks: 3, steps: 5, ..EngineStats::default() };
                 let _ = reply.send(stats);

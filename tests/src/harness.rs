@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rectify_engine::model::assemble::{self, Dtype, ModelsConfig};
+use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, PolicyConfig};
 use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::cpu_executor::{CpuExecutor, CpuOptions};
@@ -83,14 +83,16 @@ impl Setup {
         };
         let models = ModelsConfig {
             rewards: rewards.iter().map(named).collect(),
-            adapters: ["lora", "lora-ranks"].iter().map(named).collect(),
             dtype: Some(if self.dtype == WeightDtype::F32 { Dtype::Float32 } else { Dtype::Bfloat16 }),
             kv_dtype: Some(if self.kv_dtype == KvDtype::F32 { Dtype::Float32 } else { Dtype::Bfloat16 }),
             kv_memory: memory("policy"),
             reward_kv_memory: rewards.get(1).map_or(1 << 20, |name| memory(name)),
             block_size: self.block_size,
             threads: Some(self.threads),
-            ..ModelsConfig::new(ModelSource::Folder(fixture.path("policy")))
+            ..ModelsConfig::of(PolicyConfig {
+                adapters: ["lora", "lora-ranks"].iter().map(named).collect(),
+                ..PolicyConfig::new(ModelSource::Folder(fixture.path("policy")))
+            })
         };
         assemble::start(self.engine, models).unwrap().0
     }

@@ -8,7 +8,7 @@ use super::{Engine, Request};
 use crate::EngineError;
 use crate::alignment::{Alignment, RewardRule};
 use crate::generation::{Admission, Generating};
-use crate::ids::RequestId;
+use crate::ids::{ModelId, RequestId};
 use crate::metrics::Outcome;
 use crate::request::{Event, GenerateRequest, MAX_CANDIDATES, ScoreRequest};
 use crate::scheduler::Generation;
@@ -18,11 +18,12 @@ impl Engine {
     pub(super) fn admit_generation(
         &mut self,
         id: RequestId,
+        policy: ModelId,
         request: GenerateRequest,
         events: mpsc::Sender<Event>,
     ) {
-        if let Err(error) = self.queue_generation(id, request, events.clone()) {
-            self.refuse(error, &events);
+        if let Err(error) = self.queue_generation(id, policy, request, events.clone()) {
+            self.refuse(error, self.policies[policy.index()].adapters.policy_name(), &events);
         }
     }
 
@@ -34,27 +35,32 @@ impl Engine {
     ) {
         if let Err(error) = self.queue_scoring(id, request, events.clone()) {
             self.scheduler.remove(id);
-            self.refuse(error, &events);
+            let reward = RewardModel::find(&self.rewards, request.reward.as_deref()).ok();
+            let name = reward.map_or_else(|| "".into(), |reward| Arc::clone(&self.rewards[reward].name));
+            self.refuse(error, &name, &events);
         }
     }
 
-    fn refuse(&self, error: EngineError, events: &mpsc::Sender<Event>) {
+    fn refuse(&self, error: EngineError, model: &Arc<str>, events: &mpsc::Sender<Event>) {
         let _ = events.try_send(Event::Failed(error));
-        self.metrics.request(Outcome::Refused);
+        self.metrics.request(Outcome::Refused, model);
     }
 
     fn queue_generation(
         &mut self,
         id: RequestId,
+        policy: ModelId,
         mut request: GenerateRequest,
         events: mpsc::Sender<Event>,
     ) -> Result<(), EngineError> {
         if self.is_draining {
             return Err(EngineError::Shutdown);
         }
-        self.check_tokens(&request)?;
+        self.check_tokens(policy, &request)?;
         let num_candidates = check_candidates(&request)?;
-        let adapter = self.adapters.resolve(request.adapter.as_ref())?;
+        let adapters = &self.policies[policy.index()].adapters;
+        let adapter = adapters.resolve(request.adapter.as_ref())?;
+        let policy_version = adapters.policy_version(adapter.as_deref());
         let judging = match &request.alignment {
             Some(alignment) => Some(self.find_judges(alignment)?),
             None => None,
@@ -63,9 +69,10 @@ impl Engine {
             self.leave_room_to_score(*reward, &mut request);
         }
         let admission = Admission {
+            policy,
             seed: request.sampling.seed.unwrap_or_else(|| self.next_seed()),
-            eos_token_ids: self.eos_token_ids.clone(),
-            policy_version: self.adapters.policy_version(adapter.as_deref()),
+            eos_token_ids: self.policies[policy.index()].eos_token_ids.clone(),
+            policy_version,
             judging,
             events,
         };
@@ -74,6 +81,7 @@ impl Engine {
         let generating = Generating::new(request, admission);
         self.scheduler.add_generation(Generation {
             id,
+            model: policy,
             priority,
             prompt: Arc::clone(&generating.prompt),
             num_candidates,
@@ -88,9 +96,10 @@ impl Engine {
                 let _ = self.scheduler.add_score(id, work);
             }
         }
-        self.metrics.prompt_tokens.increment(generating.prompt.len() as u64);
+        let metrics = self.metrics.policy(policy);
+        metrics.prompt_tokens.increment(generating.prompt.len() as u64);
         if generating.aligned.is_some() {
-            self.metrics.candidates.increment(num_candidates as u64);
+            metrics.candidates.increment(num_candidates as u64);
         }
         self.requests.insert(id, Request::Generating(Box::new(generating)));
         self.begin(id);
@@ -107,7 +116,7 @@ impl Engine {
             return Err(EngineError::Shutdown);
         }
         let (scoring, work) = Scoring::new(request, &self.rewards, events)?;
-        self.scheduler.add_scoring(id, request.priority)?;
+        self.scheduler.add_scoring(id, self.rewards[scoring.reward].model, request.priority)?;
         for work in work {
             self.scheduler.add_score(id, work)?;
         }
@@ -117,9 +126,8 @@ impl Engine {
 
     fn find_judges(&self, alignment: &Alignment) -> Result<Judging, EngineError> {
         let find = |name: Option<&str>| {
-            let found = RewardModel::find(&self.rewards, name)?;
-            let index = self.rewards.iter().position(|model| model.name == found.name).unwrap_or(0);
-            Ok((index, Arc::clone(&found.name)))
+            let index = RewardModel::find(&self.rewards, name)?;
+            Ok((index, Arc::clone(&self.rewards[index].name)))
         };
         let RewardRule { models, combine } = &alignment.reward;
         let judges = match &models[..] {
@@ -142,9 +150,9 @@ impl Engine {
     }
 
     /// Token ids must lie in the vocabulary: an executor may trust them.
-    fn check_tokens(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+    fn check_tokens(&self, policy: ModelId, request: &GenerateRequest) -> Result<(), EngineError> {
         request.sampling.validate()?;
-        let vocab_size = self.executors[0].spec().vocab_size;
+        let vocab_size = self.executors[policy.index()].spec().vocab_size;
         let outside = |token: &&u32| **token as usize >= vocab_size;
         if let Some(token) = request.prompt.iter().find(outside) {
             let message = format!("the prompt holds token {token}, but the model has {vocab_size} tokens");

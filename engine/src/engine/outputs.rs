@@ -31,7 +31,7 @@ struct Outputs {
 impl Engine {
     /// Runs one model's share of a step and acts on what it made.
     pub(super) fn run_model(&mut self, work: &ModelStep) {
-        let executor = &mut self.executors[usize::from(work.model.0)];
+        let executor = &mut self.executors[work.model.index()];
         let vocab_size = executor.spec().vocab_size;
         match executor.execute(&work.batch) {
             Ok(output) => {
@@ -102,9 +102,11 @@ impl Engine {
                     self.end(item.request, Outcome::Aborted);
                 }
             }
-            (Some(request), Part::ScorePrompt(_) | Part::Score { .. }) => {
+            (Some(request), Part::ScorePrompt(judge) | Part::Score { judge, .. }) => {
                 let num_tokens = item.num_scheduled_tokens;
-                self.metrics.scored_tokens.increment(num_tokens as u64);
+                if let Some(reward) = request.judge(judge) {
+                    self.metrics.reward(reward).scored_tokens.increment(num_tokens as u64);
+                }
                 match request {
                     Request::Generating(generating) => generating.usage.scored_tokens += num_tokens,
                     Request::Scoring(scoring) => scoring.count(num_tokens),
@@ -117,15 +119,17 @@ impl Engine {
     fn accept(&mut self, id: RequestId, candidate: usize, sampled: Sampled, now: Instant) {
         let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
         let token = sampled.token;
-        let Ok(accepted) = generating.accept(candidate, sampled, &*self.token_bytes, now) else {
+        let vocabulary = &self.policies[generating.policy.index()].token_bytes;
+        let Ok(accepted) = generating.accept(candidate, sampled, &**vocabulary, now) else {
             return self.end(id, Outcome::Aborted);
         };
         self.generated_tokens += 1;
-        self.metrics.generated_tokens.increment(1);
+        let metrics = self.metrics.policy(generating.policy);
+        metrics.generated_tokens.increment(1);
         if !accepted.is_first {
-            self.metrics.inter_token_latency.record(accepted.since_last);
+            metrics.inter_token_latency.record(accepted.since_last);
         } else if generating.usage.completion_tokens == 1 {
-            self.metrics.time_to_first_token.record(accepted.since_last);
+            metrics.time_to_first_token.record(accepted.since_last);
         }
         let (index, num_tokens) = (candidate, generating.candidates[candidate].tokens.len());
         let text = match accepted.has_ended && generating.aligned.is_some() {
@@ -143,23 +147,24 @@ impl Engine {
     }
 
     fn scored(&mut self, id: RequestId, judge: usize, index: usize, reward: f32) {
+        let Some(metrics) = self.reward_metrics(id, judge) else { return };
+        if reward.is_finite() {
+            metrics.reward.record(f64::from(reward));
+        } else {
+            metrics.scorer_failures.increment(1);
+        }
+        let scorer_seconds = metrics.scorer_seconds.clone();
         match self.requests.get_mut(&id) {
             Some(Request::Generating(generating)) => {
                 if let Some(started) = generating.candidates[index].score_started {
-                    self.metrics.scorer_seconds.record(started.elapsed());
-                }
-                if reward.is_finite() {
-                    self.metrics.reward.record(f64::from(reward));
-                } else {
-                    self.metrics.scorer_failures.increment(1);
+                    scorer_seconds.record(started.elapsed());
                 }
                 if let Some(event) = self.judged(id, judge, index, check(reward)) {
                     self.tell(id, event);
                 }
             }
             Some(Request::Scoring(scoring)) if reward.is_finite() => {
-                self.metrics.reward.record(f64::from(reward));
-                self.metrics.scorer_seconds.record(scoring.arrived.elapsed());
+                scorer_seconds.record(scoring.arrived.elapsed());
                 match scoring.scored(index, reward) {
                     Ok(false) => {}
                     Ok(true) => self.end(id, Outcome::Ok),
@@ -167,7 +172,6 @@ impl Engine {
                 }
             }
             Some(Request::Scoring(_)) => {
-                self.metrics.scorer_failures.increment(1);
                 let message = check(reward).err().unwrap_or_default();
                 self.fail(id, EngineError::Execution(message));
             }
@@ -244,7 +248,8 @@ impl Engine {
                 Ok(())
             }
             Action::Drop(index) => {
-                self.metrics.pruned_tokens.increment(generating.candidates[index].tokens.len() as u64);
+                let metrics = self.metrics.policy(generating.policy);
+                metrics.pruned_tokens.increment(generating.candidates[index].tokens.len() as u64);
                 self.scheduler.finish(id, index);
                 for judge in 0..generating.aligned.as_ref().map_or(0, |aligned| aligned.judging.judges.len())
                 {
@@ -284,7 +289,7 @@ impl Engine {
             .collect();
         for (judge, work) in work.into_iter().enumerate() {
             if let Err(error) = work.and_then(|work| self.scheduler.add_score(id, work)) {
-                self.metrics.scorer_failures.increment(1);
+                self.count_failure(id, judge);
                 events.extend(self.judged(id, judge, index, Err(error.to_string())));
             }
         }
@@ -297,7 +302,7 @@ impl Engine {
             match item.part {
                 Part::ScorePrompt(_) => self.scheduler.remove_score(item.request, item.part),
                 Part::Score { judge, index } if is_generating => {
-                    self.metrics.scorer_failures.increment(1);
+                    self.count_failure(item.request, judge);
                     self.scheduler.remove_score(item.request, item.part);
                     if let Some(event) = self.judged(item.request, judge, index, Err(error.to_string())) {
                         self.tell(item.request, event);

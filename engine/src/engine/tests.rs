@@ -3,6 +3,7 @@
 mod behaviour;
 mod grammar;
 mod schedules;
+mod several;
 mod strategies;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::rc::Rc;
 use super::*;
 use crate::alignment::{Alignment, RewardRule};
 use crate::group::SequenceGroup;
+use crate::model::adapter::Adapter;
 use crate::request::{Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Selection, Usage};
 use crate::testing::{EOS, FakeModel, FakeTemplate, FakeVocabulary, Switches, adapter, adapter_with_head};
 use crate::{RewardParts, SamplingParams};
@@ -36,6 +38,8 @@ struct Harness {
     engine: Engine,
     policy: Rc<Switches>,
     reward: Rc<Switches>,
+    /// The policy that requests go to.
+    asked: ModelId,
     streams: Vec<(RequestId, mpsc::Receiver<Event>)>,
     config: EngineConfig,
 }
@@ -69,15 +73,20 @@ impl Answer {
 
 impl Harness {
     fn new(setup: Setup) -> Self {
+        Self::with(setup, Vec::new())
+    }
+
+    /// With further policies behind the first.
+    fn with(setup: Setup, others: Vec<PolicyParts>) -> Self {
         let policy = FakeModel::new(setup.num_blocks, setup.block_size, false);
         let reward = FakeModel::new(setup.num_blocks, setup.block_size, true);
         let (policy_switches, reward_switches) = (policy.switches(), reward.switches());
         let parts = EngineParts {
-            policy_name: "fake".into(),
-            policy: Box::new(policy),
+            policies: [vec![policy_parts("fake", policy, vec![adapter("lora", "v0")])], others]
+                .into_iter()
+                .flatten()
+                .collect(),
             pool: Arc::new(Pool::new(1).unwrap()),
-            token_bytes: Arc::new(FakeVocabulary::new()),
-            eos_token_ids: vec![EOS],
             rewards: vec![
                 RewardParts {
                     name: "own".into(),
@@ -87,17 +96,19 @@ impl Harness {
                 RewardParts {
                     name: "adapter".into(),
                     spec: Arc::new(FakeTemplate { refuse: Some("q") }),
-                    weights: RewardWeights::Adapter(adapter_with_head("adapter", "rm", true)),
+                    weights: RewardWeights::Adapter {
+                        policy: 0,
+                        adapter: adapter_with_head("adapter", "rm", true),
+                    },
                 },
             ],
-            adapters: vec![adapter("lora", "v0")],
-            adapter_loader: Arc::new(|_: &str, path: &Path| Err(EngineError::load(path, "cannot be read"))),
         };
         let engine = Engine::new(setup.config, parts).unwrap();
         Self {
             engine,
             policy: policy_switches,
             reward: reward_switches,
+            asked: ModelId::POLICY,
             streams: Vec::new(),
             config: setup.config,
         }
@@ -107,12 +118,17 @@ impl Harness {
     fn swap(&mut self, version: &str) {
         let (reply, _answer) = oneshot::channel();
         let adapter = adapter("lora", version);
-        self.engine.handle(Command::InstallAdapter { adapter, replace: true, reply });
+        self.engine.handle(Command::InstallAdapter {
+            policy: ModelId::POLICY,
+            adapter,
+            replace: true,
+            reply,
+        });
     }
 
     fn send(&mut self, request: GenerateRequest) -> RequestId {
         let (id, events) = self.open();
-        self.engine.handle(Command::Generate(id, Box::new(request), events));
+        self.engine.handle(Command::Generate(id, self.asked, Box::new(request), events));
         id
     }
 
@@ -151,7 +167,7 @@ impl Harness {
             }
             self.step();
         }
-        panic!("the engine does not come to an end: {:?}", self.engine.stats());
+        panic!("the engine does not come to an end: {:?}", self.engine.stats(ModelId::POLICY));
     }
 
     fn answer(&mut self, id: RequestId) -> Answer {
@@ -212,6 +228,18 @@ impl Harness {
         let id = self.send(request);
         self.finish();
         self.answer(id)
+    }
+}
+
+/// A policy whose adapters cannot be read from anywhere.
+fn policy_parts(name: &str, executor: FakeModel, adapters: Vec<Arc<Adapter>>) -> PolicyParts {
+    PolicyParts {
+        name: name.into(),
+        executor: Box::new(executor),
+        token_bytes: Arc::new(FakeVocabulary::new()),
+        eos_token_ids: vec![EOS],
+        adapters,
+        adapter_loader: Arc::new(|_: &str, path: &Path| Err(EngineError::load(path, "cannot be read"))),
     }
 }
 

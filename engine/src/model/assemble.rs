@@ -1,25 +1,23 @@
-//! From folders to a running engine: loads the policy, reward models and adapters of one process. Leaves serving to
+//! From folders to a running engine: loads the policies, reward models and adapters of one process. Leaves serving to
 //! the engine and settings to `server`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use rectify_kernels::{KvDtype, Pool, WeightDtype};
 use serde::{Deserialize, Serialize};
 
-use super::adapter::Adapter;
 use super::backend::Result;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::cpu_executor::{CpuExecutor, CpuOptions};
 use super::generation_config::GenerationConfig;
+use super::kv_budget;
+use super::load_policy::Opened;
+pub use super::load_policy::PolicyConfig;
 use super::load_reward::load_reward;
 use super::reading::RewardReading;
 use super::source::ModelSource;
-use super::weights::WeightStore;
-use crate::batch::Executor;
 use crate::engine;
 use crate::parts::EngineParts;
 use crate::request::Message;
@@ -84,24 +82,20 @@ pub enum Quantization {
 /// What one process serves.
 #[derive(Clone, Debug)]
 pub struct ModelsConfig {
-    /// The policy.
-    pub policy: ModelSource,
-    /// What requests call it; `None` is the source's name.
-    pub policy_name: Option<String>,
-    /// Reward models by name: folders with weights of their own, or PEFT folders with a score head for the policy's
+    /// Policies; the first is the default.
+    pub policies: Vec<PolicyConfig>,
+    /// Reward models by name: folders with weights of their own, or PEFT folders with a score head for a policy's
     /// base. The first is the default.
     pub rewards: Vec<(String, ModelSource)>,
     /// How reward models are read, by name; those that are not named as their folders say.
     pub readings: BTreeMap<String, RewardReading>,
-    /// PEFT adapters of the policy by name.
-    pub adapters: Vec<(String, ModelSource)>,
+    /// The policy on whose base a reward model is, by the names of both; the first for those that are not named.
+    pub reward_policies: BTreeMap<String, String>,
     /// Weights; `None` is as each model is stored, half precision as bfloat16.
     pub dtype: Option<Dtype>,
-    /// The policy's projections in fewer bits.
-    pub quantize: Option<Quantization>,
     /// Keys and values; `None` is as the weights.
     pub kv_dtype: Option<Dtype>,
-    /// Bytes for keys and values of the policy.
+    /// Bytes for keys and values of all policies together.
     pub kv_memory: usize,
     /// Bytes for keys and values of each reward model with weights of its own.
     pub reward_kv_memory: usize,
@@ -109,38 +103,32 @@ pub struct ModelsConfig {
     pub block_size: usize,
     /// Threads; `None` is one per core.
     pub threads: Option<usize>,
-    /// Longest sequence of the policy; `None` is what the model and the memory allow.
-    pub max_model_len: Option<usize>,
-    /// The policy's weights, if another holds them too: a tape that trains adapters on them.
-    pub weights: WeightStore,
-    /// How that other holds them; wins over `dtype`.
-    pub weight_dtype: Option<WeightDtype>,
 }
 
 impl ModelsConfig {
     /// A policy alone, with the defaults of everything else.
     pub fn new(policy: ModelSource) -> Self {
+        Self::of(PolicyConfig::new(policy))
+    }
+
+    /// A policy alone, held as it says.
+    pub fn of(policy: PolicyConfig) -> Self {
         Self {
-            policy,
-            policy_name: None,
+            policies: vec![policy],
             rewards: Vec::new(),
             readings: BTreeMap::new(),
-            adapters: Vec::new(),
+            reward_policies: BTreeMap::new(),
             dtype: None,
-            quantize: None,
             kv_dtype: None,
             kv_memory: 1 << 30,
             reward_kv_memory: 512 << 20,
             block_size: 16,
             threads: None,
-            max_model_len: None,
-            weights: WeightStore::default(),
-            weight_dtype: None,
         }
     }
 }
 
-/// What the front of a server must know of the models behind the engine.
+/// What the front of a server must know of a policy behind the engine, and of the reward models.
 #[derive(Clone, Debug)]
 pub struct ServedModels {
     /// What requests call the policy.
@@ -196,134 +184,90 @@ impl ServedModels {
     }
 }
 
-/// Loads everything and starts the engine on a thread of its own.
+/// Loads everything and starts the engine on a thread of its own. The handle, and what is known, are those of the first
+/// policy.
 ///
 /// # Errors
 /// [`EngineError::Load`] naming the file that is wrong, [`EngineError::InvalidRequest`] naming the option.
 pub fn start(engine: EngineConfig, models: ModelsConfig) -> Result<(EngineHandle, ServedModels)> {
+    start_all(engine, models)?.into_iter().next().ok_or(EngineError::Shutdown)
+}
+
+/// As [`start`]; for each policy its handle and what is known of it.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_all(engine: EngineConfig, models: ModelsConfig) -> Result<Vec<(EngineHandle, ServedModels)>> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let handle = engine::start(engine, move || {
         let (parts, served) = assemble(&models)?;
         sender.send(served).map_err(|_| EngineError::Shutdown)?;
         Ok(parts)
     })?;
-    Ok((handle, receiver.recv().map_err(|_| EngineError::Shutdown)?))
+    let served = receiver.recv().map_err(|_| EngineError::Shutdown)?;
+    Ok((0..).map_while(|policy| handle.of(policy)).zip(served).collect())
 }
 
-/// Loads everything an engine is made of.
+/// Loads everything an engine is made of, and what is known of each policy.
 ///
 /// # Errors
 /// As [`start`].
-pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, ServedModels)> {
+pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, Vec<ServedModels>)> {
     check_names(models)?;
     let threads =
         models.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let pool = Pool::new(threads).map_err(|error| EngineError::invalid("threads", error.to_string()))?;
     let pool = Arc::new(pool);
-    let policy = load_policy(models, &pool)?;
-    let served = &policy.served;
+    let opened =
+        models.policies.iter().map(|policy| Opened::new(policy, models)).collect::<Result<Vec<_>>>()?;
+    let claims = opened.iter().map(|opened| opened.claim(models.block_size)).collect::<Result<Vec<_>>>()?;
+    let kv_memory = kv_budget::shares(models.kv_memory, &claims)?;
+    let mut policies = Vec::with_capacity(opened.len());
+    let mut served = Vec::with_capacity(opened.len());
+    for (opened, kv_memory) in opened.into_iter().zip(kv_memory) {
+        let (parts, models) = opened.load(models, kv_memory, &pool)?;
+        policies.push(parts);
+        served.push(models);
+    }
     let mut rewards = Vec::with_capacity(models.rewards.len());
     for (name, source) in &models.rewards {
-        rewards.push(load_reward(name, source, models, served, &pool)?);
+        let policy = policy_of(name, models)?;
+        rewards.push(load_reward(name, source, models, (policy, &served[policy]), &pool)?);
     }
-    let load = |(name, source): &(String, ModelSource)| {
-        Adapter::load(name, source, &served.config, &pool).map(Arc::new)
-    };
-    let adapters = models.adapters.iter().map(load).collect::<Result<_>>()?;
-    let base = served.config.clone();
-    // Of its own: while one thread holds a pool, another's operations run on that thread alone.
-    let loading = Pool::new(1).map_err(|error| EngineError::invalid("threads", error.to_string()))?;
-    let loader = move |name: &str, path: &Path| {
-        let source = ModelSource::Folder(path.to_owned());
-        Adapter::load(name, &source, &base, &loading)
-    };
-    let parts = EngineParts {
-        policy_name: Arc::clone(&served.policy_name),
-        policy: Box::new(policy.executor),
-        pool,
-        token_bytes: Arc::<Tokenizer>::clone(&served.tokenizer),
-        eos_token_ids: served.generation.eos_token_ids.clone(),
-        rewards,
-        adapters,
-        adapter_loader: Arc::new(loader),
-    };
-    Ok((parts, policy.served))
+    Ok((EngineParts { policies, pool, rewards }, served))
 }
 
-struct Policy {
-    executor: CpuExecutor,
-    served: ServedModels,
+/// The place of the policy on whose base a reward model is, if it is an adapter.
+fn policy_of(reward: &str, models: &ModelsConfig) -> Result<usize> {
+    let Some(policy) = models.reward_policies.get(reward) else { return Ok(0) };
+    let names: Vec<_> = models.policies.iter().map(PolicyConfig::name).collect();
+    names.iter().position(|name| name == policy).ok_or_else(|| {
+        let known = names.join(", ");
+        let message =
+            format!("`rewards.{reward}.policy` is `{policy}`, which is not among the policies: {known}");
+        EngineError::invalid("rewards", message)
+    })
 }
 
 /// Requests tell models apart by name alone, so no two of any kind may share one.
 fn check_names(models: &ModelsConfig) -> Result<()> {
-    let policy = models.policy_name.as_deref().map_or_else(|| models.policy.name(), Cow::Borrowed);
-    let mut taken: Vec<(&str, &str)> = vec![("policy", &policy)];
-    for (kind, named) in [("rewards", &models.rewards), ("adapters", &models.adapters)] {
-        for (name, _) in named {
-            let other = taken.iter().find(|(_, other)| other == name);
-            if let Some((of, _)) = other {
-                let message = format!("{kind} has the name `{name}`, which is taken by {of}; choose another");
-                return Err(EngineError::invalid(kind, message));
-            }
-            if name.is_empty() {
-                return Err(EngineError::invalid(
-                    kind,
-                    format!("{kind} has an empty name; give each its own"),
-                ));
-            }
-            taken.push((kind, name));
+    let policies = models.policies.iter().map(|policy| ("policies", policy.name()));
+    let named = |kind, (name, _): &'_ (String, ModelSource)| (kind, Cow::Owned(name.clone()));
+    let rewards = models.rewards.iter().map(|reward| named("rewards", reward));
+    let adapters = models.policies.iter().flat_map(|policy| &policy.adapters);
+    let adapters = adapters.map(|adapter| named("adapters", adapter));
+    let mut taken: Vec<(&str, Cow<'_, str>)> = Vec::new();
+    for (kind, name) in policies.chain(rewards).chain(adapters) {
+        if let Some((of, _)) = taken.iter().find(|(_, other)| *other == name) {
+            let message = format!("{kind} has the name `{name}`, which is taken by {of}; choose another");
+            return Err(EngineError::invalid(kind, message));
         }
+        if name.is_empty() {
+            return Err(EngineError::invalid(kind, format!("{kind} has an empty name; give each its own")));
+        }
+        taken.push((kind, name));
     }
     Ok(())
-}
-
-fn load_policy(models: &ModelsConfig, pool: &Arc<Pool>) -> Result<Policy> {
-    let source = &models.policy;
-    let config = ModelConfig::load(source)?;
-    if config.num_labels.is_some() {
-        let message = "is of a ForSequenceClassification model, but the policy must be a ForCausalLM model";
-        return Err(EngineError::load(source.path_of("config.json"), message));
-    }
-    let mut generation = GenerationConfig::load(source, &config)?;
-    let tokenizer = Arc::new(Tokenizer::load(source)?);
-    tokenizer.check_vocabulary(&config)?;
-    if let Some(eos) = tokenizer.eos_token_id()
-        && !generation.eos_token_ids.contains(&eos)
-    {
-        generation.eos_token_ids.push(eos);
-    }
-    let chat_template = ChatTemplate::load(source)?.map(Arc::new);
-    let checkpoint = Checkpoint::open(source)?;
-    let dtype = models.dtype.unwrap_or_else(|| stored_dtype(&checkpoint, &config));
-    let asked = match models.quantize {
-        Some(Quantization::Int8) => WeightDtype::Int8,
-        None => dtype.weights(),
-    };
-    let weight_dtype = models.weight_dtype.unwrap_or(asked);
-    let options = CpuOptions {
-        pool: Arc::clone(pool),
-        dtype: weight_dtype,
-        weights: models.weights.clone(),
-        kv_dtype: models.kv_dtype.unwrap_or(dtype).kv(),
-        kv_memory: models.kv_memory,
-        block_size: models.block_size,
-        max_model_len: models.max_model_len,
-    };
-    let executor = CpuExecutor::new(&config, &checkpoint, &options)?;
-    let name = models.policy_name.as_deref().map_or_else(|| source.name(), Cow::Borrowed);
-    let served = ServedModels {
-        policy_name: name.as_ref().into(),
-        config,
-        generation,
-        tokenizer,
-        chat_template,
-        max_model_len: executor.spec().max_model_len,
-        dtype,
-        weight_dtype,
-        rewards: models.rewards.iter().map(|(name, _)| name.as_str().into()).collect(),
-    };
-    Ok(Policy { executor, served })
 }
 
 /// As the embedding is stored: half precision of either kind is held as bfloat16.
@@ -354,38 +298,45 @@ mod tests {
                 ("own".into(), write_model(&at("own"), &classifier)),
                 ("shared".into(), write_adapter(&at("shared"), &adapter_tensors(true), &json!({}))),
             ],
-            adapters: vec![(
-                "polite".into(),
-                write_adapter(&at("polite"), &adapter_tensors(false), &json!({})),
-            )],
             kv_memory: 1 << 20,
             reward_kv_memory: 1 << 20,
             threads: Some(1),
-            ..ModelsConfig::new(write_model(&at("tiny-policy"), &json!({})))
+            ..ModelsConfig::of(PolicyConfig {
+                adapters: vec![(
+                    "polite".into(),
+                    write_adapter(&at("polite"), &adapter_tensors(false), &json!({})),
+                )],
+                ..PolicyConfig::new(write_model(&at("tiny-policy"), &json!({})))
+            })
         };
         let (parts, served) = assemble(&models).unwrap();
-        assert_eq!(&*parts.policy_name, "tiny-policy");
+        let (policy, served) = (&parts.policies[0], &served[0]);
+        assert_eq!(&*policy.name, "tiny-policy");
         assert_eq!((served.max_model_len, served.dtype), (128, Dtype::Float32));
-        assert_eq!(parts.eos_token_ids, [257]);
+        assert_eq!(policy.eos_token_ids, [257]);
         assert!(
             matches!(parts.rewards[0].weights, RewardWeights::Own(ref model) if model.spec().has_score_head)
         );
         assert!(
-            matches!(parts.rewards[1].weights, RewardWeights::Adapter(ref adapter) if adapter.info.has_score_head)
+            matches!(parts.rewards[1].weights, RewardWeights::Adapter { policy: 0, ref adapter } if adapter.info.has_score_head)
         );
-        assert_eq!((&*parts.adapters[0].info.name, parts.adapters[0].info.rank), ("polite", 2));
-        let loaded = parts.adapter_loader.load("again", &at("polite")).unwrap();
-        assert_eq!(loaded.info.version, parts.adapters[0].info.version);
+        let polite = &policy.adapters[0].info;
+        assert_eq!((&*polite.name, polite.rank), ("polite", 2));
+        let loaded = policy.adapter_loader.load("again", &at("polite")).unwrap();
+        assert_eq!(loaded.info.version, polite.version);
 
         let twice =
             ModelsConfig { rewards: [&models.rewards[..1], &models.rewards[..1]].concat(), ..models.clone() };
         assert!(assemble(&twice).unwrap_err().to_string().contains("taken by rewards"));
+        let source = models.policies[0].source.clone();
+        let policies = vec![PolicyConfig::new(source.clone())];
         let headless =
-            ModelsConfig { rewards: models.adapters.clone(), adapters: Vec::new(), ..models.clone() };
+            ModelsConfig { rewards: models.policies[0].adapters.clone(), policies, ..models.clone() };
         assert!(assemble(&headless).unwrap_err().to_string().contains("holds no score head"));
-        let language = ModelsConfig { rewards: vec![("lm".into(), models.policy.clone())], ..models.clone() };
+        let language = ModelsConfig { rewards: vec![("lm".into(), source)], ..models.clone() };
         assert!(assemble(&language).unwrap_err().to_string().contains("must be a ForSequenceClassification"));
-        let classifier = ModelsConfig { policy: models.rewards[0].1.clone(), rewards: Vec::new(), ..models };
+        let policies = vec![PolicyConfig::new(models.rewards[0].1.clone())];
+        let classifier = ModelsConfig { policies, rewards: Vec::new(), ..models };
         assert!(assemble(&classifier).unwrap_err().to_string().contains("must be a ForCausalLM"));
     }
 
@@ -404,14 +355,17 @@ mod tests {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/gguf/llama2.gguf");
         let models = ModelsConfig {
             rewards: vec![("critic".into(), critic)],
-            quantize: Some(Quantization::Int8),
             kv_memory: 1 << 20,
             reward_kv_memory: 1 << 20,
             threads: Some(1),
-            ..ModelsConfig::new(ModelSource::Folder(file.into()))
+            ..ModelsConfig::of(PolicyConfig {
+                quantize: Some(Quantization::Int8),
+                ..PolicyConfig::new(ModelSource::Folder(file.into()))
+            })
         };
         let (parts, served) = assemble(&models).unwrap();
-        assert_eq!((&*parts.policy_name, served.config.vocab_size), ("llama2", 384));
+        let served = &served[0];
+        assert_eq!((&*served.policy_name, served.config.vocab_size), ("llama2", 384));
         assert_eq!((served.dtype, served.weight_dtype), (Dtype::Float32, WeightDtype::Int8));
         assert!(served.chat_template.is_some());
         assert!(

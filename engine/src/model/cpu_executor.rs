@@ -60,17 +60,8 @@ impl CpuExecutor {
     /// [`EngineError::Load`] if the checkpoint does not fit the configuration; [`EngineError::InvalidRequest`] naming
     /// the option that cannot be met.
     pub fn new(config: &ModelConfig, checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self> {
-        let cache = |num_blocks| {
-            KvCache::new(
-                num_blocks,
-                options.block_size,
-                config.num_kv_heads,
-                config.head_dim,
-                options.kv_dtype,
-            )
-            .map_err(|error| EngineError::load(checkpoint.origin(), error.to_string()))
-        };
-        let bytes_per_block = cache(1)?.num_bytes() * config.num_layers;
+        let cache = |num_blocks| kv_cache(config, num_blocks, options.block_size, options.kv_dtype);
+        let bytes_per_block = block_bytes(config, options.block_size, options.kv_dtype)?;
         let max_blocks = (MAX_CACHED_TOKENS / options.block_size).max(1);
         let num_blocks = (options.kv_memory / bytes_per_block).min(max_blocks);
         let max_model_len = max_model_len(config, options, num_blocks, bytes_per_block)?;
@@ -149,6 +140,20 @@ impl CpuExecutor {
         let place = self.wanted.binary_search(&row);
         place.map(|place| place as u32).map_err(|_| EngineError::Execution(format!("there is no row {row}")))
     }
+}
+
+/// Keys and values of one layer.
+fn kv_cache(config: &ModelConfig, num_blocks: usize, block_size: usize, dtype: KvDtype) -> Result<KvCache> {
+    KvCache::new(num_blocks, block_size, config.num_kv_heads, config.head_dim, dtype)
+        .map_err(|error| EngineError::invalid("block_size", error.to_string()))
+}
+
+/// Bytes of a block of `block_size` tokens, over all layers.
+///
+/// # Errors
+/// [`EngineError::InvalidRequest`] if blocks cannot be of this size.
+pub(super) fn block_bytes(config: &ModelConfig, block_size: usize, dtype: KvDtype) -> Result<usize> {
+    Ok(kv_cache(config, 1, block_size, dtype)?.num_bytes() * config.num_layers)
 }
 
 /// The longest sequence, checked against the model and the blocks.

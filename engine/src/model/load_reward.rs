@@ -24,7 +24,7 @@ use crate::EngineError;
 use crate::parts::{RewardParts, RewardWeights};
 use crate::text::{ChatTemplate, PairTokenizer, Tokenizer};
 
-/// The reward model `name` in `source`.
+/// The reward model `name` in `source`; an adapter is on the base of the given policy.
 ///
 /// # Errors
 /// [`EngineError::Load`] naming the file that does not fit, [`EngineError::InvalidRequest`] naming the setting.
@@ -32,7 +32,7 @@ pub(super) fn load_reward(
     name: &str,
     source: &ModelSource,
     models: &ModelsConfig,
-    served: &ServedModels,
+    (policy, served): (usize, &ServedModels),
     pool: &Arc<Pool>,
 ) -> Result<RewardParts> {
     let name: Arc<str> = name.into();
@@ -47,7 +47,7 @@ pub(super) fn load_reward(
             );
             return Err(EngineError::invalid("rewards", message));
         }
-        return load_reward_adapter(name, source, served, pool);
+        return load_reward_adapter(name, source, (policy, served), pool);
     }
     let fields = source.require_json("config.json")?;
     if let Some(family) = fields.string("model_type")?.and_then(EncoderFamily::find) {
@@ -123,11 +123,11 @@ fn step_tags(
     Ok(Some(StepTags { id, text, separator: reading.step_separator.clone(), aggregate: reading.aggregate }))
 }
 
-/// An adapter with a score head on the policy's base.
+/// An adapter with a score head on a policy's base.
 fn load_reward_adapter(
     name: Arc<str>,
     source: &ModelSource,
-    served: &ServedModels,
+    (policy, served): (usize, &ServedModels),
     pool: &Arc<Pool>,
 ) -> Result<RewardParts> {
     let own_tokenizer = source.contains("tokenizer.json").then(|| Tokenizer::load(source).map(Arc::new));
@@ -141,7 +141,7 @@ fn load_reward_adapter(
     let own_template = ChatTemplate::load(source)?.map(Arc::new);
     let chat_template = own_template.or_else(|| served.chat_template.clone());
     let spec = Arc::new(RewardText { name: Arc::clone(&name), tokenizer, chat_template, steps: None });
-    Ok(RewardParts { name, spec, weights: RewardWeights::Adapter(Arc::new(adapter)) })
+    Ok(RewardParts { name, spec, weights: RewardWeights::Adapter { policy, adapter: Arc::new(adapter) } })
 }
 
 fn load_encoder(

@@ -17,6 +17,8 @@ use crate::sequence::{Sequence, SequenceState};
 pub struct Generation {
     /// The request.
     pub id: RequestId,
+    /// The policy.
+    pub model: ModelId,
     /// Lower runs first.
     pub priority: i32,
     /// At least one token.
@@ -62,6 +64,7 @@ impl Scheduler {
         };
         let group = SequenceGroup {
             id: generation.id,
+            model: generation.model,
             key,
             state: SequenceState::Waiting,
             candidates: (0..generation.num_candidates).map(candidate).collect(),
@@ -73,18 +76,19 @@ impl Scheduler {
             blocks_when_preempted: 0,
         };
         let index = self.insert(group);
-        self.waiting.insert(key, index);
+        self.models[generation.model.index()].waiting.insert(key, index);
         Ok(())
     }
 
-    /// Opens a request that only scores; its texts follow through [`Scheduler::add_score`].
+    /// Opens a request that only scores, on `model`; its texts follow through [`Scheduler::add_score`].
     ///
     /// # Errors
     /// [`EngineError::Overloaded`] if the queue is full.
-    pub fn add_scoring(&mut self, id: RequestId, priority: i32) -> Result<(), EngineError> {
+    pub fn add_scoring(&mut self, id: RequestId, model: ModelId, priority: i32) -> Result<(), EngineError> {
         self.check_queue()?;
         let group = SequenceGroup {
             id,
+            model,
             key: self.next_key(priority),
             state: SequenceState::Running,
             prompt_tokens: Arc::new([]),
@@ -131,7 +135,7 @@ impl Scheduler {
 
     /// Longest text that `model` can score, in tokens.
     pub fn score_limit(&self, model: ModelId) -> usize {
-        let Model { pool, spec } = &self.models[usize::from(model.0)];
+        let Model { pool, spec, .. } = &self.models[model.index()];
         spec.max_model_len.min(pool.num_blocks() * spec.block_size)
     }
 
@@ -147,7 +151,7 @@ impl Scheduler {
 
     /// A lone candidate must fit beside the partial prompt block that the others share.
     fn check_fits(&self, generation: &Generation) -> Result<(), EngineError> {
-        let Model { pool, spec } = &self.models[usize::from(ModelId::POLICY.0)];
+        let Model { pool, spec, .. } = &self.models[generation.model.index()];
         let (prompt_len, max_tokens) = (generation.prompt.len(), generation.max_tokens);
         if prompt_len == 0 {
             return Err(EngineError::invalid(

@@ -30,6 +30,39 @@ use pacing::Pacer;
 struct Model {
     pool: BlockPool,
     spec: ExecutorSpec,
+    /// Generation by this policy that is not admitted, or preempted.
+    waiting: BTreeMap<GroupKey, usize>,
+    /// Groups preempted and candidates suspended so far.
+    num_preemptions: u64,
+    /// Tokens taken from the prefix cache so far, of prompts and of texts to score.
+    prefix_hit_tokens: u64,
+    plan: Plan,
+}
+
+/// How much a model has to do, and what it has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests not yet admitted or preempted, and requests that only score.
+    pub waiting: usize,
+    /// Sequences that take part in steps.
+    pub running: usize,
+    /// Groups preempted and candidates suspended so far.
+    pub preemptions: u64,
+    /// Tokens taken from the prefix cache so far, of prompts and of texts to score.
+    pub prefix_hit_tokens: u64,
+}
+
+/// What the plan in progress has found out about a model.
+#[derive(Clone, Copy, Debug, Default)]
+struct Plan {
+    /// Requests of this policy are admitted.
+    is_busy: bool,
+    /// Their sequences that run, each of which may soon want a block.
+    num_running: usize,
+    /// The oldest request that found no blocks for a text: nothing newer may start before it, or it could wait for ever.
+    blocked: Option<GroupKey>,
+    /// Whoever was next to start found no blocks.
+    is_full: bool,
 }
 
 /// The scheduler. Steps run as `schedule → execute → advance, fork, append, finish`.
@@ -40,8 +73,6 @@ pub struct Scheduler {
     groups: Vec<Option<SequenceGroup>>,
     free_groups: Vec<usize>,
     requests: HashMap<RequestId, usize>,
-    /// Generation not admitted, or preempted.
-    waiting: BTreeMap<GroupKey, usize>,
     /// Generation admitted.
     running: BTreeMap<GroupKey, usize>,
     /// Unfinished reward-model work.
@@ -50,31 +81,33 @@ pub struct Scheduler {
     next_seq_id: u64,
     step_number: u64,
     pacer: Pacer,
-    num_preemptions: u64,
-    prefix_hit_tokens: u64,
     /// Groups of the pass in progress; kept for its memory.
     pass: Vec<usize>,
 }
 
 impl Scheduler {
-    /// A scheduler over models `specs`; the first is the policy.
+    /// A scheduler over models `specs`.
     pub fn new(config: EngineConfig, specs: &[ExecutorSpec]) -> Self {
-        let model = |spec: &ExecutorSpec| Model { pool: BlockPool::new(spec.num_blocks), spec: *spec };
+        let model = |spec: &ExecutorSpec| Model {
+            pool: BlockPool::new(spec.num_blocks),
+            spec: *spec,
+            waiting: BTreeMap::new(),
+            num_preemptions: 0,
+            prefix_hit_tokens: 0,
+            plan: Plan::default(),
+        };
         Self {
             config,
             models: specs.iter().map(model).collect(),
             groups: Vec::new(),
             free_groups: Vec::new(),
             requests: HashMap::new(),
-            waiting: BTreeMap::new(),
             running: BTreeMap::new(),
             scoring: BTreeMap::new(),
             next_arrival: 0,
             next_seq_id: 0,
             step_number: 0,
             pacer: Pacer::new(Duration::from_millis(config.step_target_ms)),
-            num_preemptions: 0,
-            prefix_hit_tokens: 0,
             pass: Vec::new(),
         }
     }
@@ -83,16 +116,16 @@ impl Scheduler {
     pub fn remove(&mut self, request: RequestId) {
         let Some(index) = self.requests.remove(&request) else { return };
         let Some(mut group) = self.groups[index].take() else { return };
-        let policy = &mut self.models[usize::from(ModelId::POLICY.0)].pool;
+        let policy = &mut self.models[group.model.index()];
+        policy.waiting.remove(&group.key);
+        let policy = &mut policy.pool;
         for sequence in group.prompt.iter_mut().chain(&mut group.candidates) {
             sequence.release(policy, SequenceState::Finished);
         }
         for score in &mut group.scores {
-            score
-                .sequence
-                .release(&mut self.models[usize::from(score.model.0)].pool, SequenceState::Finished);
+            score.sequence.release(&mut self.models[score.model.index()].pool, SequenceState::Finished);
         }
-        for set in [&mut self.waiting, &mut self.running, &mut self.scoring] {
+        for set in [&mut self.running, &mut self.scoring] {
             set.remove(&group.key);
         }
         self.free_groups.push(index);
@@ -117,14 +150,14 @@ impl Scheduler {
             return false;
         }
         let (sequence, model) = match item.part {
-            Part::Prompt => (group.prompt.as_mut(), ModelId::POLICY),
-            Part::Candidate(index) => (group.candidates.get_mut(index), ModelId::POLICY),
+            Part::Prompt => (group.prompt.as_mut(), group.model),
+            Part::Candidate(index) => (group.candidates.get_mut(index), group.model),
             part => match group.scores.iter_mut().find(|score| score.part == part) {
                 Some(score) => (Some(&mut score.sequence), score.model),
-                None => (None, ModelId::POLICY),
+                None => (None, group.model),
             },
         };
-        let Model { pool, spec } = &mut self.models[usize::from(model.0)];
+        let Model { pool, spec, .. } = &mut self.models[model.index()];
         let Some(sequence) = sequence.filter(|sequence| sequence.is_running()) else { return false };
         sequence.advance(item.num_scheduled_tokens, pool, spec.block_size, use_cache);
         let is_complete = sequence.num_remaining_tokens() == 0;
@@ -142,7 +175,7 @@ impl Scheduler {
     pub fn fork(&mut self, request: RequestId) {
         let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
         let Some(mut prompt) = group.prompt.take() else { return };
-        let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
+        let Model { pool, spec, .. } = &mut self.models[group.model.index()];
         for candidate in group.candidates.iter_mut().filter(|candidate| candidate.is_alive()) {
             candidate.fork_from(&prompt, pool);
             if candidate.is_held {
@@ -163,7 +196,7 @@ impl Scheduler {
     /// Keeps a candidate from running; its blocks stay, until somebody else needs them.
     pub fn hold(&mut self, request: RequestId, candidate: usize) {
         let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
-        let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
+        let Model { pool, spec, .. } = &mut self.models[group.model.index()];
         if let Some(sequence) = group.candidates.get_mut(candidate) {
             sequence.hold(pool, spec.block_size);
         }
@@ -180,7 +213,7 @@ impl Scheduler {
     /// Makes a candidate that is held or has ended a copy of another, which is held.
     pub fn copy(&mut self, request: RequestId, from: usize, candidate: usize) {
         let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
-        let pool = &mut self.models[usize::from(ModelId::POLICY.0)].pool;
+        let pool = &mut self.models[group.model.index()].pool;
         if let Ok([from, to]) = group.candidates.get_disjoint_mut([from, candidate]) {
             to.copy_from(from, pool);
         }
@@ -189,7 +222,7 @@ impl Scheduler {
     /// Ends a candidate; its blocks are free at once.
     pub fn finish(&mut self, request: RequestId, candidate: usize) {
         let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
-        let pool = &mut self.models[usize::from(ModelId::POLICY.0)].pool;
+        let Model { pool, waiting, .. } = &mut self.models[group.model.index()];
         if let Some(sequence) = group.candidates.get_mut(candidate) {
             sequence.release(pool, SequenceState::Finished);
         }
@@ -200,7 +233,7 @@ impl Scheduler {
             group.prompt = None;
             group.state = SequenceState::Finished;
             self.running.remove(&group.key);
-            self.waiting.remove(&group.key);
+            waiting.remove(&group.key);
         }
     }
 
@@ -208,9 +241,7 @@ impl Scheduler {
     pub fn remove_score(&mut self, request: RequestId, part: Part) {
         let Some(group) = group_mut(&self.requests, &mut self.groups, request) else { return };
         for score in group.scores.iter_mut().filter(|score| score.part == part) {
-            score
-                .sequence
-                .release(&mut self.models[usize::from(score.model.0)].pool, SequenceState::Finished);
+            score.sequence.release(&mut self.models[score.model.index()].pool, SequenceState::Finished);
         }
         group.scores.retain(|score| score.part != part);
         if group.scores.is_empty() {
@@ -231,37 +262,56 @@ impl Scheduler {
 
     /// Requests not yet admitted or preempted, and requests that only score.
     pub fn num_waiting(&self) -> usize {
-        self.waiting.len() + self.scoring.values().filter(|&&index| self.only_scores(index)).count()
+        let waiting: usize = self.models.iter().map(|model| model.waiting.len()).sum();
+        waiting + self.scoring.values().filter(|&&index| self.only_scores(index)).count()
     }
 
     /// Sequences that take part in steps.
     pub fn num_running(&self) -> usize {
-        let generating = self.running.values().filter_map(|&index| self.groups[index].as_ref());
-        let scoring = self.scoring.values().filter_map(|&index| self.groups[index].as_ref());
-        generating.map(SequenceGroup::num_running).sum::<usize>()
-            + scoring
-                .map(|group| group.scores.iter().filter(|s| s.sequence.is_running()).count())
-                .sum::<usize>()
+        let mut loads = Vec::new();
+        self.loads(&mut loads);
+        loads.iter().map(|load| load.running).sum()
+    }
+
+    /// The load of every model, into `loads`.
+    pub fn loads(&self, loads: &mut Vec<Load>) {
+        loads.clear();
+        loads.extend(self.models.iter().map(|model| Load {
+            waiting: model.waiting.len(),
+            running: 0,
+            preemptions: model.num_preemptions,
+            prefix_hit_tokens: model.prefix_hit_tokens,
+        }));
+        for group in self.running.values().filter_map(|&index| self.groups[index].as_ref()) {
+            loads[group.model.index()].running += group.num_running();
+        }
+        for group in self.scoring.values().filter_map(|&index| self.groups[index].as_ref()) {
+            loads[group.model.index()].waiting += usize::from(group.candidates.is_empty());
+            for score in group.scores.iter().filter(|score| score.sequence.is_running()) {
+                loads[score.model.index()].running += 1;
+            }
+        }
     }
 
     /// Nothing waits, runs or is scored.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty() && self.scoring.is_empty()
+        let waits = self.models.iter().any(|model| !model.waiting.is_empty());
+        !waits && self.running.is_empty() && self.scoring.is_empty()
     }
 
     /// The blocks of `model`.
     pub fn pool(&self, model: ModelId) -> &BlockPool {
-        &self.models[usize::from(model.0)].pool
+        &self.models[model.index()].pool
     }
 
     /// Groups preempted and candidates suspended so far.
     pub fn num_preemptions(&self) -> u64 {
-        self.num_preemptions
+        self.models.iter().map(|model| model.num_preemptions).sum()
     }
 
     /// Tokens taken from the prefix cache so far, of prompts and of texts to score.
     pub fn prefix_hit_tokens(&self) -> u64 {
-        self.prefix_hit_tokens
+        self.models.iter().map(|model| model.prefix_hit_tokens).sum()
     }
 
     /// Checks that every pool's blocks are exactly those of the block tables, and that the queues hold what they
@@ -287,7 +337,7 @@ impl Scheduler {
             if self.requests.get(&group.id) != Some(&index) {
                 return Err(format!("request {} does not lead to its group", group.id.0));
             }
-            let queues = usize::from(self.waiting.contains_key(&group.key))
+            let queues = usize::from(self.models[group.model.index()].waiting.contains_key(&group.key))
                 + usize::from(self.running.contains_key(&group.key));
             if queues != usize::from(group.alive().next().is_some()) {
                 return Err(format!("request {} stands in {queues} queues", group.id.0));

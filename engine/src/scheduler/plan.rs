@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::preempt::Victim;
 use super::step::{Item, LogitRows, Step};
-use super::{Model, Scheduler};
-use crate::group::{GroupKey, Part, SequenceGroup};
+use super::{Model, Plan, Scheduler};
+use crate::group::{Part, SequenceGroup};
 use crate::ids::{BlockId, ModelId, SeqId};
 use crate::sequence::{Sequence, SequenceState};
 
@@ -20,10 +20,10 @@ pub(super) struct Room {
     pub(super) tokens: usize,
     /// Of those, tokens of prompts and texts.
     pub(super) prefill: usize,
-    /// Rows of prompt logits.
-    pub(super) logit_rows: usize,
-    /// Policy sequences that run, each of which may soon want a block.
-    pub(super) num_running: usize,
+    /// Values of prompt logits.
+    pub(super) logits: usize,
+    /// Generating sequences that may still start.
+    pub(super) num_seqs: usize,
     /// Nothing was preempted, so there are blocks for more work.
     pub(super) calm: bool,
 }
@@ -47,13 +47,13 @@ impl Scheduler {
         loop {
             self.step_number += 1;
             step.clear(self.models.len());
-            let preemptions = self.num_preemptions;
+            let preemptions = self.num_preemptions();
             self.plan(step);
             if !step.is_empty() || self.is_idle() {
                 break;
             }
             // All that could run stepped back, and nothing starts in a plan that preempts: there is room now.
-            if self.num_preemptions > preemptions {
+            if self.num_preemptions() > preemptions {
                 continue;
             }
             // Groups that all wait for blocks of each other: the newest steps back. At most one round for each group.
@@ -68,34 +68,42 @@ impl Scheduler {
     }
 
     fn plan(&mut self, step: &mut Step) {
-        let preemptions = self.num_preemptions;
+        let preemptions = self.num_preemptions();
         let mut pass = std::mem::take(&mut self.pass);
         pass.clear();
         pass.extend(self.running.values());
 
         let num_decodes = self.decode(&pass, step);
         let tokens = self.config.max_num_batched_tokens.saturating_sub(num_decodes);
-        let groups = self.running.values().filter_map(|&index| self.groups[index].as_ref());
-        let vocab_size = self.models[usize::from(ModelId::POLICY.0)].spec.vocab_size;
+        for model in &mut self.models {
+            model.plan = Plan::default();
+        }
+        for group in self.running.values().filter_map(|&index| self.groups[index].as_ref()) {
+            let plan = &mut self.models[group.model.index()].plan;
+            plan.is_busy = true;
+            plan.num_running += group.num_running();
+        }
+        let num_running: usize = self.models.iter().map(|model| model.plan.num_running).sum();
         let mut room = Room {
             tokens,
             prefill: tokens.min(self.pacer.prefill_limit(num_decodes)),
-            logit_rows: (MAX_PROMPT_LOGITS / vocab_size.max(1)).max(1),
-            num_running: groups.map(SequenceGroup::num_running).sum(),
-            calm: self.num_preemptions == preemptions,
+            logits: MAX_PROMPT_LOGITS,
+            num_seqs: self.config.max_num_seqs.saturating_sub(num_running),
+            calm: self.num_preemptions() == preemptions,
         };
-        let has_prompts = !self.waiting.is_empty() || pass.iter().any(|&index| self.has_prefill(index));
+        let waits = self.models.iter().any(|model| !model.waiting.is_empty());
+        let has_prompts = waits || pass.iter().any(|&index| self.has_prefill(index));
         let share = match has_prompts {
             true => (room.prefill as f32 * self.config.score_token_share).ceil() as usize,
             false => room.prefill,
         };
-        let blocked = self.score(step, &mut room, share);
+        self.score(step, &mut room, share);
         if room.calm {
-            self.start_candidates(&pass, step, &mut room, blocked);
+            self.start_candidates(&pass, step, &mut room);
         }
         self.continue_prefill(&pass, step, &mut room);
         if room.calm {
-            self.admit(step, &mut room, blocked);
+            self.admit(step, &mut room);
         }
         let rest = room.prefill;
         self.score(step, &mut room, rest);
@@ -113,20 +121,21 @@ impl Scheduler {
     /// One token for every decoding candidate, oldest group first. Returns how many.
     fn decode(&mut self, pass: &[usize], step: &mut Step) -> usize {
         for &index in pass {
-            let work = &mut step.models[usize::from(ModelId::POLICY.0)];
+            let Some(group) = &self.groups[index] else { continue };
+            let (model, num_candidates) = (group.model.index(), group.candidates.len());
+            let work = &step.models[model];
             let (num_items, num_copies) = (work.items.len(), work.copies.len());
-            let num_candidates = self.groups[index].as_ref().map_or(0, |group| group.candidates.len());
             for candidate in 0..num_candidates {
                 if self.decode_one(index, candidate, step) == Victim::Group {
                     // It was preempted whole: what was planned for its first candidates is void.
-                    let work = &mut step.models[usize::from(ModelId::POLICY.0)];
+                    let work = &mut step.models[model];
                     work.items.truncate(num_items);
                     work.copies.truncate(num_copies);
                     break;
                 }
             }
         }
-        step.models[usize::from(ModelId::POLICY.0)].items.len()
+        step.models.iter().map(|work| work.items.len()).sum()
     }
 
     /// Plans one candidate's decode, making room if need be.
@@ -134,8 +143,8 @@ impl Scheduler {
         let mut victim = Victim::Other;
         while victim == Victim::Other {
             let step_number = self.step_number;
-            let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
             let Some(group) = &mut self.groups[index] else { break };
+            let Model { pool, spec, .. } = &mut self.models[group.model.index()];
             let sequence = &mut group.candidates[candidate];
             if !sequence.is_running() || !sequence.is_decoding() {
                 break;
@@ -157,21 +166,13 @@ impl Scheduler {
     }
 
     /// Lets forked and suspended candidates begin, as many as fit: the rest follow in later waves.
-    fn start_candidates(
-        &mut self,
-        pass: &[usize],
-        step: &mut Step,
-        room: &mut Room,
-        blocked: Option<GroupKey>,
-    ) {
+    fn start_candidates(&mut self, pass: &[usize], step: &mut Step, room: &mut Room) {
         let use_cache = self.config.prefix_caching;
         for &index in pass {
-            let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
             let Some(group) = &mut self.groups[index] else { continue };
-            if blocked.is_some_and(|blocked| group.key > blocked) {
-                return;
-            }
-            if group.prompt.is_some() || group.state != SequenceState::Running {
+            let Model { pool, spec, plan, prefix_hit_tokens, .. } = &mut self.models[group.model.index()];
+            plan.is_full |= plan.blocked.is_some_and(|blocked| group.key > blocked);
+            if plan.is_full || group.prompt.is_some() || group.state != SequenceState::Running {
                 continue;
             }
             for candidate in 0..group.candidates.len() {
@@ -183,14 +184,17 @@ impl Scheduler {
                 }
                 let mut wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
                 // Every running sequence keeps one block to grow into, so that a start does not force a preemption.
-                while wanted + room.num_running > pool.num_free() && group.release_held(pool, spec.block_size)
+                while wanted + plan.num_running > pool.num_free() && group.release_held(pool, spec.block_size)
                 {
                     let sequence = &mut group.candidates[candidate];
                     wanted = sequence.num_blocks_to_start(pool, spec.block_size, use_cache);
                 }
                 let sequence = &mut group.candidates[candidate];
-                let fits = wanted + room.num_running <= pool.num_free();
-                if !fits || room.num_running >= self.config.max_num_seqs || room.tokens == 0 {
+                if wanted + plan.num_running > pool.num_free() {
+                    plan.is_full = true;
+                    break;
+                }
+                if room.num_seqs == 0 || room.tokens == 0 {
                     return;
                 }
                 let is_decode = sequence.is_decoding();
@@ -198,11 +202,12 @@ impl Scheduler {
                     return;
                 }
                 if use_cache {
-                    self.prefix_hit_tokens += sequence.extend_from_cache(pool, spec.block_size) as u64;
+                    *prefix_hit_tokens += sequence.extend_from_cache(pool, spec.block_size) as u64;
                 }
                 let Some(copy) = sequence.make_room(pool, spec.block_size) else { return };
                 sequence.state = SequenceState::Running;
-                room.num_running += 1;
+                plan.num_running += 1;
+                room.num_seqs -= 1;
                 let num_tokens =
                     sequence.num_remaining_tokens().min(if is_decode { 1 } else { room.prefill });
                 if is_decode {
@@ -228,7 +233,8 @@ impl Scheduler {
                     && !sequence.is_decoding()
                     && sequence.last_scheduled != self.step_number;
                 if is_due {
-                    let num_tokens = chunk(group, part, sequence, room);
+                    let vocab_size = self.models[group.model.index()].spec.vocab_size;
+                    let num_tokens = chunk(group, part, sequence, vocab_size, room);
                     if num_tokens > 0 {
                         room.take_prefill(num_tokens);
                         plan_tokens(step, Place { index, part }, group, None, num_tokens, self.step_number);
@@ -238,14 +244,23 @@ impl Scheduler {
         }
     }
 
-    /// New and preempted requests, first come first served within a priority class.
-    fn admit(&mut self, step: &mut Step, room: &mut Room, blocked: Option<GroupKey>) {
-        while room.prefill > 0 && room.num_running < self.config.max_num_seqs {
-            let Some((&key, &index)) = self.waiting.first_key_value() else { break };
-            if blocked.is_some_and(|blocked| key > blocked) {
-                break;
+    /// New and preempted requests, first come first served within a priority class; one that finds no blocks lets those of
+    /// other policies pass.
+    fn admit(&mut self, step: &mut Step, room: &mut Room) {
+        self.models.iter_mut().for_each(|model| model.plan.is_full = false);
+        while room.prefill > 0 && room.num_seqs > 0 {
+            let open = self.models.iter_mut().filter(|model| !model.plan.is_full);
+            let first = open.filter_map(|model| {
+                let (&key, &index) = model.waiting.first_key_value()?;
+                Some((key, index, model))
+            });
+            let Some((key, index, model)) = first.min_by_key(|(key, ..)| *key) else { break };
+            let Model { pool, spec, waiting, plan, prefix_hit_tokens, .. } = model;
+            // Until it is seen to fit.
+            plan.is_full = true;
+            if plan.blocked.is_some_and(|blocked| key > blocked) {
+                continue;
             }
-            let Model { pool, spec } = &mut self.models[usize::from(ModelId::POLICY.0)];
             let Some(group) = &mut self.groups[index] else { break };
             let wants_logits = group.prompt_logits && group.wants_first_tokens();
             let use_cache = self.config.prefix_caching && !wants_logits;
@@ -255,32 +270,35 @@ impl Scheduler {
                 Sequence::new(SeqId(self.next_seq_id), Arc::clone(&group.prompt_tokens), adapter);
 
             let mut wanted = prompt.num_blocks_to_start(pool, spec.block_size, use_cache);
-            if !self.running.is_empty() {
-                wanted = (wanted + room.num_running + 1).max(group.blocks_when_preempted);
+            if plan.is_busy {
+                wanted = (wanted + plan.num_running + 1).max(group.blocks_when_preempted);
             }
             if wanted > pool.num_free() {
-                break;
+                continue;
             }
             let hits = if use_cache { prompt.extend_from_cache(pool, spec.block_size) } else { 0 };
             if prompt.make_room(pool, spec.block_size).is_none() {
                 prompt.release(pool, SequenceState::Finished);
-                break;
+                continue;
             }
             prompt.state = SequenceState::Running;
-            let num_tokens = chunk(group, Part::Prompt, &prompt, room);
+            let num_tokens = chunk(group, Part::Prompt, &prompt, spec.vocab_size, room);
             if num_tokens == 0 {
                 prompt.release(pool, SequenceState::Finished);
                 break;
             }
-            self.prefix_hit_tokens += hits as u64;
+            *prefix_hit_tokens += hits as u64;
             if group.state == SequenceState::Waiting {
                 group.cached_tokens = hits;
             }
             group.state = SequenceState::Running;
             group.prompt = Some(prompt);
-            self.waiting.remove(&key);
+            waiting.remove(&key);
             self.running.insert(key, index);
-            room.num_running += 1;
+            plan.is_full = false;
+            plan.is_busy = true;
+            plan.num_running += 1;
+            room.num_seqs -= 1;
             room.take_prefill(num_tokens);
             plan_tokens(step, Place { index, part: Part::Prompt }, group, None, num_tokens, self.step_number);
         }
@@ -307,10 +325,8 @@ pub(super) fn plan_tokens(
     let wants_all = group.prompt_logits && wants_first_tokens;
     let request = group.id;
     let model = match place.part {
-        Part::Prompt | Part::Candidate(_) => ModelId::POLICY,
-        part => {
-            group.scores.iter().find(|score| score.part == part).map_or(ModelId::POLICY, |score| score.model)
-        }
+        Part::Prompt | Part::Candidate(_) => group.model,
+        part => group.scores.iter().find(|score| score.part == part).map_or(group.model, |score| score.model),
     };
     let Some(sequence) = find_mut(group, place.part) else { return };
     sequence.last_scheduled = step_number;
@@ -331,17 +347,25 @@ pub(super) fn plan_tokens(
         group: place.index,
         logit_rows,
     };
-    let work = &mut step.models[usize::from(model.0)];
+    let work = &mut step.models[model.index()];
     work.items.push(item);
     work.copies.extend(copy);
 }
 
 /// Tokens of a prefill that still fit.
-fn chunk(group: &SequenceGroup, part: Part, sequence: &Sequence, room: &mut Room) -> usize {
+fn chunk(
+    group: &SequenceGroup,
+    part: Part,
+    sequence: &Sequence,
+    vocab_size: usize,
+    room: &mut Room,
+) -> usize {
     let mut num_tokens = sequence.num_remaining_tokens().min(room.prefill);
     if part == Part::Prompt && group.prompt_logits && group.wants_first_tokens() {
-        num_tokens = num_tokens.min(room.logit_rows);
-        room.logit_rows -= num_tokens;
+        // A row that is wider than all of the room goes alone.
+        let rows = (room.logits / vocab_size.max(1)).max(usize::from(room.logits == MAX_PROMPT_LOGITS));
+        num_tokens = num_tokens.min(rows);
+        room.logits = room.logits.saturating_sub(num_tokens * vocab_size);
     }
     num_tokens
 }

@@ -21,9 +21,9 @@ pub(super) enum Victim {
 }
 
 impl Scheduler {
-    /// Frees policy blocks for candidate `asking` of group `index`.
+    /// Frees blocks of its policy for candidate `asking` of group `index`.
     pub(super) fn preempt_for(&mut self, index: usize, asking: usize) -> Victim {
-        let model = ModelId::POLICY;
+        let Some(model) = self.groups[index].as_ref().map(|group| group.model) else { return Victim::Nobody };
         let newest = self.newest_holder(model);
         if let Some(newest) = newest.filter(|&newest| newest != index) {
             let key_of = |index: usize| self.groups[index].as_ref().map(|group| group.key);
@@ -38,14 +38,14 @@ impl Scheduler {
             return Victim::Other;
         }
         let alone = self.is_only_holder(index, model);
-        let block_size = self.models[usize::from(model.0)].spec.block_size;
+        let block_size = self.models[model.index()].spec.block_size;
         let Some(group) = &mut self.groups[index] else { return Victim::Nobody };
         let last = group.candidates.iter().rposition(|candidate| candidate.is_running());
         match last {
             Some(last) if last > asking || (group.num_running() > 1 && last == asking) => {
-                let pool = &mut self.models[usize::from(model.0)].pool;
+                let pool = &mut self.models[model.index()].pool;
                 group.candidates[last].release_tail(pool, block_size);
-                self.num_preemptions += 1;
+                self.models[model.index()].num_preemptions += 1;
                 if last == asking { Victim::Candidate } else { Victim::Other }
             }
             _ if !alone => {
@@ -63,16 +63,18 @@ impl Scheduler {
     pub(super) fn preempt_newest(&mut self, model: ModelId) -> bool {
         let Some(newest) = self.newest_holder(model) else { return false };
         let key = self.groups[newest].as_ref().map(|group| group.key);
-        let firsts = [&self.waiting, &self.running, &self.scoring].map(|set| set.keys().next().copied());
-        let oldest = firsts.into_iter().flatten().min();
+        let waiting = self.models.iter().map(|model| &model.waiting);
+        let firsts = waiting.chain([&self.running, &self.scoring]).map(|set| set.keys().next().copied());
+        let oldest = firsts.flatten().min();
         if oldest >= key {
             if self.release_held(newest, model) || self.preempt_scores(newest, model) {
                 return true;
             }
             // Its texts may need the very blocks of the prompt that its held candidates share.
-            let waits_for_texts =
-                |group: &SequenceGroup| group.state == SequenceState::Running && group.is_held();
-            if model != ModelId::POLICY || !self.groups[newest].as_ref().is_some_and(waits_for_texts) {
+            let waits_for_texts = |group: &SequenceGroup| {
+                group.model == model && group.state == SequenceState::Running && group.is_held()
+            };
+            if !self.groups[newest].as_ref().is_some_and(waits_for_texts) {
                 return false;
             }
         }
@@ -83,14 +85,12 @@ impl Scheduler {
     /// Everything of a group that holds blocks of `model` gives them back; generation returns to the queue.
     fn preempt_group(&mut self, index: usize, model: ModelId) {
         self.preempt_scores(index, model);
-        if model != ModelId::POLICY {
-            return;
-        }
         let Some(group) = &mut self.groups[index] else { return };
-        if group.state != SequenceState::Running || group.candidates.is_empty() {
+        let generates = group.model == model && !group.candidates.is_empty();
+        if group.state != SequenceState::Running || !generates {
             return;
         }
-        let pool = &mut self.models[usize::from(model.0)].pool;
+        let Model { pool, waiting, num_preemptions, .. } = &mut self.models[model.index()];
         let used_before = pool.num_used();
         if let Some(mut prompt) = group.prompt.take() {
             prompt.release(pool, SequenceState::Finished);
@@ -101,21 +101,21 @@ impl Scheduler {
         group.blocks_when_preempted = used_before - pool.num_used();
         group.state = SequenceState::Preempted;
         self.running.remove(&group.key);
-        self.waiting.insert(group.key, index);
-        self.num_preemptions += 1;
+        waiting.insert(group.key, index);
+        *num_preemptions += 1;
     }
 
     /// A held candidate of a group gives back what is its own. Returns whether there was one.
     fn release_held(&mut self, index: usize, model: ModelId) -> bool {
-        let Model { pool, spec } = &mut self.models[usize::from(model.0)];
-        let group = self.groups[index].as_mut();
-        model == ModelId::POLICY && group.is_some_and(|group| group.release_held(pool, spec.block_size))
+        let Model { pool, spec, .. } = &mut self.models[model.index()];
+        let group = self.groups[index].as_mut().filter(|group| group.model == model);
+        group.is_some_and(|group| group.release_held(pool, spec.block_size))
     }
 
     /// Texts of a group that hold blocks of `model` start over. Returns whether there were any.
     fn preempt_scores(&mut self, index: usize, model: ModelId) -> bool {
         let Some(group) = &mut self.groups[index] else { return false };
-        let pool = &mut self.models[usize::from(model.0)].pool;
+        let pool = &mut self.models[model.index()].pool;
         let mut any = false;
         for score in group.scores.iter_mut().filter(|score| score.model == model) {
             if !score.sequence.block_table.is_empty() {

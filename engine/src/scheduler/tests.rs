@@ -26,6 +26,7 @@ fn scheduler(num_blocks: usize, max_num_seqs: usize, max_num_batched_tokens: usi
 fn generation(id: u64, prompt_len: u32, num_candidates: usize) -> Generation {
     Generation {
         id: RequestId(id),
+        model: ModelId::POLICY,
         priority: 0,
         prompt: (0..prompt_len).map(|i| id as u32 * 10 + i).collect(),
         num_candidates,
@@ -171,7 +172,7 @@ fn sequences_under_one_adapter_stand_together() {
 #[test]
 fn texts_wait_for_the_conversation_they_share() {
     let mut scheduler = scheduler(64, 8, 4);
-    scheduler.add_scoring(RequestId(1), 0).unwrap();
+    scheduler.add_scoring(RequestId(1), ModelId(1), 0).unwrap();
     let mut add = |part, len: u32| {
         let work =
             ScoreWork { model: ModelId(1), adapter: None, part, tokens: (0..len).collect(), steps: None };
@@ -211,7 +212,7 @@ fn an_older_text_that_finds_no_blocks_goes_before_newer_requests() {
     let mut scheduler = scheduler(8, 8, 32);
     scheduler.add_generation(generation(1, 4, 1)).unwrap();
     step(&mut scheduler);
-    scheduler.add_scoring(RequestId(2), 0).unwrap();
+    scheduler.add_scoring(RequestId(2), ModelId::POLICY, 0).unwrap();
     let work = ScoreWork {
         model: ModelId::POLICY,
         adapter: Some(adapter("head", "1")),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use rectify_engine::model::assemble::{self, ModelsConfig, ServedModels};
+use rectify_engine::model::assemble::{self, ModelsConfig, PolicyConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::request::Message;
 use rectify_engine::text::TemplateInput;
@@ -38,10 +38,10 @@ pub(crate) struct Measured {
 /// # Errors
 /// A folder that does not load.
 pub(crate) fn measure(policy: &Path, adapter: Option<&Path>, items: &[Item]) -> anyhow::Result<Measured> {
-    let mut models = ModelsConfig::new(ModelSource::Folder(policy.to_owned()));
-    models.adapters =
+    let mut config = PolicyConfig::new(ModelSource::Folder(policy.to_owned()));
+    config.adapters =
         adapter.iter().map(|path| (ADAPTER.to_owned(), ModelSource::Folder((*path).to_owned()))).collect();
-    let (engine, served) = assemble::start(EngineConfig::default(), models)?;
+    let (engine, served) = assemble::start(EngineConfig::default(), ModelsConfig::of(config))?;
     let asked = Asked { engine, served, adapter: adapter.map(|_| ADAPTER.to_owned()) };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let answers: Vec<Answered> = runtime.block_on(async {

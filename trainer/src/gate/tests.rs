@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
-use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, ServedModels};
+use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, PolicyConfig, ServedModels};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::{AdapterRef, EngineConfig, EngineHandle};
 
@@ -22,11 +22,13 @@ fn bench() -> Bench {
     let start = || {
         let config = ModelsConfig {
             rewards: vec![("judge".to_owned(), fixture("reward-adapter"))],
-            adapters: vec![("tuned".to_owned(), fixture("lora"))],
             dtype: Some(Dtype::Float32),
             kv_memory: 8 << 20,
             threads: Some(1),
-            ..ModelsConfig::new(fixture("policy"))
+            ..ModelsConfig::of(PolicyConfig {
+                adapters: vec![("tuned".to_owned(), fixture("lora"))],
+                ..PolicyConfig::new(fixture("policy"))
+            })
         };
         assemble::start(EngineConfig::default(), config).unwrap()
     };

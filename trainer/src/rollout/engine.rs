@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rectify_engine::handle::EventStream;
 use rectify_engine::model::adapter::Adapter;
-use rectify_engine::model::assemble::{self, Dtype, ModelsConfig};
+use rectify_engine::model::assemble::{self, Dtype, ModelsConfig, PolicyConfig};
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::request::{FinishReason, ScoreInput};
@@ -75,11 +75,13 @@ impl RolloutEngine {
             rewards: models.rewards.iter().map(|(name, path)| (name.clone(), source(path))).collect(),
             // Rounded keys and values would make the sampler another policy than the trainer's.
             kv_dtype: Some(Dtype::Float32),
-            weights: models.base.store.clone(),
-            weight_dtype: models.base.dtype,
             kv_memory: models.kv_memory,
             threads: models.threads,
-            ..ModelsConfig::new(models.policy.clone())
+            ..ModelsConfig::of(PolicyConfig {
+                weights: models.base.store.clone(),
+                weight_dtype: models.base.dtype,
+                ..PolicyConfig::new(models.policy.clone())
+            })
         };
         let limits = EngineConfig {
             // Everything of a rollout is there from the start, and nobody waits for single tokens.

@@ -90,7 +90,7 @@ fn candidates_share_the_prompts_blocks() {
     let mut most = 0;
     while !harness.engine.requests.is_empty() {
         harness.step();
-        most = most.max(harness.engine.stats().used_blocks);
+        most = most.max(harness.engine.stats(ModelId::POLICY).used_blocks);
     }
     assert_eq!(most, 10 + 16);
     assert_eq!(harness.policy.num_tokens.get(), 41 + 16 * 2, "the prompt is computed once");
@@ -404,7 +404,7 @@ fn candidates_that_do_not_fit_together_run_in_waves() {
     let mut harness = Harness::new(setup);
     let answer = harness.run(request);
     assert_eq!(answer.essence(), expected.essence());
-    assert!(harness.engine.stats().peak_used_blocks <= 8);
+    assert!(harness.engine.stats(ModelId::POLICY).peak_used_blocks <= 8);
 }
 
 #[test]
@@ -428,7 +428,7 @@ fn the_newest_group_makes_room_for_the_oldest() {
         }
     }
     assert_eq!(ends, ids);
-    assert!(harness.engine.stats().preemptions > 0);
+    assert!(harness.engine.stats(ModelId::POLICY).preemptions > 0);
     for (id, first) in ids.into_iter().zip([3, 10]) {
         assert_eq!(harness.answer(id).essence(), Harness::new(Setup::roomy()).run(request(first)).essence());
     }
@@ -537,14 +537,9 @@ fn logprobs_and_totals_agree() {
 fn an_engine_on_its_thread_answers_and_ends_with_its_handle() {
     let build = || {
         Ok(EngineParts {
-            policy_name: "fake".into(),
-            policy: Box::new(FakeModel::new(64, 4, false)),
+            policies: vec![policy_parts("fake", FakeModel::new(64, 4, false), vec![])],
             pool: Arc::new(Pool::new(1).map_err(|error| EngineError::Execution(error.to_string()))?),
-            token_bytes: Arc::new(FakeVocabulary::new()),
-            eos_token_ids: vec![EOS],
             rewards: vec![],
-            adapters: vec![],
-            adapter_loader: Arc::new(|_: &str, path: &Path| Err(EngineError::load(path, "cannot be read"))),
         })
     };
     let handle = start(EngineConfig::default(), build).unwrap();

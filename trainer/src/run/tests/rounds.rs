@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use rectify_engine::EngineConfig;
-use rectify_engine::model::assemble::{self, ModelsConfig};
+use rectify_engine::model::assemble::{self, ModelsConfig, PolicyConfig};
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
 use rectify_kernels::WeightDtype;
@@ -56,11 +56,13 @@ fn the_base_that_an_engine_serves_is_trained_on_without_a_copy() {
     let source = ModelSource::Folder(base);
     let store = WeightStore::default();
     let models = ModelsConfig {
-        weights: store.clone(),
-        weight_dtype: Some(WeightDtype::F32),
         kv_memory: 1 << 20,
         threads: Some(1),
-        ..ModelsConfig::new(source.clone())
+        ..ModelsConfig::of(PolicyConfig {
+            weights: store.clone(),
+            weight_dtype: Some(WeightDtype::F32),
+            ..PolicyConfig::new(source.clone())
+        })
     };
     let (engine, _) = assemble::start(EngineConfig::default(), models).unwrap();
     let (before, alone, shared) =
