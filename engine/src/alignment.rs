@@ -5,7 +5,7 @@ use crate::EngineError;
 use crate::request::MAX_CANDIDATES;
 use crate::strategy::{AdaptiveSettings, Combine, LengthPenalty, Select};
 
-/// Most candidates that [`Select::Mbr`] compares with one another.
+/// Most candidates that are all compared with one another, by [`Select::Mbr`] or by a reward model that compares.
 pub const MAX_COMPARED: usize = 256;
 
 /// How candidates are sampled, scored and chosen.
@@ -32,6 +32,8 @@ pub struct Alignment {
 pub enum Method {
     /// Every candidate runs to its end.
     BestOfN,
+    /// The same, and the best is found by comparing two at a time: [`crate::strategy::Tournament`].
+    Tournament,
     /// The unpromising ones are stopped on the way: [`crate::strategy::SpeculativeRejection`].
     SpeculativeRejection {
         /// Share of the running candidates that a check drops, in (0, 1).
@@ -85,6 +87,7 @@ impl Alignment {
             (Method::SpeculativeRejection { .. }, _) => "speculative_rejection",
             (Method::Adaptive(_), _) => "adaptive",
             (Method::Blockwise { .. }, _) => "blockwise",
+            (Method::Tournament, _) => "tournament",
             (Method::BestOfN, Select::Mbr { .. }) => "mbr",
             (Method::BestOfN, Select::Majority(_)) => "majority",
             (Method::BestOfN, _) => "best_of_n",
@@ -124,6 +127,13 @@ impl Alignment {
         let refuse = |param, message: String| Err(EngineError::invalid(param, message));
         match self.method {
             Method::BestOfN => {}
+            Method::Tournament => {
+                if self.select != Select::Argmax {
+                    let message =
+                        "alignment.select must be `argmax` with tournament, which returns the winner";
+                    return refuse("alignment.select", message.into());
+                }
+            }
             Method::SpeculativeRejection { alpha, first_check, .. } => {
                 if !(alpha > 0.0 && alpha < 1.0) {
                     let message =

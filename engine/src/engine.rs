@@ -1,8 +1,10 @@
 //! The engine's thread: commands in, steps run, events out. This file owns the loop and what happens to a request as a
-//! whole; `engine/admission` checks what comes in, `engine/outputs` turns what a step made into events. Leaves decisions
+//! whole; `engine/admission` checks what comes in, `engine/outputs` turns what a step made into events, `engine/judging` what
+//! reward models said. Leaves decisions
 //! to the scheduler, the sampler and the strategy.
 
 mod admission;
+mod judging;
 mod outputs;
 #[cfg(test)]
 mod tests;
@@ -80,7 +82,9 @@ impl Request {
     /// The reward model at this place among those of the request.
     fn judge(&self, judge: usize) -> Option<usize> {
         match self {
-            Self::Generating(generating) => Some(generating.aligned.as_ref()?.judging.judges.get(judge)?.0),
+            Self::Generating(generating) => {
+                Some(generating.aligned.as_ref()?.judging.judges.get(judge)?.model)
+            }
             Self::Scoring(scoring) => Some(scoring.reward),
         }
     }

@@ -126,7 +126,7 @@ impl Generating {
         };
         let aligned = alignment.zip(admission.judging).map(|(alignment, judging)| Aligned {
             name: alignment.name(),
-            strategy: strategy(&alignment, num_choices, admission.seed),
+            strategy: strategy(&alignment, num_choices, admission.seed, judging.compares()),
             judging,
             committed: Committed::default(),
             num_pruned_tokens: 0,
@@ -358,7 +358,7 @@ impl Generating {
             selected,
             scoring,
             reward_model: aligned.judging.name(),
-            judges: aligned.judging.judges.iter().map(|(_, name)| Arc::clone(name)).collect(),
+            judges: aligned.judging.judges.iter().map(|judge| Arc::clone(&judge.name)).collect(),
             num_tokens: self.usage.completion_tokens,
             num_pruned_tokens: aligned.num_pruned_tokens,
             num_blocks: aligned.committed.num_blocks,

@@ -34,6 +34,8 @@ pub enum Part {
         judge: usize,
         /// The candidate, or the index of the text.
         index: usize,
+        /// The candidate that it is compared with, by a reward model that compares.
+        rival: Option<usize>,
     },
 }
 

@@ -8,6 +8,7 @@ pub mod adapters;
 pub mod alignment;
 pub mod batch;
 pub mod block_pool;
+mod comparisons;
 pub mod config;
 pub mod detokenizer;
 pub mod engine;

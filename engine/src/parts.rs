@@ -114,6 +114,20 @@ pub trait RewardSpec: Send + Sync {
     /// If the tokenizer fails.
     fn text_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError>;
 
+    /// Whether it compares two answers instead of scoring one: it reads [`RewardSpec::pair_tokens`] alone, and its score
+    /// is how much better the first answer is than the second.
+    fn compares(&self) -> bool {
+        false
+    }
+
+    /// The conversation with two answers.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] if it scores single answers, or the tokenizer fails.
+    fn pair_tokens(&self, _messages: &[Message], _answers: [&str; 2]) -> Result<Vec<u32>, EngineError> {
+        Err(EngineError::invalid("reward", "the reward model scores single answers, and compares none"))
+    }
+
     /// Where the reward of a text of these tokens is read; `None` is at the last one.
     ///
     /// # Errors

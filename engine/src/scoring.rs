@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use crate::alignment::MAX_COMPARED;
+use crate::comparisons::Comparisons;
 use crate::group::Part;
 use crate::ids::ModelId;
 use crate::model::adapter::Adapter;
@@ -58,6 +60,15 @@ impl RewardModel {
         })
     }
 
+    /// The state of a request that it judges, from its place among the engine's.
+    pub(crate) fn judge(&self, model: usize) -> Judge {
+        Judge {
+            model,
+            name: Arc::clone(&self.name),
+            comparisons: self.spec.compares().then(Comparisons::default),
+        }
+    }
+
     /// The conversation without an answer, for its blocks alone: as many whole blocks as it fills. `None` if it fills
     /// none, or if the template cannot do without an answer: candidates are then read from the start.
     pub(crate) fn prompt_work(&self, judge: usize, messages: &[Message]) -> Option<ScoreWork> {
@@ -76,13 +87,25 @@ impl RewardModel {
     ) -> Result<ScoreWork, EngineError> {
         let tokens = self.spec.candidate_tokens(messages, answer)?;
         let steps = self.spec.steps(&tokens)?;
-        Ok(self.work(Part::Score { judge, index }, tokens, steps))
+        Ok(self.work(Part::Score { judge, index, rival: None }, tokens, steps))
+    }
+
+    /// The conversation with two answers, of a reward model that compares.
+    pub(crate) fn pair_work(
+        &self,
+        judge: usize,
+        [index, rival]: [usize; 2],
+        messages: &[Message],
+        answers: [&str; 2],
+    ) -> Result<ScoreWork, EngineError> {
+        let tokens = self.spec.pair_tokens(messages, answers)?;
+        Ok(self.work(Part::Score { judge, index, rival: Some(rival) }, tokens, None))
     }
 
     fn text_work(&self, index: usize, text: &str) -> Result<ScoreWork, EngineError> {
         let tokens = self.spec.text_tokens(text)?;
         let steps = self.spec.steps(&tokens)?;
-        Ok(self.work(Part::Score { judge: 0, index }, tokens, steps))
+        Ok(self.work(Part::Score { judge: 0, index, rival: None }, tokens, steps))
     }
 
     fn work(&self, part: Part, tokens: Vec<u32>, steps: Option<Steps>) -> ScoreWork {
@@ -90,21 +113,35 @@ impl RewardModel {
     }
 }
 
+/// A reward model of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Judge {
+    /// Its place among the engine's.
+    pub(crate) model: usize,
+    pub(crate) name: Arc<str>,
+    /// What it compares, if it does not score candidates one by one.
+    pub(crate) comparisons: Option<Comparisons>,
+}
+
 /// Who judges the candidates of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Judging {
-    /// Reward models: their index and their name.
-    pub(crate) judges: Vec<(usize, Arc<str>)>,
+    pub(crate) judges: Vec<Judge>,
     pub(crate) combine: Combine,
 }
 
 impl Judging {
+    /// One of them compares answers.
+    pub(crate) fn compares(&self) -> bool {
+        self.judges.iter().any(|judge| judge.comparisons.is_some())
+    }
+
     /// How reports call it.
     pub(crate) fn name(&self) -> Arc<str> {
         match &self.judges[..] {
-            [(_, only)] => Arc::clone(only),
+            [only] => Arc::clone(&only.name),
             several => {
-                let names: Vec<&str> = several.iter().map(|(_, name)| &**name).collect();
+                let names: Vec<&str> = several.iter().map(|judge| &*judge.name).collect();
                 format!("{}({})", self.combine.name(), names.join(", ")).into()
             }
         }
@@ -149,10 +186,49 @@ pub(crate) struct Scoring {
     num_open: usize,
     usage: Usage,
     pub(crate) arrived: Instant,
+    /// With a reward model that compares.
+    pub(crate) group: Option<Box<ComparedGroup>>,
+}
+
+/// Answers that are scored by comparing them.
+#[derive(Debug)]
+pub(crate) struct ComparedGroup {
+    pub(crate) comparisons: Comparisons,
+    pub(crate) messages: Arc<[Message]>,
+    pub(crate) candidates: Vec<String>,
+}
+
+impl ComparedGroup {
+    fn new(name: &str, input: &ScoreInput) -> Result<Self, EngineError> {
+        match input {
+            ScoreInput::Texts(_) => {
+                let message =
+                    format!("the reward model `{name}` compares answers, so a text alone has no reward");
+                Err(EngineError::invalid("model", message))
+            }
+            ScoreInput::Candidates { messages, candidates } => {
+                check_group("candidates", candidates.len(), name)?;
+                let (messages, candidates) = (Arc::clone(messages), candidates.clone());
+                Ok(Self { messages, candidates, comparisons: Comparisons::default() })
+            }
+        }
+    }
+}
+
+/// Checks that `n` answers can be compared, each with all others, by the reward model `name`; `param` says how many they are.
+pub(crate) fn check_group(param: &'static str, n: usize, name: &str) -> Result<(), EngineError> {
+    if (2..=MAX_COMPARED).contains(&n) {
+        return Ok(());
+    }
+    let message = format!(
+        "the reward model `{name}` compares every two answers, so it takes between 2 and {MAX_COMPARED}, but there {}",
+        if n == 1 { "is 1".to_owned() } else { format!("are {n}") }
+    );
+    Err(EngineError::invalid(param, message))
 }
 
 impl Scoring {
-    /// The request's state and its work, the shared conversation first.
+    /// The request's state and its work, the shared conversation first; comparisons follow when it is under way.
     pub(crate) fn new(
         request: &ScoreRequest,
         models: &[RewardModel],
@@ -160,8 +236,13 @@ impl Scoring {
     ) -> Result<(Self, Vec<ScoreWork>), EngineError> {
         let reward = RewardModel::find(models, request.reward.as_deref())?;
         let model = &models[reward];
+        let group = match model.spec.compares() {
+            true => Some(Box::new(ComparedGroup::new(&model.name, &request.input)?)),
+            false => None,
+        };
         let mut work = Vec::new();
         let num_open = match &request.input {
+            ScoreInput::Candidates { candidates, .. } if group.is_some() => candidates.len(),
             ScoreInput::Candidates { messages, candidates } => {
                 if candidates.len() > 1 {
                     work.extend(model.prompt_work(0, messages));
@@ -184,7 +265,8 @@ impl Scoring {
                 "there is nothing to score; give at least one text",
             ));
         }
-        Ok((Self { reward, events, num_open, usage: Usage::default(), arrived: Instant::now() }, work))
+        let (usage, arrived) = (Usage::default(), Instant::now());
+        Ok((Self { reward, events, num_open, usage, arrived, group }, work))
     }
 
     /// A text has its reward. Returns whether that was the last one; the request has then ended.

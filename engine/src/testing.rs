@@ -208,10 +208,11 @@ impl TokenBytes for FakeVocabulary {
     }
 }
 
-/// Each byte is a token; a turn ends with token 63. Refuses answers that hold `refuse`.
+/// Each byte is a token; a turn ends with token 63. Refuses answers that hold `refuse`, and pairs whose first does.
 #[derive(Debug, Default)]
 pub(crate) struct FakeTemplate {
     pub(crate) refuse: Option<&'static str>,
+    pub(crate) compares: bool,
 }
 
 impl RewardSpec for FakeTemplate {
@@ -229,6 +230,14 @@ impl RewardSpec for FakeTemplate {
 
     fn text_tokens(&self, text: &str) -> Result<Vec<u32>, EngineError> {
         Ok(self.turn(text))
+    }
+
+    fn compares(&self) -> bool {
+        self.compares
+    }
+
+    fn pair_tokens(&self, messages: &[Message], [first, second]: [&str; 2]) -> Result<Vec<u32>, EngineError> {
+        Ok([self.candidate_tokens(messages, first)?, self.turn(second)].concat())
     }
 }
 

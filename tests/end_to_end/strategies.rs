@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, number, run, text};
+use crate::harness::{Server, model, number, run, text};
 
 /// A request of 24 tokens a candidate at most, none of which ends before.
 fn ask(alignment: Value) -> Value {
@@ -141,6 +141,107 @@ async fn reward_models_judge_together() {
                 (number(&candidate["rewards"]["helpful"]), number(&candidate["rewards"]["own"]));
             assert!((number(&candidate["reward"]) - combined(helpful, own)).abs() < 1e-5, "{candidate}");
         }
+    }
+}
+
+/// The `llama` fixture with a reward model that compares answers.
+async fn comparing() -> Server {
+    let (policy, pairs) = (model("llama/policy"), format!("pairs={}", model("pairrm/reward")));
+    let own = format!("own={}", model("llama/reward"));
+    Server::start(&["--policy", &policy, "--dtype", "float32", "--reward", &pairs, "--reward", &own]).await
+}
+
+/// What `/v1/score` says of texts.
+async fn scored(server: &Server, texts: &[&str]) -> Vec<f64> {
+    let messages = json!([{"role": "user", "content": "Say something about lamps, please."}]);
+    let body = json!({"model": "pairs", "messages": messages, "candidates": texts});
+    let answer = server.post("/v1/score", body).await.ok();
+    answer["rewards"].as_array().unwrap().iter().map(number).collect()
+}
+
+#[tokio::test]
+async fn answers_are_compared_all_with_all_or_in_a_tournament() {
+    let server = comparing().await;
+    let tournament = answer(&server, with("tournament", json!({}))).await;
+    let all = answer(&server, with("best_of_n", json!({}))).await;
+    let said = |answer: &Value| -> Vec<String> {
+        candidates(answer).iter().map(|candidate| text(&candidate["text"]).to_owned()).collect()
+    };
+    assert_eq!(said(&tournament), said(&all), "the same candidates");
+    let texts = said(&all);
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let rewards: Vec<f64> = candidates(&all).iter().map(|candidate| number(&candidate["reward"])).collect();
+    assert_eq!(rewards, scored(&server, &texts).await);
+    let mut champion = 0;
+    for next in 1..texts.len() {
+        if scored(&server, &[texts[champion], texts[next]]).await[0] < 0.0 {
+            champion = next;
+        }
+    }
+    let report = &tournament["alignment"];
+    assert_eq!((&report["strategy"], &report["selected"]), (&json!("tournament"), &json!([champion])));
+    let winner = &candidates(&tournament)[champion];
+    let choice = &tournament["choices"][0];
+    assert_eq!((&choice["message"]["content"], &choice["reward"]), (&winner["text"], &winner["reward"]));
+    assert!(number(&winner["reward"]) >= 0.0 && report["scoring"] == "ok");
+    // Two choices: the second is the best of the others.
+    let mut body = ask(with("tournament", json!({})));
+    body["n"] = json!(2);
+    let two = server.post("/v1/chat/completions", body).await.ok();
+    assert_eq!(two["alignment"]["selected"][0], json!(champion));
+    assert_eq!(two["choices"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn comparing_is_refused_where_an_answer_is_alone() {
+    let server = comparing().await;
+    for (alignment, word) in [
+        (with("adaptive", json!({})), "adaptive needs the reward of an answer alone"),
+        (with("blockwise", json!({})), "use best_of_n or tournament"),
+        (pruning(), "speculative_rejection needs"),
+        (json!({"n": 1}), "between 2 and 256, but there is 1"),
+        (json!({"strategy": "tournament", "n": 4, "reward": {"combine": "mean"}}), "takes one reward model"),
+    ] {
+        let message = server.post("/v1/chat/completions", ask(alignment.clone())).await.refused(400);
+        assert!(message.contains(word), "{alignment}: {message}");
+    }
+    let alone = json!({"model": "pairs", "input": "a text"});
+    let message = server.post("/classify", alone).await.refused(400);
+    assert!(message.contains("compares answers, so a text alone has no reward"), "{message}");
+    // Among rewards a tournament is won by the highest.
+    let own = answer(&server, with("tournament", json!({"reward": "own"}))).await;
+    let best = answer(&server, with("best_of_n", json!({"reward": "own"}))).await;
+    assert_eq!(own["alignment"]["selected"], best["alignment"]["selected"]);
+}
+
+#[test]
+fn the_command_line_compares_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = [
+        r#"{"prompt": "Why?", "candidates": ["Because.", "No.", "Thank you!"]}"#,
+        r#"{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}"#,
+        r#"{"prompt": "Why?", "completion": "Because."}"#,
+    ];
+    std::fs::write(folder.path().join("lines.jsonl"), lines.join("\n")).unwrap();
+    let reward = format!("pairs={}", model("pairrm/reward"));
+    run(folder.path(), &["score", "-i", "lines.jsonl", "-o", "out.jsonl", "--reward", &reward]);
+    let written = std::fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
+    let lines: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rewards: Vec<f64> = lines[0]["reward"].as_array().unwrap().iter().map(number).collect();
+    assert!(rewards.len() == 3 && rewards.iter().sum::<f64>().abs() < 1e-5, "{rewards:?}");
+    assert_eq!(number(&lines[1]["reward_chosen"]), -number(&lines[1]["reward_rejected"]));
+    assert!(lines[2]["reward"].is_null(), "alone");
+    std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt\": \"Why?\"}\n").unwrap();
+    let line = ["generate", "-i", "prompts.jsonl", "-n", "4", "--max-tokens", "8", "--keep", "all"];
+    for strategy in ["tournament", "best_of_n"] {
+        let output = format!("{strategy}.jsonl");
+        let options = ["--strategy", strategy, "-o", &output, "--reward", &reward];
+        run(folder.path(), &[&line[..], &options].concat());
+        let line: Value =
+            serde_json::from_str(&std::fs::read_to_string(folder.path().join(output)).unwrap()).unwrap();
+        assert!(
+            line["candidates"].as_array().unwrap().iter().all(|candidate| candidate["reward"].is_number())
+        );
     }
 }
 

@@ -56,7 +56,7 @@ impl Encoder {
             serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let source = ModelSource::Folder(folder.join("reward"));
         let fields = source.require_json("config.json").unwrap();
-        let family = EncoderFamily::find(fields.string("model_type").unwrap().unwrap()).unwrap();
+        let family = EncoderFamily::find(&fields).unwrap().unwrap();
         let config = EncoderConfig::parse(&fields, family).unwrap();
         Self { source, config, cases: expected.texts }
     }
@@ -74,6 +74,7 @@ impl Encoder {
             pool: Arc::new(Pool::new(threads).unwrap()),
             dtype,
             memory: 16 << 20,
+            max_len: None,
             readout: Readout::new("r", &fields, &self.config.labels, &reading).unwrap(),
         };
         EncoderExecutor::new(&self.config, &Checkpoint::open(&self.source).unwrap(), options).unwrap()
@@ -103,7 +104,7 @@ impl Encoder {
 }
 
 /// The whole of texts, each in its own block, of which `computed` tokens count.
-fn batch(texts: &[(&Vec<u32>, usize)]) -> Batch {
+pub(crate) fn batch(texts: &[(&Vec<u32>, usize)]) -> Batch {
     let mut batch = Batch { cu_seqlens_q: vec![0], cu_blocks: vec![0], ..Batch::default() };
     for (index, (tokens, computed)) in texts.iter().enumerate() {
         batch.token_ids.extend_from_slice(tokens);

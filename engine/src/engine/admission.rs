@@ -6,13 +6,14 @@ use tokio::sync::mpsc;
 
 use super::{Engine, Request};
 use crate::EngineError;
-use crate::alignment::{Alignment, RewardRule};
+use crate::alignment::{Alignment, Method, RewardRule};
 use crate::generation::{Admission, Generating};
 use crate::ids::{ModelId, RequestId};
 use crate::metrics::Outcome;
 use crate::request::{Event, GenerateRequest, MAX_CANDIDATES, ScoreRequest};
 use crate::scheduler::Generation;
-use crate::scoring::{Judging, RewardModel, Scoring};
+use crate::scoring::{Judging, RewardModel, Scoring, check_group};
+use crate::strategy::LengthPenalty;
 
 impl Engine {
     pub(super) fn admit_generation(
@@ -65,8 +66,11 @@ impl Engine {
             Some(alignment) => Some(self.find_judges(alignment)?),
             None => None,
         };
-        for (reward, _) in judging.iter().flat_map(|judging| &judging.judges) {
-            self.leave_room_to_score(*reward, &mut request);
+        if let (Some(alignment), Some(judging)) = (&request.alignment, &judging) {
+            check_comparing(alignment, judging)?;
+        }
+        for judge in judging.iter().flat_map(|judging| &judging.judges) {
+            self.leave_room_to_score(judge.model, &mut request);
         }
         let admission = Admission {
             policy,
@@ -90,8 +94,8 @@ impl Engine {
             prompt_logits,
         })?;
         let judges = generating.aligned.iter().flat_map(|aligned| &aligned.judging.judges).enumerate();
-        for (judge, (reward, _)) in judges.filter(|_| num_candidates > 1) {
-            if let Some(work) = self.rewards[*reward].prompt_work(judge, &generating.messages) {
+        for (index, judge) in judges.filter(|_| num_candidates > 1) {
+            if let Some(work) = self.rewards[judge.model].prompt_work(index, &generating.messages) {
                 // A conversation that does not fit even without an answer fails with the first candidate's sentence.
                 let _ = self.scheduler.add_score(id, work);
             }
@@ -121,13 +125,14 @@ impl Engine {
             self.scheduler.add_score(id, work)?;
         }
         self.requests.insert(id, Request::Scoring(scoring));
+        self.begin_comparing(id);
         Ok(())
     }
 
     fn find_judges(&self, alignment: &Alignment) -> Result<Judging, EngineError> {
         let find = |name: Option<&str>| {
-            let index = RewardModel::find(&self.rewards, name)?;
-            Ok((index, Arc::clone(&self.rewards[index].name)))
+            let model = RewardModel::find(&self.rewards, name)?;
+            Ok(self.rewards[model].judge(model))
         };
         let RewardRule { models, combine } = &alignment.reward;
         let judges = match &models[..] {
@@ -163,6 +168,38 @@ impl Engine {
             return Err(EngineError::invalid("logit_bias", message));
         }
         Ok(())
+    }
+}
+
+/// Checks that a reward model that compares answers is asked for groups of whole ones alone.
+fn check_comparing(alignment: &Alignment, judging: &Judging) -> Result<(), EngineError> {
+    let refuse = |param, message: String| Err(EngineError::invalid(param, message));
+    let compares = judging.judges.iter().find(|judge| judge.comparisons.is_some());
+    let Some(name) = compares.map(|judge| &judge.name) else { return Ok(()) };
+    match alignment.method {
+        Method::BestOfN => check_group("alignment.n", alignment.n, name),
+        Method::Tournament if alignment.n < 2 => check_group("alignment.n", alignment.n, name),
+        Method::Tournament if judging.judges.len() > 1 => {
+            let message = format!(
+                "a tournament takes one reward model that compares answers, but `{name}` is not alone; name it alone, or use \
+                 best_of_n"
+            );
+            refuse("alignment.reward", message)
+        }
+        Method::Tournament if alignment.length_penalty == LengthPenalty::Divide => {
+            let message =
+                "alignment.reward_per_token divides rewards, but a tournament has comparisons; leave it out";
+            refuse("alignment.reward_per_token", message.to_owned())
+        }
+        Method::Tournament => Ok(()),
+        _ => {
+            let message = format!(
+                "{} needs the reward of an answer alone, but the reward model `{name}` compares answers; use best_of_n or \
+                 tournament",
+                alignment.name()
+            );
+            refuse("alignment.strategy", message)
+        }
     }
 }
 

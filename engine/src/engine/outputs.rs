@@ -1,5 +1,5 @@
-//! What a step made, row by row, turned into tokens, rewards, events and the next work. A row that fails takes its own
-//! request with it and nothing else. Leaves running the step to `engine`.
+//! What a step made, row by row, turned into tokens, events and the next work. A row that fails takes its own request
+//! with it and nothing else. Leaves running the step to `engine` and what reward models say to `judging`.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -14,7 +14,6 @@ use crate::metrics::Outcome;
 use crate::request::{FinishReason, Logprobs};
 use crate::sampler::{SampleRow, Sampled};
 use crate::scheduler::{Item, ModelStep};
-use crate::scoring::Verdicts;
 use crate::strategy::{Action, StrategyEvent};
 
 /// Everything taken from an executor's buffers.
@@ -66,9 +65,9 @@ impl Engine {
         }
         let mut rewards = Vec::new();
         for item in &work.items {
-            if let Part::Score { judge, index } = item.part {
+            if let Part::Score { .. } = item.part {
                 let reward = self.scheduler.take_scores(item, &outputs.scores[item.scores.clone()]);
-                rewards.extend(reward.map(|reward| (item.request, judge, index, reward)));
+                rewards.extend(reward.map(|reward| (item.request, item.part, reward)));
             }
             self.advance(item);
         }
@@ -79,8 +78,8 @@ impl Engine {
                 Err(error) => self.fail(id, error),
             }
         }
-        for (id, judge, index, reward) in rewards {
-            self.scored(id, judge, index, reward);
+        for (id, part, reward) in rewards {
+            self.read(id, part, reward);
         }
     }
 
@@ -146,63 +145,8 @@ impl Engine {
         }
     }
 
-    fn scored(&mut self, id: RequestId, judge: usize, index: usize, reward: f32) {
-        let Some(metrics) = self.reward_metrics(id, judge) else { return };
-        if reward.is_finite() {
-            metrics.reward.record(f64::from(reward));
-        } else {
-            metrics.scorer_failures.increment(1);
-        }
-        let scorer_seconds = metrics.scorer_seconds.clone();
-        match self.requests.get_mut(&id) {
-            Some(Request::Generating(generating)) => {
-                if let Some(started) = generating.candidates[index].score_started {
-                    scorer_seconds.record(started.elapsed());
-                }
-                if let Some(event) = self.judged(id, judge, index, check(reward)) {
-                    self.tell(id, event);
-                }
-            }
-            Some(Request::Scoring(scoring)) if reward.is_finite() => {
-                scorer_seconds.record(scoring.arrived.elapsed());
-                match scoring.scored(index, reward) {
-                    Ok(false) => {}
-                    Ok(true) => self.end(id, Outcome::Ok),
-                    Err(_) => self.end(id, Outcome::Aborted),
-                }
-            }
-            Some(Request::Scoring(_)) => {
-                let message = check(reward).err().unwrap_or_default();
-                self.fail(id, EngineError::Execution(message));
-            }
-            None => {}
-        }
-    }
-
-    /// A reward model has spoken on a candidate. Returns what its strategy is to hear once all have.
-    fn judged(
-        &mut self,
-        id: RequestId,
-        judge: usize,
-        index: usize,
-        verdict: Result<f32, String>,
-    ) -> Option<StrategyEvent> {
-        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return None };
-        let combine = &generating.aligned.as_ref()?.judging.combine;
-        match generating.candidates[index].verdicts.take(judge, verdict, combine)?.and_then(check) {
-            Ok(reward) => {
-                if generating.scored(index, reward) == Err(Closed) {
-                    self.end(id, Outcome::Aborted);
-                    return None;
-                }
-                Some(StrategyEvent::Scored { index, reward })
-            }
-            Err(reason) => Some(StrategyEvent::ScoreFailed { index, reason }),
-        }
-    }
-
     /// Tells a request's strategy what happened and does what it answers; a request without one may be done.
-    fn tell(&mut self, id: RequestId, event: StrategyEvent) {
+    pub(super) fn tell(&mut self, id: RequestId, event: StrategyEvent) {
         let mut events = VecDeque::from([event]);
         let mut actions = Vec::new();
         while let Some(event) = events.pop_front() {
@@ -247,13 +191,17 @@ impl Engine {
                 self.score(id, index, events);
                 Ok(())
             }
+            Action::Compare(pair) => {
+                self.compare(id, pair, events);
+                Ok(())
+            }
             Action::Drop(index) => {
                 let metrics = self.metrics.policy(generating.policy);
                 metrics.pruned_tokens.increment(generating.candidates[index].tokens.len() as u64);
                 self.scheduler.finish(id, index);
                 for judge in 0..generating.aligned.as_ref().map_or(0, |aligned| aligned.judging.judges.len())
                 {
-                    self.scheduler.remove_score(id, Part::Score { judge, index });
+                    self.scheduler.remove_score(id, Part::Score { judge, index, rival: None });
                 }
                 generating.drop_candidate(index)
             }
@@ -271,55 +219,6 @@ impl Engine {
         if result == Err(Closed) {
             self.end(id, Outcome::Aborted);
         }
-    }
-
-    /// Gives what a candidate has to each of its reward models.
-    fn score(&mut self, id: RequestId, index: usize, events: &mut VecDeque<StrategyEvent>) {
-        let Some(Request::Generating(generating)) = self.requests.get_mut(&id) else { return };
-        let Some(aligned) = &generating.aligned else { return };
-        let candidate = &mut generating.candidates[index];
-        candidate.score_started = Some(Instant::now());
-        candidate.reward = None;
-        candidate.verdicts = Verdicts::new(aligned.judging.judges.len());
-        let judges = aligned.judging.judges.iter().enumerate();
-        let work: Vec<_> = judges
-            .map(|(judge, (model, _))| {
-                self.rewards[*model].candidate_work(judge, index, &generating.messages, &candidate.text)
-            })
-            .collect();
-        for (judge, work) in work.into_iter().enumerate() {
-            if let Err(error) = work.and_then(|work| self.scheduler.add_score(id, work)) {
-                self.count_failure(id, judge);
-                events.extend(self.judged(id, judge, index, Err(error.to_string())));
-            }
-        }
-    }
-
-    /// The model refused a batch: its requests fail, except that a reward model's failure is only the scorer's.
-    fn fail_batch(&mut self, work: &ModelStep, error: &EngineError) {
-        for item in &work.items {
-            let is_generating = matches!(self.requests.get(&item.request), Some(Request::Generating(_)));
-            match item.part {
-                Part::ScorePrompt(_) => self.scheduler.remove_score(item.request, item.part),
-                Part::Score { judge, index } if is_generating => {
-                    self.count_failure(item.request, judge);
-                    self.scheduler.remove_score(item.request, item.part);
-                    if let Some(event) = self.judged(item.request, judge, index, Err(error.to_string())) {
-                        self.tell(item.request, event);
-                    }
-                }
-                _ if self.requests.contains_key(&item.request) => self.fail(item.request, error.clone()),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A reward, if it is a number.
-fn check(reward: f32) -> Result<f32, String> {
-    match reward.is_finite() {
-        true => Ok(reward),
-        false => Err(format!("the reward model answered {reward} instead of a number")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The whole engine on fake models, step by step.
 
 mod behaviour;
+mod comparisons;
 mod grammar;
 mod schedules;
 mod several;
@@ -95,11 +96,29 @@ impl Harness {
                 },
                 RewardParts {
                     name: "adapter".into(),
-                    spec: Arc::new(FakeTemplate { refuse: Some("q") }),
+                    spec: Arc::new(FakeTemplate { refuse: Some("q"), compares: false }),
                     weights: RewardWeights::Adapter {
                         policy: 0,
                         adapter: adapter_with_head("adapter", "rm", true),
                     },
+                },
+                RewardParts {
+                    name: "pairs".into(),
+                    spec: Arc::new(FakeTemplate { refuse: None, compares: true }),
+                    weights: RewardWeights::Own(Box::new(FakeModel::new(
+                        setup.num_blocks.max(64),
+                        setup.block_size,
+                        true,
+                    ))),
+                },
+                RewardParts {
+                    name: "choosy".into(),
+                    spec: Arc::new(FakeTemplate { refuse: Some("q"), compares: true }),
+                    weights: RewardWeights::Own(Box::new(FakeModel::new(
+                        setup.num_blocks.max(64),
+                        setup.block_size,
+                        true,
+                    ))),
                 },
             ],
         };

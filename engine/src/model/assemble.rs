@@ -149,6 +149,8 @@ pub struct ServedModels {
     pub weight_dtype: WeightDtype,
     /// Names of the reward models; the first is the default.
     pub rewards: Vec<Arc<str>>,
+    /// Of those, the ones that compare answers: they have no reward for an answer alone.
+    pub comparing: Vec<Arc<str>>,
 }
 
 impl ServedModels {
@@ -234,6 +236,9 @@ pub fn assemble(models: &ModelsConfig) -> Result<(EngineParts, Vec<ServedModels>
         let policy = policy_of(name, models)?;
         rewards.push(load_reward(name, source, models, (policy, &served[policy]), &pool)?);
     }
+    let comparing = rewards.iter().filter(|reward| reward.spec.compares());
+    let comparing: Vec<Arc<str>> = comparing.map(|reward| Arc::clone(&reward.name)).collect();
+    served.iter_mut().for_each(|served: &mut ServedModels| served.comparing.clone_from(&comparing));
     Ok((EngineParts { policies, pool, rewards }, served))
 }
 

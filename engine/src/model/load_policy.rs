@@ -177,6 +177,7 @@ impl<'a> Opened<'a> {
             dtype,
             weight_dtype,
             rewards: models.rewards.iter().map(|(name, _)| name.as_str().into()).collect(),
+            comparing: Vec::new(),
         };
         Ok((parts, served))
     }

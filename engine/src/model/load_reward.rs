@@ -11,7 +11,9 @@ use super::backend::Result;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::cpu_executor::{CpuExecutor, CpuOptions};
-use super::encoder::{EncoderConfig, EncoderExecutor, EncoderFamily, EncoderOptions, EncoderText};
+use super::encoder::{
+    EncoderConfig, EncoderExecutor, EncoderFamily, EncoderOptions, EncoderPairText, EncoderText,
+};
 use super::fields::Fields;
 use super::layout;
 use super::peft::{self, PeftAdapter};
@@ -21,7 +23,7 @@ use super::reward::{RewardText, StepTags};
 use super::source::ModelSource;
 use super::weights::WeightStore;
 use crate::EngineError;
-use crate::parts::{RewardParts, RewardWeights};
+use crate::parts::{RewardParts, RewardSpec, RewardWeights};
 use crate::text::{ChatTemplate, PairTokenizer, Tokenizer};
 
 /// The reward model `name` in `source`; an adapter is on the base of the given policy.
@@ -50,9 +52,10 @@ pub(super) fn load_reward(
         return load_reward_adapter(name, source, (policy, served), pool);
     }
     let fields = source.require_json("config.json")?;
-    if let Some(family) = fields.string("model_type")?.and_then(EncoderFamily::find) {
+    if let Some(family) = EncoderFamily::find(&fields)? {
         return load_encoder(name, source, (&fields, family), models, reading, pool);
     }
+    refuse_lengths(&name, reading)?;
     let checkpoint = Checkpoint::open(source)?;
     let mut config = ModelConfig::load(source)?;
     let mut labels = label_names(&fields)?;
@@ -158,9 +161,28 @@ fn load_encoder(
             format!("`rewards.{name}.step_tag_id` is set, but an encoder has one reward for the whole text");
         return Err(EngineError::invalid("rewards", message));
     }
-    let readout = Readout::new(&name, fields, &config.labels, reading)?;
     let tokenizer = PairTokenizer::load(source)?;
     tokenizer.check_vocabulary(config.vocab_size)?;
+    let (spec, max_len, readout): (Arc<dyn RewardSpec>, _, _) = match &config.markers {
+        Some(markers) => {
+            let lengths = compared_lengths(&name, reading)?;
+            let text = EncoderPairText::new(&name, tokenizer, markers, lengths)?;
+            let max_len = text.max_len();
+            (Arc::new(text), Some(max_len), Readout::mean(config.labels.len()))
+        }
+        None => {
+            refuse_lengths(&name, reading)?;
+            let text = EncoderText {
+                name: Arc::clone(&name),
+                tokenizer,
+                vocab_size: config.vocab_size,
+                num_segments: config.num_segments,
+                input: reading.input,
+                truncate_to: reading.truncate.then_some(config.max_len()),
+            };
+            (Arc::new(text), None, Readout::new(&name, fields, &config.labels, reading)?)
+        }
+    };
     let checkpoint = Checkpoint::open(source)?;
     let stored = || match checkpoint.is_half_precision(&config.word_embedding()) {
         true => Dtype::Bfloat16,
@@ -170,16 +192,35 @@ fn load_encoder(
         pool: Arc::clone(pool),
         dtype: models.dtype.unwrap_or_else(stored).weights(),
         memory: models.reward_kv_memory,
+        max_len,
         readout,
     };
     let executor = EncoderExecutor::new(&config, &checkpoint, options)?;
-    let spec = Arc::new(EncoderText {
-        name: Arc::clone(&name),
-        tokenizer,
-        vocab_size: config.vocab_size,
-        num_segments: config.num_segments,
-        input: reading.input,
-        truncate_to: reading.truncate.then_some(config.max_len()),
-    });
     Ok(RewardParts { name, spec, weights: RewardWeights::Own(Box::new(executor)) })
+}
+
+/// Of a model that scores answers one by one.
+fn refuse_lengths(name: &str, reading: &RewardReading) -> Result<()> {
+    if reading.source_max_length.is_none() && reading.candidate_max_length.is_none() {
+        return Ok(());
+    }
+    let message = format!(
+        "`rewards.{name}` has `source_max_length` or `candidate_max_length`, which belong to models that compare answers; \
+         leave them out"
+    );
+    Err(EngineError::invalid("rewards", message))
+}
+
+/// How much a model that compares reads of conversation and answers. It takes no other setting.
+fn compared_lengths(name: &str, reading: &RewardReading) -> Result<[Option<usize>; 2]> {
+    let &RewardReading { source_max_length, candidate_max_length, .. } = reading;
+    let lengths = RewardReading { source_max_length, candidate_max_length, ..RewardReading::default() };
+    if *reading == lengths {
+        return Ok([source_max_length, candidate_max_length]);
+    }
+    let message = format!(
+        "`rewards.{name}` is of a model that compares answers, which takes `source_max_length` and `candidate_max_length` \
+         alone; leave out the others"
+    );
+    Err(EngineError::invalid("rewards", message))
 }

@@ -24,6 +24,10 @@ pub struct RewardReading {
     pub step_separator: Option<String>,
     /// What the rewards of steps come to.
     pub aggregate: Aggregate,
+    /// Tokens of the conversation that a model that compares reads, with its markers; `None` is 1224.
+    pub source_max_length: Option<usize>,
+    /// The same of each answer, beside what the conversation leaves; `None` is 412.
+    pub candidate_max_length: Option<usize>,
 }
 
 /// What the rewards of steps come to.

@@ -60,6 +60,12 @@ impl Readout {
         Ok(Self { weights, activation })
     }
 
+    /// The mean of `num_outputs` outputs.
+    pub fn mean(num_outputs: usize) -> Self {
+        let weight = 1.0 / num_outputs.max(1) as f32;
+        Self { weights: vec![weight; num_outputs], activation: OutputActivation::None }
+    }
+
     /// Outputs it reads.
     pub fn num_outputs(&self) -> usize {
         self.weights.len()

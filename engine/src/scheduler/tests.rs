@@ -179,16 +179,19 @@ fn texts_wait_for_the_conversation_they_share() {
         scheduler.add_score(RequestId(1), work).unwrap();
     };
     add(Part::ScorePrompt(0), 6);
-    add(Part::Score { judge: 0, index: 0 }, 8);
-    add(Part::Score { judge: 0, index: 1 }, 9);
+    add(Part::Score { judge: 0, index: 0, rival: None }, 8);
+    add(Part::Score { judge: 0, index: 1, rival: None }, 9);
     assert_eq!(step(&mut scheduler), [(1, Part::ScorePrompt(0), 4)]);
     assert_eq!(step(&mut scheduler), [(1, Part::ScorePrompt(0), 2)]);
     // Six tokens of each are in the cache.
     assert_eq!(
         step(&mut scheduler),
-        [(1, Part::Score { judge: 0, index: 0 }, 2), (1, Part::Score { judge: 0, index: 1 }, 2)]
+        [
+            (1, Part::Score { judge: 0, index: 0, rival: None }, 2),
+            (1, Part::Score { judge: 0, index: 1, rival: None }, 2)
+        ]
     );
-    assert_eq!(step(&mut scheduler), [(1, Part::Score { judge: 0, index: 1 }, 1)]);
+    assert_eq!(step(&mut scheduler), [(1, Part::Score { judge: 0, index: 1, rival: None }, 1)]);
     assert!(scheduler.is_idle());
     assert_eq!(scheduler.prefix_hit_tokens(), 12);
 }
@@ -216,7 +219,7 @@ fn an_older_text_that_finds_no_blocks_goes_before_newer_requests() {
     let work = ScoreWork {
         model: ModelId::POLICY,
         adapter: Some(adapter("head", "1")),
-        part: Part::Score { judge: 0, index: 0 },
+        part: Part::Score { judge: 0, index: 0, rival: None },
         tokens: (0..14).collect(),
         steps: None,
     };
@@ -226,5 +229,5 @@ fn an_older_text_that_finds_no_blocks_goes_before_newer_requests() {
     assert_eq!(step(&mut scheduler), [(1, Part::Candidate(0), DECODE)]);
     scheduler.remove(RequestId(1));
     // A quarter of the step, for a prompt waits.
-    assert_eq!(step(&mut scheduler)[0], (2, Part::Score { judge: 0, index: 0 }, 8));
+    assert_eq!(step(&mut scheduler)[0], (2, Part::Score { judge: 0, index: 0, rival: None }, 8));
 }

@@ -70,17 +70,25 @@ impl Ledger {
                 (index, Some(Err(format!("the reward model answered {reward} instead of a number"))))
             }
             StrategyEvent::ScoreFailed { index, reason } => (index, Some(Err(reason))),
+            StrategyEvent::Compared { .. } => return None,
         };
-        match &verdict {
-            Some(Ok(_)) => self.num_rewards += 1,
-            Some(Err(reason)) if self.failure.as_ref().is_none_or(|(first, _)| index < *first) => {
-                self.failure = Some((index, reason.clone()));
-            }
-            _ => {}
+        if let Some(verdict) = &verdict {
+            self.count(index, verdict);
         }
         let waits = verdict.is_none();
         self.entries[index].verdict = verdict;
         waits.then_some(index)
+    }
+
+    /// Counts a reward, or a failure on account of candidate `index`.
+    pub(super) fn count(&mut self, index: usize, verdict: &Result<f32, String>) {
+        match verdict {
+            Ok(_) => self.num_rewards += 1,
+            Err(reason) if self.failure.as_ref().is_none_or(|(first, _)| index < *first) => {
+                self.failure = Some((index, reason.clone()));
+            }
+            Err(_) => {}
+        }
     }
 
     /// Every candidate of `indices` has been judged.
@@ -98,6 +106,12 @@ impl Ledger {
         let Entry { verdict, num_tokens, .. } = &self.entries[index];
         let reward = *verdict.as_ref()?.as_ref().ok()?;
         Some(self.rules.length_penalty.apply(reward, *num_tokens))
+    }
+
+    /// A preference for the first of two candidates after what their lengths cost.
+    pub(super) fn margin(&self, [first, second]: [usize; 2], preference: f32) -> f64 {
+        let cost = |index: usize| self.rules.length_penalty.apply(0.0, self.entries[index].num_tokens);
+        f64::from(preference) + cost(first) - cost(second)
     }
 
     fn seen(&self, index: usize) -> Ended<'_> {

@@ -10,6 +10,7 @@ mod select;
 #[cfg(test)]
 mod simulation;
 mod speculative_rejection;
+mod tournament;
 
 pub use adaptive::{Adaptive, AdaptiveSettings};
 pub use best_of_n::BestOfN;
@@ -17,6 +18,7 @@ pub use blockwise::Blockwise;
 pub use reward::{Combine, LengthPenalty};
 pub use select::{Ended, Extractor, Pattern, Select};
 pub use speculative_rejection::SpeculativeRejection;
+pub use tournament::Tournament;
 
 use crate::alignment::{Alignment, Method};
 use crate::request::Scoring;
@@ -55,6 +57,13 @@ pub enum StrategyEvent {
         /// A sentence.
         reason: String,
     },
+    /// The reward model has compared two.
+    Compared {
+        /// The candidates, the lower index first.
+        pair: [usize; 2],
+        /// How much better the first is, in units of the reward: above 0 it is better. Or why that is not known.
+        preference: Result<f32, String>,
+    },
 }
 
 /// What is to be done.
@@ -69,6 +78,8 @@ pub enum Action {
     },
     /// Have a candidate that is held or has ended scored.
     Score(usize),
+    /// Have two candidates that have ended compared, the lower index first.
+    Compare([usize; 2]),
     /// Stop a candidate and give its blocks back.
     Drop(usize),
     /// A candidate gives up what it has for a copy of what `from`, which is held, has; it is then held too.
@@ -103,13 +114,15 @@ pub trait Strategy: std::fmt::Debug {
     fn on_event(&mut self, event: StrategyEvent, actions: &mut Vec<Action>);
 }
 
-/// The strategy of a request that returns `num_choices` candidates drawn from `seed`.
-pub fn strategy(alignment: &Alignment, num_choices: usize, seed: u64) -> Box<dyn Strategy> {
+/// The strategy of a request that returns `num_choices` candidates drawn from `seed`. `compares` says whether its reward
+/// model compares candidates: who wins a tournament of rewards is the one with the highest.
+pub fn strategy(alignment: &Alignment, num_choices: usize, seed: u64, compares: bool) -> Box<dyn Strategy> {
     let Alignment { n, select, length_penalty, .. } = alignment;
     let rules = Rules { select: select.clone(), length_penalty: *length_penalty, num_choices, seed };
     let ledger = Ledger::new(*n, rules);
     match alignment.method {
-        Method::BestOfN => Box::new(BestOfN::new(ledger)),
+        Method::Tournament if compares => Box::new(Tournament::new(ledger)),
+        Method::BestOfN | Method::Tournament => Box::new(BestOfN::new(ledger)),
         Method::SpeculativeRejection { alpha, first_check, max_checks } => {
             Box::new(SpeculativeRejection::new(ledger, alpha, first_check, max_checks))
         }

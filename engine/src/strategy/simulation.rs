@@ -23,6 +23,8 @@ pub(super) struct Played {
     /// Candidates that ended.
     pub(super) ended: Vec<usize>,
     pub(super) num_tokens: usize,
+    /// Pairs that were compared.
+    pub(super) num_compared: usize,
     /// What was committed, each time as a whole.
     pub(super) committed: Vec<Vec<u8>>,
 }
@@ -94,6 +96,18 @@ impl World {
         }
     }
 
+    /// How much better `first` is than `second`: any number, and not what rewards would say.
+    pub(super) fn preference(&self, first: &[u8], second: &[u8]) -> Result<f32, String> {
+        let [first, second] = [first, second].map(|text| self.hash(7, text));
+        let (low, high) = (first.min(second), first.max(second));
+        let hash = mix(low ^ mix(high));
+        if hash % 100 < self.failing {
+            return Err(format!("no {hash}"));
+        }
+        let preference = ((hash >> 32) % 5) as f32 - 2.0;
+        Ok(if first < second { preference } else { -preference })
+    }
+
     /// The best of whole answers, by the definition.
     pub(super) fn best_of(&self, slots: &[usize], num_choices: usize) -> Vec<usize> {
         let mut order = slots.to_vec();
@@ -114,7 +128,8 @@ pub(super) fn play(world: &World, strategy: &mut dyn Strategy, n: usize, order: 
     let mut states = vec![State::Idle; n];
     let mut texts: Vec<Vec<u8>> = vec![Vec::new(); n];
     let mut scores: Vec<usize> = Vec::new();
-    let (mut committed, mut num_tokens, mut random) = (Vec::new(), 0, order);
+    let mut pairs: Vec<[usize; 2]> = Vec::new();
+    let (mut committed, mut num_tokens, mut num_compared, mut random) = (Vec::new(), 0, 0, order);
     let mut actions = Vec::new();
     strategy.start(&mut actions);
     loop {
@@ -133,6 +148,11 @@ pub(super) fn play(world: &World, strategy: &mut dyn Strategy, n: usize, order: 
                     assert!(matches!(states[index], State::Held | State::Ended) && !scores.contains(&index));
                     scores.push(index);
                 }
+                Action::Compare(pair) => {
+                    assert!(pair[0] < pair[1] && pair.iter().all(|&index| states[index] == State::Ended));
+                    pairs.push(pair);
+                    num_compared += 1;
+                }
                 Action::Drop(index) => {
                     assert_eq!(states[index], State::Held);
                     states[index] = State::Dropped;
@@ -150,13 +170,13 @@ pub(super) fn play(world: &World, strategy: &mut dyn Strategy, n: usize, order: 
                         "{outcome:?}"
                     );
                     let ended = (0..n).filter(|&index| states[index] == State::Ended).collect();
-                    return Played { outcome, texts, ended, num_tokens, committed };
+                    return Played { outcome, texts, ended, num_tokens, num_compared, committed };
                 }
             }
         }
         let running = (0..n).filter(|&index| matches!(states[index], State::Running { .. }));
         let running: Vec<usize> = running.collect();
-        let total = running.len() + scores.len();
+        let total = running.len() + scores.len() + pairs.len();
         assert!(total > 0, "nothing runs, but nothing is decided: {states:?}");
         random = mix(random.wrapping_add(0x9e37_79b9_7f4a_7c15));
         let choice = (random % total as u64) as usize;
@@ -177,6 +197,11 @@ pub(super) fn play(world: &World, strategy: &mut dyn Strategy, n: usize, order: 
                 } else {
                     continue;
                 }
+            }
+            None if choice >= running.len() + scores.len() => {
+                let pair = pairs.swap_remove(choice - running.len() - scores.len());
+                let [first, second] = pair.map(|index| &texts[index]);
+                StrategyEvent::Compared { pair, preference: world.preference(first, second) }
             }
             None => {
                 let index = scores.swap_remove(choice - running.len());

@@ -42,6 +42,28 @@ impl PairTokenizer {
         Err(EngineError::load(&self.path, message))
     }
 
+    /// The file it was read from.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// How a token is written; none for an id that is not in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Ids of `text` with special tokens around it; of more than `most` in all, the end of the text goes.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidRequest`] if the text cannot be encoded.
+    pub fn encode_cut(&self, text: &str, most: usize) -> Result<Vec<u32>> {
+        let mut ids = self.inner.encode_fast(text, false).map_err(cannot_tokenise)?;
+        let others = self.inner.get_post_processor().map_or(0, |recipe| recipe.added_tokens(false));
+        ids.truncate(most.saturating_sub(others), 0, TruncationDirection::Right);
+        let whole = self.inner.post_process(ids, None, true).map_err(cannot_tokenise)?;
+        Ok(whole.get_ids().to_vec())
+    }
+
     /// Ids and segments of `a`, or of the pair `a` and `b`, with special tokens; special tokens written out in the texts are
     /// recognised. Where a pair has more than `most` tokens, the beginning of `a` goes as far as it takes.
     ///

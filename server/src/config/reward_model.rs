@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardModelSection {
-    /// Folder or id on the hub: a sequence-classification model (a decoder or an encoder), or a PEFT adapter with a score head on the
-    /// policy's base.
+    /// Folder or id on the hub: a sequence-classification model (a decoder or an encoder), an encoder that compares answers,
+    /// or a PEFT adapter with a score head on the policy's base.
     pub path: PathBuf,
     /// What each label of a classifier is worth, as `{POSITIVE: 1, NEGATIVE: -1}`; the reward is the sum over its outputs.
     /// Needed where there are several; labels that are not named are worth nothing.
@@ -36,6 +36,12 @@ pub struct RewardModelSection {
     /// What the rewards of steps come to: `min` (by default), `mean`, `prod` or `last`.
     #[serde(default, skip_serializing_if = "Aggregate::is_min")]
     pub aggregate: Aggregate,
+    /// Tokens of the conversation that a model that compares answers (PairRM) reads; 1224 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_max_length: Option<usize>,
+    /// The same of each answer, beside half of what the conversation leaves; 412 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate_max_length: Option<usize>,
 }
 
 /// What the rewards of steps come to.
@@ -118,6 +124,8 @@ impl RewardModelSection {
                 Aggregate::Prod => reading::Aggregate::Prod,
                 Aggregate::Last => reading::Aggregate::Last,
             },
+            source_max_length: self.source_max_length,
+            candidate_max_length: self.candidate_max_length,
         }
     }
 }

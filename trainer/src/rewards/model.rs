@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rectify_engine::request::ScoreInput;
+use rectify_engine::request::{Message, ScoreInput};
 use rectify_feedback::Text;
 
 use super::{Judge, Judged};
@@ -24,9 +24,23 @@ impl Model {
 impl Judge for Model {
     fn rewards(&self, completions: &[Judged<'_>]) -> Result<Vec<f64>, TrainError> {
         let of_one_prompt = completions.chunk_by(|a, b| std::ptr::eq(a.prompt, b.prompt));
+        let compares = self.engine.compares(&self.name);
+        if compares && of_one_prompt.clone().any(|judged| judged.len() < 2) {
+            let reason = format!(
+                "the reward model `{}` compares completions of one prompt, but there is one alone; use a method that samples \
+                 several for each, such as grpo, rloo or online-dpo",
+                self.name
+            );
+            return Err(TrainError::Config { field: "reward", reason });
+        }
         let input = |judged: &[Judged<'_>]| {
             let texts = judged.iter().map(|judged| judged.completion);
             match &judged[0].prompt.text {
+                // It has no template that a plain prompt could do without.
+                Text::Plain(prompt) if compares => ScoreInput::Candidates {
+                    messages: Arc::new([Message { role: "user".into(), content: prompt.clone() }]),
+                    candidates: texts.map(str::to_owned).collect(),
+                },
                 Text::Chat(_) => ScoreInput::Candidates {
                     messages: Arc::clone(&judged[0].prompt.messages),
                     candidates: texts.map(str::to_owned).collect(),

@@ -62,6 +62,7 @@ pub struct RolloutEngine {
     handle: EngineHandle,
     base: ModelConfig,
     max_model_len: usize,
+    comparing: Vec<Arc<str>>,
 }
 
 impl RolloutEngine {
@@ -91,7 +92,13 @@ impl RolloutEngine {
             ..EngineConfig::default()
         };
         let (handle, served) = assemble::start(limits, config)?;
-        Ok(Self { handle, base: served.config, max_model_len: served.max_model_len })
+        let (max_model_len, comparing) = (served.max_model_len, served.comparing);
+        Ok(Self { handle, base: served.config, max_model_len, comparing })
+    }
+
+    /// Whether the reward model `reward` compares answers instead of scoring one.
+    pub fn compares(&self, reward: &str) -> bool {
+        self.comparing.iter().any(|name| **name == *reward)
     }
 
     /// The policy's shape, for [`super::pack_adapter`].

@@ -106,12 +106,13 @@ impl Observed {
     }
 
     /// Has the default reward model of the bench reward what was read without a reward, as far as one look goes. One that
-    /// fails or has no room leaves the rest without.
+    /// fails or has no room leaves the rest without, and one that compares answers all of it.
     pub(super) fn score(&mut self, bench: &Bench) {
         let deadline = Instant::now() + SCORING;
         let [active, canary] = std::mem::take(&mut self.unscored);
-        if bench.models.rewards.is_empty() {
-            return;
+        match bench.models.rewards.first() {
+            Some(default) if !bench.models.comparing.contains(default) => {}
+            _ => return,
         }
         // In turns, so that what time is left out of is left out of both.
         let (mut active, mut canary) = (active.into_iter(), canary.into_iter());

@@ -3,7 +3,7 @@
 use rectify_kernels::Activation;
 
 use super::disentangled::Distances;
-use super::family::{EncoderFamily, HeadActivation, Positions};
+use super::family::{EncoderFamily, HeadActivation, HeadInput, Positions};
 use crate::model::activation::parse_activation;
 use crate::model::backend::Result;
 use crate::model::fields::Fields;
@@ -40,8 +40,39 @@ pub struct EncoderConfig {
     pub activation: Activation,
     /// What follows the first layer of the head; `None` is the hyperbolic tangent.
     pub(super) head_activation: Option<Activation>,
+    /// What the head compares; `None` reads the first token.
+    pub markers: Option<Markers>,
     /// Names of the head's outputs.
     pub labels: Vec<String>,
+}
+
+/// The tokens in front of a prompt and of two answers, at which a head that compares is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Markers {
+    /// In front of the prompt.
+    pub source: u32,
+    /// In front of each answer.
+    pub answers: [u32; 2],
+}
+
+impl Markers {
+    /// All of them, in the order of a text.
+    pub fn ids(&self) -> [u32; 3] {
+        [self.source, self.answers[0], self.answers[1]]
+    }
+
+    fn parse(fields: &Fields) -> Result<Self> {
+        let id = |field: &str| {
+            let ids = fields.tokens(field)?.unwrap_or_default();
+            ids.first().copied().ok_or_else(|| {
+                fields.error(field, "is missing, but says at which token a model that compares is read")
+            })
+        };
+        Ok(Self {
+            source: id("source_prefix_id")?,
+            answers: [id("cand1_prefix_id")?, id("cand2_prefix_id")?],
+        })
+    }
 }
 
 /// Disentangled attention, as `config.json` has it.
@@ -66,7 +97,7 @@ impl EncoderConfig {
     pub fn parse(fields: &Fields, family: &'static EncoderFamily) -> Result<Self> {
         let architectures = fields.strings("architectures")?.unwrap_or_default();
         if let Some(other) = architectures.first().filter(|other| **other != family.classifier) {
-            let message = format!("is [\"{other}\"], but must be {}", family.classifier);
+            let message = format!("is [\"{other}\"], but must be {}", family.classifiers());
             return Err(fields.error("architectures", message));
         }
         if let Some(kind) = fields.string("position_embedding_type")?.filter(|kind| *kind != "absolute") {
@@ -114,7 +145,17 @@ impl EncoderConfig {
                 HeadActivation::Always(activation) => Some(activation),
                 HeadActivation::Field(field) => Some(parse_activation(fields, field, Activation::Gelu)?),
             },
-            labels: label_names(fields)?,
+            markers: match family.head_input {
+                HeadInput::First => None,
+                HeadInput::Markers => Some(Markers::parse(fields)?),
+            },
+            labels: match family.head_input {
+                HeadInput::First => label_names(fields)?,
+                HeadInput::Markers => {
+                    let num_tasks = fields.size("n_tasks")?.unwrap_or(1);
+                    (0..num_tasks).map(|task| format!("task {task}")).collect()
+                }
+            },
         };
         if config.max_len() == 0 {
             let message = format!("is {num_positions}, which leaves no position for a token");
@@ -128,7 +169,8 @@ impl EncoderConfig {
         format!("{}.embeddings.word_embeddings.weight", self.family.names.trunk)
     }
 
-    /// Longest text, in tokens.
+    /// Longest text, in tokens, that a head of labels reads. Without an embedding of positions longer ones can be read, too:
+    /// far distances are all alike.
     pub fn max_len(&self) -> usize {
         match self.family.positions {
             Positions::Zero => self.num_positions,
@@ -212,8 +254,8 @@ mod tests {
         for (field, value) in changes.as_object().unwrap() {
             text[field] = value.clone();
         }
-        let family = EncoderFamily::find(text["model_type"].as_str().unwrap()).unwrap();
-        EncoderConfig::parse(&Fields::parse("config.json".into(), text.to_string().as_bytes())?, family)
+        let fields = Fields::parse("config.json".into(), text.to_string().as_bytes())?;
+        EncoderConfig::parse(&fields, EncoderFamily::find(&fields)?.unwrap())
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct EncoderOptions {
     pub dtype: WeightDtype,
     /// Bytes for texts under way.
     pub memory: usize,
+    /// Longest text, in tokens; `None` is [`EncoderConfig::max_len`].
+    pub max_len: Option<usize>,
     /// What the outputs come to.
     pub readout: Readout,
 }
@@ -82,8 +84,12 @@ impl EncoderExecutor {
     /// [`EngineError::Load`] naming the file and tensor that does not fit; [`EngineError::InvalidRequest`] if `memory`
     /// holds no text.
     pub fn new(config: &EncoderConfig, checkpoint: &Checkpoint, options: EncoderOptions) -> Result<Self> {
-        let EncoderOptions { pool, dtype, memory, readout } = options;
-        let max_model_len = config.max_len();
+        let EncoderOptions { pool, dtype, memory, max_len, readout } = options;
+        let max_model_len = match max_len {
+            Some(max_len) if !config.embeds_positions => max_len,
+            Some(max_len) => max_len.min(config.max_len()),
+            None => config.max_len(),
+        };
         let bytes_per_text = max_model_len * (config.hidden_size + 1) * size_of::<f32>();
         let num_blocks = (memory / bytes_per_text).min(MAX_SLOTS);
         if num_blocks == 0 {
@@ -191,7 +197,8 @@ impl EncoderExecutor {
             slot.layers = text.layers.end;
             slot.hidden.clear();
             if is_last {
-                let outputs = self.encoder.outputs(&self.backend, &x, rows.start)?;
+                let ids = &batch.token_ids[text.tokens.clone()];
+                let outputs = self.encoder.outputs(&self.backend, &x, rows.start, ids)?;
                 slot.reward = Some(self.readout.reward(&outputs));
             } else {
                 slot.hidden.extend_from_slice(&x.as_slice()[rows.start * width..rows.end * width]);

@@ -2,6 +2,9 @@
 
 use rectify_kernels::Activation;
 
+use crate::model::backend::Result;
+use crate::model::fields::Fields;
+
 /// Where the positions of a text begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Positions {
@@ -21,6 +24,15 @@ pub(super) enum HeadActivation {
     Field(&'static str),
 }
 
+/// What a head reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeadInput {
+    /// The first token.
+    First,
+    /// The markers of a prompt and of two answers: it compares these.
+    Markers,
+}
+
 /// What sets a family apart.
 #[derive(Debug, PartialEq)]
 pub struct EncoderFamily {
@@ -37,6 +49,7 @@ pub struct EncoderFamily {
     pub(super) is_disentangled: bool,
     /// `layer_norm_eps` if absent.
     pub(super) norm_eps: f64,
+    pub(super) head_input: HeadInput,
     pub(super) head_activation: HeadActivation,
     pub(super) names: Names,
     /// Modules of published folders that its classifiers do not read.
@@ -68,6 +81,7 @@ const BERT: EncoderFamily = EncoderFamily {
     segments: Some(2),
     is_disentangled: false,
     norm_eps: 1e-12,
+    head_input: HeadInput::First,
     head_activation: HeadActivation::Tanh,
     names: BERT_NAMES,
     unused: &[],
@@ -92,6 +106,23 @@ const ROBERTA: EncoderFamily = EncoderFamily {
     positions: Positions::AfterPadding,
     names: Names { trunk: "roberta", head: ["classifier.dense", "classifier.out_proj"], ..BERT_NAMES },
     unused: &["roberta.pooler.dense"],
+    ..BERT
+};
+
+/// DeBERTa v2 (He et al. 2020, arXiv:2006.03654) and v3 (2021, arXiv:2111.09543).
+const DEBERTA: EncoderFamily = EncoderFamily {
+    model_type: "deberta-v2",
+    classifier: "DebertaV2ForSequenceClassification",
+    segments: Some(0),
+    is_disentangled: true,
+    norm_eps: 1e-7,
+    head_activation: HeadActivation::Field("pooler_hidden_act"),
+    names: Names {
+        trunk: "deberta",
+        qkv: ["attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"],
+        head: ["pooler.dense", "classifier"],
+        ..BERT_NAMES
+    },
     ..BERT
 };
 
@@ -126,28 +157,34 @@ static FAMILIES: &[EncoderFamily] = &[
     ROBERTA,
     // Conneau et al. 2019 (arXiv:1911.02116): RoBERTa with another vocabulary.
     EncoderFamily { model_type: "xlm-roberta", classifier: "XLMRobertaForSequenceClassification", ..ROBERTA },
-    // He et al. 2020 (arXiv:2006.03654) and 2021 (arXiv:2111.09543): DeBERTa v2 and v3.
+    DEBERTA,
+    // Jiang et al. 2023 (arXiv:2306.02561): PairRM, as the published `PairRM-hf` has it.
     EncoderFamily {
-        model_type: "deberta-v2",
-        classifier: "DebertaV2ForSequenceClassification",
-        segments: Some(0),
-        is_disentangled: true,
-        norm_eps: 1e-7,
-        head_activation: HeadActivation::Field("pooler_hidden_act"),
-        names: Names {
-            trunk: "deberta",
-            qkv: ["attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"],
-            head: ["pooler.dense", "classifier"],
-            ..BERT_NAMES
-        },
-        ..BERT
+        classifier: "DebertaV2PairRM",
+        head_input: HeadInput::Markers,
+        head_activation: HeadActivation::Tanh,
+        names: Names { trunk: "pretrained_model", head: ["head_layer.1", "head_layer.4"], ..DEBERTA.names },
+        ..DEBERTA
     },
 ];
 
 impl EncoderFamily {
-    /// The family of a `model_type`.
-    pub fn find(model_type: &str) -> Option<&'static Self> {
-        FAMILIES.iter().find(|family| family.model_type == model_type)
+    /// The family of a `config.json`: of its `model_type`, and of its architecture where there are several.
+    ///
+    /// # Errors
+    /// [`crate::EngineError::Load`] if a field is of another kind.
+    pub fn find(fields: &Fields) -> Result<Option<&'static Self>> {
+        let model_type = fields.string("model_type")?;
+        let architectures = fields.strings("architectures")?.unwrap_or_default();
+        let alike = || FAMILIES.iter().filter(|family| Some(family.model_type) == model_type);
+        let named = alike().find(|family| architectures.first() == Some(&family.classifier));
+        Ok(named.or_else(|| alike().next()))
+    }
+
+    /// The architectures of this kind of model, for messages.
+    pub(super) fn classifiers(&self) -> String {
+        let alike = FAMILIES.iter().filter(|family| family.model_type == self.model_type);
+        alike.map(|family| family.classifier).collect::<Vec<_>>().join(" or ")
     }
 
     /// What this family calls a field.

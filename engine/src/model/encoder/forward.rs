@@ -1,5 +1,5 @@
 //! The encoder: embeddings, layers that norm behind attention and MLP, and a head on the first token (Devlin et al. 2018,
-//! arXiv:1810.04805). Leaves which texts run to `executor` and arithmetic to the backend.
+//! arXiv:1810.04805) or on markers. Leaves which texts run to `executor` and arithmetic to the backend.
 
 use std::ops::Range;
 
@@ -104,8 +104,33 @@ impl Encoder {
         backend.norm(&layer.mlp_norm, &x)
     }
 
-    /// The head's outputs for the text that begins at `row` of the last layer's output, `[labels.len()]`.
-    pub(super) fn outputs(&self, backend: &CpuBackend, x: &CpuTensor, row: usize) -> Result<Vec<f32>> {
+    /// The head's outputs for a text of `tokens` that begins at `row` of the last layer's output, `[labels.len()]`. Of a
+    /// head that compares they are those of the first answer less those of the second.
+    pub(super) fn outputs(
+        &self,
+        backend: &CpuBackend,
+        x: &CpuTensor,
+        row: usize,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>> {
+        let Some(markers) = &self.config.markers else { return self.head(backend, x, row) };
+        // The prompt's row beside that of each answer.
+        let hidden = self.config.hidden_size;
+        let mut beside = backend.zeroed(2, 2 * hidden);
+        for (rows, answer) in beside.as_mut_slice().chunks_exact_mut(2 * hidden).zip(markers.answers) {
+            for (half, marker) in rows.chunks_exact_mut(hidden).zip([markers.source, answer]) {
+                let Some(place) = tokens.iter().position(|&token| token == marker) else {
+                    return Err(EngineError::Execution(format!("the text has no marker {marker}")));
+                };
+                half.copy_from_slice(&x.as_slice()[(row + place) * hidden..][..hidden]);
+            }
+        }
+        let [first, second] = [self.head(backend, &beside, 0)?, self.head(backend, &beside, 1)?];
+        Ok(first.iter().zip(second).map(|(first, second)| first - second).collect())
+    }
+
+    /// What the head makes of a row.
+    fn head(&self, backend: &CpuBackend, x: &CpuTensor, row: usize) -> Result<Vec<f32>> {
         let Head { dense, out } = &self.head;
         let mut pooled = backend.zeroed(1, self.config.hidden_size);
         backend.head(dense.parts(), x, row, pooled.as_mut_slice())?;

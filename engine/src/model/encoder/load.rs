@@ -74,7 +74,14 @@ impl<'a> Loader<'a> {
             segments,
             embedding_norm: self.norm(&table("LayerNorm"))?,
             layers: self.layers()?,
-            head: Head { dense: self.head(dense, hidden)?, out: self.head(out, config.labels.len())? },
+            head: Head {
+                dense: self.head(
+                    dense,
+                    hidden,
+                    if config.markers.is_some() { 2 * hidden } else { hidden },
+                )?,
+                out: self.head(out, config.labels.len(), hidden)?,
+            },
             config: config.clone(),
         })
     }
@@ -107,7 +114,7 @@ impl<'a> Loader<'a> {
     /// Keys or queries of distances, by head: what the projection `module` makes of `rows`.
     fn by_head(&self, module: &str, rows: &[f32]) -> Result<Vec<PackedLinear>> {
         let hidden = self.config.hidden_size;
-        let projection = self.head(module, hidden)?;
+        let projection = self.head(module, hidden, hidden)?;
         let (weight, bias) = projection.parts();
         let (pool, len) = (self.backend.pool(), rows.len() / hidden);
         let mut projected = vec![0.0; rows.len()];
@@ -188,8 +195,8 @@ impl<'a> Loader<'a> {
 
     /// A layer of the head, or what distances go through: small, and a choice hangs on small differences, so it stays in
     /// single precision.
-    fn head(&self, module: &str, out_features: usize) -> Result<CpuLinear> {
-        let mut matrix = self.matrix(module, out_features, self.config.hidden_size, true)?;
+    fn head(&self, module: &str, out_features: usize, in_features: usize) -> Result<CpuLinear> {
+        let mut matrix = self.matrix(module, out_features, in_features, true)?;
         let bias = matrix.bias.take();
         let weight = WeightStore::default().pack(self.backend.pool(), &[matrix], WeightDtype::F32)?;
         Ok(CpuLinear::unadapted(weight, bias))

@@ -7,9 +7,11 @@ mod executor;
 mod family;
 mod forward;
 mod load;
+mod pair_text;
 mod text;
 
-pub use config::EncoderConfig;
+pub use config::{EncoderConfig, Markers};
 pub use executor::{EncoderExecutor, EncoderOptions};
 pub use family::EncoderFamily;
+pub use pair_text::EncoderPairText;
 pub use text::EncoderText;

@@ -15,8 +15,8 @@ pub use reward::{COMBINATIONS, CombinedReward, RewardRequest};
 use crate::error::ApiError;
 
 /// Strategies this server knows.
-pub const STRATEGIES: [&str; 6] =
-    ["best_of_n", "speculative_rejection", "adaptive", "blockwise", "mbr", "majority"];
+pub const STRATEGIES: [&str; 7] =
+    ["best_of_n", "speculative_rejection", "adaptive", "blockwise", "mbr", "majority", "tournament"];
 /// Ways to pick the winners this server knows.
 pub const SELECTS: [&str; 4] = ["argmax", "softmax", "mbr", "majority"];
 /// Places of the answer in a text, for `majority`.
@@ -28,7 +28,7 @@ pub const EXTRACTORS: [&str; 4] = ["number", "boxed", "last_line", "text"];
 pub struct AlignmentRequest {
     /// `best_of_n`; `speculative_rejection`, which drops the unpromising on the way; `adaptive`, which stops drawing when
     /// another candidate is not worth its cost; `blockwise`, which chooses block by block; `mbr` and `majority`, which are
-    /// `best_of_n` with that `select`.
+    /// `best_of_n` with that `select`; `tournament`, which finds the best by comparing two at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<String>,
     /// Candidates to sample; 16 by default, 4 with `blockwise`, as many as memory holds with `speculative_rejection`. The

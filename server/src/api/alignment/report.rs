@@ -50,7 +50,8 @@ pub struct CandidateReport {
     pub index: usize,
     /// Its text, as far as it came.
     pub text: String,
-    /// The reward it was judged by; null if it was not scored.
+    /// The reward it was judged by; null if it was not scored. Where answers are compared, the mean preference for it over
+    /// those it was compared with.
     pub reward: Option<f32>,
     /// Its raw reward by reward model.
     pub rewards: BTreeMap<String, f32>,

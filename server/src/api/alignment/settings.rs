@@ -137,6 +137,7 @@ impl AlignmentRequest {
             "blockwise" => {
                 Method::Blockwise { block_tokens: self.block_tokens.unwrap_or(DEFAULT_BLOCK_TOKENS) }
             }
+            "tournament" => Method::Tournament,
             _ => Method::BestOfN,
         })
     }
@@ -253,6 +254,7 @@ mod tests {
             (r#"{"strategy": "blockwise", "select": "softmax"}"#, 1),
             (r#"{"block_tokens": 4}"#, 1),
             (r#"{"strategy": "mbr", "select": "majority"}"#, 1),
+            (r#"{"strategy": "tournament", "select": "softmax"}"#, 1),
             (r#"{"select": "softmax", "select_temperature": 0}"#, 1),
             (r#"{"select_temperature": 1}"#, 1),
             (r#"{"select": "majority", "extract": "number", "extract_pattern": "x"}"#, 1),
@@ -298,6 +300,7 @@ mod tests {
         let settings = AdaptiveSettings { cost: 0.5, round: 1, ..AdaptiveSettings::default() };
         assert_eq!(method(adaptive), Method::Adaptive(settings));
         assert_eq!(method(r#"{"strategy": "blockwise"}"#), Method::Blockwise { block_tokens: 16 });
+        assert_eq!(method(r#"{"strategy": "tournament"}"#), Method::Tournament);
         let select = |json| check(json, 1).unwrap().select;
         assert_eq!(select(r#"{"strategy": "mbr", "mbr_weight": 2}"#), Select::Mbr { weight: 2.0 });
         assert_eq!(

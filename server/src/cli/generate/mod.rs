@@ -37,7 +37,8 @@ pub struct GenerateArgs {
     /// Candidates per prompt.
     #[arg(short, long, default_value_t = 16, value_parser = super::args::positive, value_name = "N")]
     pub n: usize,
-    /// How the candidates are spent and chosen: best_of_n, speculative_rejection, adaptive, blockwise, mbr or majority.
+    /// How the candidates are spent and chosen: best_of_n, speculative_rejection, adaptive, blockwise, mbr, majority or
+    /// tournament.
     #[arg(long, value_name = "NAME")]
     pub strategy: Option<String>,
     /// The fields of the API's `alignment` object as JSON, such as '{"select": "softmax", "reward": "helpful"}'.

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::pin::pin;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use rectify_engine::request::{Event, ScoreInput};
 use rectify_engine::{EngineError, ScoreRequest};
-use rectify_feedback::{FeedbackError, JsonlReader, JsonlWriter, Line};
+use rectify_feedback::{FeedbackError, JsonlReader, JsonlWriter, Line, Message};
 use serde_json::{Value, json};
 
 use self::line::{Answers, Rewards, Scorable, ScoreLine};
@@ -20,7 +20,7 @@ use super::{CliError, ModelArgs, ProgressMode, interrupt};
 /// Options of `rectify score`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ScoreArgs {
-    /// JSON lines with `messages`, `prompt` and `completion`, or `prompt`, `chosen` and `rejected`.
+    /// JSON lines with `messages`, `prompt` and `completion`, `prompt`, `chosen` and `rejected`, or `prompt` and `candidates`.
     #[arg(short, long, value_name = "FILE")]
     pub input: PathBuf,
     /// Where the lines go with their rewards added, in the order of the input.
@@ -121,62 +121,71 @@ async fn line_rewards(
     local: &Local,
     answers: &Answers,
 ) -> Result<(Vec<Rewards>, Option<EngineError>), EngineError> {
-    let all: Vec<(Rewards, Option<EngineError>)> =
-        futures::stream::iter(answers.iter().map(|answer| answer_rewards(local, answer)))
-            .buffered(2)
-            .try_collect()
-            .await?;
-    let mut failure = None;
-    let mut rewards = Vec::with_capacity(all.len());
-    for (of_answer, reason) in all {
-        rewards.push(of_answer);
-        failure = failure.or(reason);
-    }
-    Ok((rewards, failure))
-}
-
-async fn answer_rewards(
-    local: &Local,
-    answer: &Scorable,
-) -> Result<(Rewards, Option<EngineError>), EngineError> {
-    let (mut rewards, mut failure) = (Vec::with_capacity(local.rewards.len()), None);
+    let answers: Vec<&Scorable> = answers.iter().collect();
+    let (mut rewards, mut failure) = (vec![Rewards::new(); answers.len()], None);
     for name in &local.rewards {
-        match reward(local, name, answer).await {
-            Ok(reward) => rewards.push(Some(reward)),
-            // A line that one model cannot read is no reason to stop; an engine that is gone is.
-            Err(EngineError::Shutdown) => return Err(EngineError::Shutdown),
-            Err(error) => {
-                rewards.push(None);
-                failure = failure.or(Some(error));
+        let found: Vec<Result<f32, EngineError>> = if local.models.comparing.iter().any(|n| **n == **name) {
+            match compared(local, name, &answers).await {
+                Ok(found) => found.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); answers.len()],
+            }
+        } else {
+            let alone = answers.iter().map(|answer| async move {
+                let found = score(local, name, &answer.messages, vec![answer.answer.clone()]).await?;
+                found.into_iter().next().ok_or(EngineError::Shutdown)
+            });
+            futures::stream::iter(alone).buffered(2).collect().await
+        };
+        for (rewards, found) in rewards.iter_mut().zip(found) {
+            match found {
+                Ok(reward) => rewards.push(Some(reward)),
+                // A line that one model cannot read is no reason to stop; an engine that is gone is.
+                Err(EngineError::Shutdown) => return Err(EngineError::Shutdown),
+                Err(error) => {
+                    rewards.push(None);
+                    failure = failure.or(Some(error));
+                }
             }
         }
     }
     Ok((rewards, failure))
 }
 
-async fn reward(local: &Local, name: &str, answer: &Scorable) -> Result<f32, EngineError> {
-    let input = ScoreInput::Candidates {
-        messages: engine_messages(answer.messages.clone()).into(),
-        candidates: vec![answer.answer.clone()],
-    };
+/// Rewards of the answers of a line by a reward model that compares them.
+async fn compared(local: &Local, name: &str, answers: &[&Scorable]) -> Result<Vec<f32>, EngineError> {
+    let Some((first, others)) = answers.split_first() else { return Ok(Vec::new()) };
+    if others.iter().any(|other| other.messages != first.messages) {
+        let message =
+            format!("the reward model `{name}` compares answers to one conversation, but these are to two");
+        return Err(EngineError::invalid("messages", message));
+    }
+    let texts = answers.iter().map(|answer| answer.answer.clone()).collect();
+    score(local, name, &first.messages, texts).await
+}
+
+async fn score(
+    local: &Local,
+    name: &str,
+    messages: &[Message],
+    candidates: Vec<String>,
+) -> Result<Vec<f32>, EngineError> {
+    let mut found = vec![None; candidates.len()];
+    let input = ScoreInput::Candidates { messages: engine_messages(messages.to_vec()).into(), candidates };
     let request = ScoreRequest { reward: Some(name.to_owned()), input, priority: 0 };
     let mut events = local.engine.score(request).await?;
-    let mut found = None;
     while let Some(event) = events.next().await {
         match event {
-            Event::Scored { reward, .. } => found = Some(reward),
+            Event::Scored { index, reward } if reward.is_nan() => {
+                let message = format!("the reward of answer {index} is not a number");
+                return Err(EngineError::Execution(message));
+            }
+            Event::Scored { index, reward } => found[index] = Some(reward),
             Event::Failed(error) => return Err(error),
             Event::Done(_) => break,
             _ => {}
         }
     }
-    match found {
-        Some(reward) if reward.is_nan() => {
-            Err(EngineError::Execution("the reward is not a number".to_owned()))
-        }
-        Some(reward) => Ok(reward),
-        None => Err(EngineError::Shutdown),
-    }
+    found.into_iter().map(|reward| reward.ok_or(EngineError::Shutdown)).collect()
 }
 
 /// What was scored so far, by the first reward model.
