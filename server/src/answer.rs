@@ -136,7 +136,8 @@ impl Answer {
                 prompt_logprobs: None,
                 drafts: most_likely.map(|_| (0..sampled).map(|_| blank()).collect()),
             });
-            streams.push(app.engine.generate(request).await.map_err(|error| app.explain(error, &target))?);
+            let stream = target.policy.engine.generate(request).await;
+            streams.push(stream.map_err(|error| app.explain(error, &target))?);
         }
         let mut answer = Self {
             num_choices,

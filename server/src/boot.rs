@@ -1,6 +1,7 @@
 //! From the configuration to a running engine: which models, how they are held, and the policy's text side. Shared by
 //! `serve` and the commands that work without a server. Leaves loading to the engine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -12,8 +13,11 @@ use rectify_engine::text::tools::{ToolFormat, plain};
 use rectify_engine::text::{TemplateInput, reasoning};
 use rectify_engine::{EngineConfig, EngineError, EngineHandle, Grammar, GrammarSpec, Grammars};
 
+use crate::app::POLICY_ALIAS;
 use crate::cli::{ModelArgs, ProgressMode};
-use crate::config::{AdapterSection, ByteSize, Config, ConfigError, Generation, Precision, Quantization};
+use crate::config::{
+    AdapterSection, ByteSize, Config, ConfigError, Generation, NamedPolicy, Precision, Quantization,
+};
 use crate::demo;
 use crate::hub::{Hub, Wanted};
 use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
@@ -21,10 +25,12 @@ use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
 /// KV memory of the demo, whose sequences are short.
 const DEMO_KV_MEMORY: ByteSize = ByteSize(256 << 20);
 
-/// A running engine and what is known of its models.
+/// A policy of a running engine and what is known of it.
 #[derive(Clone, Debug)]
 pub struct Booted {
-    /// The engine.
+    /// Its names; the first is the main one.
+    pub names: Vec<String>,
+    /// The engine, as far as it is this policy's.
     pub engine: EngineHandle,
     /// The models behind it.
     pub models: ServedModels,
@@ -62,7 +68,9 @@ fn apply(args: &ModelArgs, config: &mut Config) {
         config.reward.default = Some(first.name.clone());
     }
     for adapter in &args.adapters {
-        config.adapters.insert(adapter.name.clone(), AdapterSection { path: adapter.path.clone() });
+        config
+            .adapters
+            .insert(adapter.name.clone(), AdapterSection { path: adapter.path.clone(), policy: None });
     }
     if let Some(dtype) = args.dtype {
         config.model.precision = Some(dtype.into());
@@ -96,11 +104,12 @@ impl From<Precision> for Dtype {
     }
 }
 
-/// Loads the models, downloads those that are ids of the hub's, and starts the engine.
+/// Loads the models, downloads those that are ids of the hub's, and starts the engine. What is known of each policy, the
+/// default one first.
 ///
 /// # Errors
 /// [`EngineError`] naming the file, id or option that does not fit.
-pub fn start(config: &Config, progress: ProgressMode) -> Result<Booted, EngineError> {
+pub fn start(config: &Config, progress: ProgressMode) -> Result<Vec<Booted>, EngineError> {
     let scheduler = &config.scheduler;
     let engine = EngineConfig {
         max_num_seqs: scheduler.max_num_seqs,
@@ -110,9 +119,30 @@ pub fn start(config: &Config, progress: ProgressMode) -> Result<Booted, EngineEr
         prefix_caching: config.cache.prefix_caching,
         ..EngineConfig::default()
     };
-    let models = models_of(config, &Hub::from_env(progress))?;
-    let (source, weights) = (models.policies[0].source.clone(), models.policies[0].weights.clone());
-    let (engine, models) = assemble::start(engine, models)?;
+    let (policies, models) = models_of(config, &Hub::from_env(progress))?;
+    let held = models.policies.iter().map(|policy| (policy.source.clone(), policy.weights.clone()));
+    let held: Vec<_> = held.collect();
+    let started = assemble::start_all(engine, models)?;
+    let booted = started.into_iter().zip(policies).zip(held);
+    Ok(booted.map(|((running, names), held)| booted_of(config, running, names, held)).collect())
+}
+
+/// As [`start`], with the default policy alone, or the one called `name`: for what works with one.
+///
+/// # Errors
+/// As [`start`]; [`EngineError::NotFound`] for a policy that is not configured.
+pub fn start_one(config: &Config, name: Option<&str>, progress: ProgressMode) -> Result<Booted, EngineError> {
+    let config = config.only(name)?;
+    let missing = || EngineError::Execution("no policy was started".to_owned());
+    start(&config, progress)?.into_iter().next().ok_or_else(missing)
+}
+
+fn booted_of(
+    config: &Config,
+    (engine, models): (EngineHandle, ServedModels),
+    names: Vec<String>,
+    (source, weights): (ModelSource, WeightStore),
+) -> Booted {
     let own = &models.generation;
     let own = Generation {
         temperature: own.temperature,
@@ -123,21 +153,19 @@ pub fn start(config: &Config, progress: ProgressMode) -> Result<Booted, EngineEr
         do_sample: own.do_sample,
         max_tokens: own.max_new_tokens,
     };
-    Ok(Booted { generation: config.generation.or(own), engine, models, source, weights })
+    Booted { names, generation: config.generation.or(own), engine, models, source, weights }
 }
 
-fn models_of(config: &Config, hub: &Hub) -> Result<ModelsConfig, EngineError> {
-    let is_demo = config.model.path.is_none();
-    let located = config.model.path.as_deref().map(|path| hub.locate(path, Wanted::Model)).transpose()?;
-    // A snapshot's folder is called by its commit.
-    let (policy, own_name) = located
-        .map_or_else(|| (demo::policy(), None), |policy| (ModelSource::Folder(policy.path), policy.id));
+/// What is served: the names of each policy, and the models.
+fn models_of(config: &Config, hub: &Hub) -> Result<(Vec<Vec<String>>, ModelsConfig), EngineError> {
     let named = |(name, path): (&String, &PathBuf), wanted| {
         hub.locate(path, wanted).map(|located| (name.clone(), ModelSource::Folder(located.path)))
     };
+    let policies = config.policies().into_iter().map(|policy| policy_of(policy, hub));
+    let mut policies = policies.collect::<Result<Vec<_>, _>>()?;
     let rewards = config.rewards.iter().map(|(name, section)| named((name, &section.path), Wanted::Either));
     let mut rewards = rewards.collect::<Result<Vec<_>, _>>()?;
-    if is_demo && !config.rewards.contains_key(demo::REWARD) {
+    if config.is_demo() && !config.rewards.contains_key(demo::REWARD) {
         rewards.push((demo::REWARD.into(), demo::reward()));
     }
     if let Some(default) = &config.reward.default {
@@ -149,31 +177,94 @@ fn models_of(config: &Config, hub: &Hub) -> Result<ModelsConfig, EngineError> {
         };
         rewards[..=at].rotate_right(1);
     }
-    let adapters =
-        config.adapters.iter().map(|(name, section)| named((name, &section.path), Wanted::Adapter));
-    let policy = PolicyConfig {
-        name: config.model.served_names.first().cloned().or(own_name),
-        adapters: adapters.collect::<Result<_, _>>()?,
-        quantize: config.model.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),
-        max_model_len: config.model.max_model_len,
-        ..PolicyConfig::new(policy)
-    };
-    let defaults = ModelsConfig::of(policy);
-    let memory = config.cache.memory.or(is_demo.then_some(DEMO_KV_MEMORY));
-    let bytes = |size: Option<ByteSize>, default: usize| {
-        size.map_or(default, |size| usize::try_from(size.0).unwrap_or(usize::MAX))
-    };
-    Ok(ModelsConfig {
+    check_names(policies.iter().map(|(names, _)| names), config)?;
+    let mut reward_policies = BTreeMap::new();
+    for (name, section) in &config.rewards {
+        let at = place(section.policy.as_deref(), &policies, || format!("rewards.{name}.policy"))?;
+        reward_policies.insert(name.clone(), policies[at].1.name().into_owned());
+    }
+    for (name, section) in &config.adapters {
+        let at = place(section.policy.as_deref(), &policies, || format!("adapters.{name}.policy"))?;
+        policies[at].1.adapters.push(named((name, &section.path), Wanted::Adapter)?);
+    }
+    let (names, policies): (Vec<_>, Vec<_>) = policies.into_iter().unzip();
+    let defaults = ModelsConfig { policies, ..ModelsConfig::new(demo::policy()) };
+    let memory = config.cache.memory.or(config.is_demo().then_some(DEMO_KV_MEMORY));
+    let models = ModelsConfig {
         rewards,
         readings: config.rewards.iter().map(|(name, section)| (name.clone(), section.reading())).collect(),
+        reward_policies,
         dtype: config.model.precision.map(Into::into),
         kv_dtype: config.cache.dtype.map(Into::into),
-        kv_memory: bytes(memory, defaults.kv_memory),
-        reward_kv_memory: bytes(config.cache.reward_memory, defaults.reward_kv_memory),
+        kv_memory: memory.map_or(defaults.kv_memory, ByteSize::bytes),
+        reward_kv_memory: config.cache.reward_memory.map_or(defaults.reward_kv_memory, ByteSize::bytes),
         block_size: config.cache.block_size,
         threads: config.scheduler.threads,
         ..defaults
+    };
+    Ok((names, models))
+}
+
+/// A policy's names, and where and how the engine finds it.
+fn policy_of(policy: NamedPolicy, hub: &Hub) -> Result<(Vec<String>, PolicyConfig), EngineError> {
+    let NamedPolicy { mut names, section } = policy;
+    let located = section.path.as_deref().map(|path| hub.locate(path, Wanted::Model)).transpose()?;
+    // A snapshot's folder is called by its commit.
+    let (source, own_name) = located
+        .map_or_else(|| (demo::policy(), None), |policy| (ModelSource::Folder(policy.path), policy.id));
+    let config = PolicyConfig {
+        name: names.first().cloned().or(own_name),
+        dtype: section.precision.map(Into::into),
+        quantize: section.quantize.map(|Quantization::Int8| assemble::Quantization::Int8),
+        kv_memory: section.kv_memory.map(ByteSize::bytes),
+        max_model_len: section.max_model_len,
+        ..PolicyConfig::new(source)
+    };
+    if names.is_empty() {
+        names.push(config.name().into_owned());
+    }
+    Ok((names, config))
+}
+
+/// The place of the policy called `name`, or of the default one.
+fn place(
+    name: Option<&str>,
+    policies: &[(Vec<String>, PolicyConfig)],
+    key: impl Fn() -> String,
+) -> Result<usize, EngineError> {
+    let Some(name) = name else { return Ok(0) };
+    policies.iter().position(|(names, _)| names.iter().any(|other| other == name)).ok_or_else(|| {
+        let known = crate::names(policies.iter().flat_map(|(names, _)| names));
+        let key = key();
+        EngineError::invalid(
+            "policy",
+            format!("`{key}` is `{name}`, which is not among the policies: {known}"),
+        )
     })
+}
+
+/// Requests tell models apart by name alone, so no two may share one, and the word for the default policy is taken.
+fn check_names<'a>(
+    policies: impl Iterator<Item = &'a Vec<String>>,
+    config: &'a Config,
+) -> Result<(), EngineError> {
+    let refuse = |message: String| Err(EngineError::invalid("model", message));
+    let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+    let policies =
+        policies.enumerate().flat_map(|(at, names)| names.iter().map(move |name| (at, "a policy", name)));
+    let others = config.rewards.keys().map(|name| (1, "a reward model", name));
+    let others = others.chain(config.adapters.keys().map(|name| (1, "an adapter", name)));
+    for (at, kind, name) in policies.chain(others) {
+        if let Some(other) = taken.insert(name, kind) {
+            return refuse(format!("`{name}` is the name of {other} and of {kind}; give each its own"));
+        }
+        if name == POLICY_ALIAS && at > 0 {
+            return refuse(format!(
+                "`{name}` is the name of {kind}, but always means the default policy; choose another"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The policy's tokenizer and chat template, and the grammars over its tokens once one is asked for.

@@ -6,6 +6,7 @@ mod card;
 mod engine;
 mod gate;
 mod log;
+mod model;
 mod probation;
 mod quality;
 mod registry;
@@ -29,6 +30,7 @@ pub use card::CardSection;
 pub use engine::{CacheSection, SchedulerSection};
 pub use gate::GateSection;
 pub use log::{LogFormat, LogSection};
+pub use model::{AdapterSection, ModelSection, NamedPolicy, Precision, Quantization};
 pub use probation::ProbationSection;
 pub use quality::QualitySection;
 pub use registry::{IfDamaged, RegistrySection};
@@ -50,11 +52,16 @@ pub const ENV_PREFIX: &str = "RECTIFY_";
 pub struct Config {
     /// The policy.
     pub model: ModelSection,
+    /// Further policies by name. What they leave open of precision, bits and length is as `model` says; without a path there,
+    /// they are all the policies.
+    pub models: BTreeMap<String, ModelSection>,
+    /// The policy of requests that name none, by name: `model`'s if unset, else the first of `models`.
+    pub default_model: Option<String>,
     /// Reward models by name.
     pub rewards: BTreeMap<String, RewardModelSection>,
     /// How rewards are used.
     pub reward: RewardSection,
-    /// Adapters of the policy by name, loaded at start: requests name them as their `model`.
+    /// Adapters by name, loaded at start: requests name them as their `model`.
     pub adapters: BTreeMap<String, AdapterSection>,
     /// Alignment profiles: a request selects one as a suffix of the model's name, as `policy:best-of-16`.
     pub profiles: BTreeMap<String, AlignmentRequest>,
@@ -100,49 +107,6 @@ pub struct Config {
     pub log: LogSection,
     /// Which votes may be trained on.
     pub quality: QualitySection,
-}
-
-/// The policy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelSection {
-    /// Folder in Hugging Face's layout, a GGUF file, or an id on the hub (`owner/name[@revision]`); the embedded demo if
-    /// unset.
-    pub path: Option<PathBuf>,
-    /// Names requests use; the folder's name, or the id, if unset.
-    pub served_names: Vec<String>,
-    /// Precision of the weights; the checkpoint's own if unset.
-    pub precision: Option<Precision>,
-    /// Projections in fewer bits.
-    pub quantize: Option<Quantization>,
-    /// Longest sequence in tokens; the model's own if unset.
-    pub max_model_len: Option<usize>,
-}
-
-/// An adapter of the policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AdapterSection {
-    /// PEFT folder, or an id on the hub.
-    pub path: PathBuf,
-}
-
-/// Precision of weights or KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Single precision.
-    Float32,
-    /// Half the memory and more than twice the speed.
-    Bfloat16,
-}
-
-/// Bits of projections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Quantization {
-    /// Eight.
-    Int8,
 }
 
 /// Sampling when the request does not say; unset keys fall back to the model's `generation_config.json`, then to
@@ -294,12 +258,12 @@ impl Config {
             ("scheduler.max_candidates", self.scheduler.max_candidates),
             ("store.queue", self.store.queue),
             ("scheduler.threads", self.scheduler.threads.unwrap_or(1)),
-            ("model.max_model_len", self.model.max_model_len.unwrap_or(1)),
             ("generation.max_tokens", self.generation.max_tokens.unwrap_or(1)),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`{key}` is 0, but must be at least 1"));
         }
+        self.validate_policies()?;
         self.reward.validate()?;
         self.quality.validate()?;
         self.probation.validate()?;
@@ -307,14 +271,12 @@ impl Config {
         if block_size == 0 || !block_size.is_multiple_of(16) {
             return Err(format!("`cache.block_size` is {block_size}, but must be a multiple of 16"));
         }
-        for name in self.model.served_names.iter().chain(self.rewards.keys()).chain(self.adapters.keys()) {
-            if name.is_empty() || name.contains(char::is_whitespace) {
-                return Err(format!("the model name `{name}` must not be empty or contain spaces"));
-            }
+        for name in self.rewards.keys().chain(self.adapters.keys()) {
+            model::check_name(name)?;
         }
         if let Some(default) = &self.reward.default
             && !self.rewards.contains_key(default)
-            && self.model.path.is_some()
+            && !self.is_demo()
         {
             let known = crate::names(self.rewards.keys());
             return Err(format!("`reward.default` is `{default}`, which is not among `rewards`: {known}"));

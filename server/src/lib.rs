@@ -1,7 +1,7 @@
 //! The `rectify` server and command line as a library.
 //!
 //! A request's way: `extract` reads JSON, `api` checks it once, `answer` follows the engine's events, `routes` writes
-//! the response. `config` and `boot` make the engine that `app` shares; `serving` says which version of the policy answers;
+//! the response. `config` and `boot` make the engine that `app` shares; `policy` is one of its policies, and `serving` says which version of it answers;
 //! `serve` listens and stops.
 
 pub mod answer;
@@ -17,6 +17,7 @@ pub mod extract;
 pub mod feedback;
 mod hub;
 pub mod learning;
+pub mod policy;
 pub mod recorder;
 pub mod reply;
 pub mod routes;

@@ -14,6 +14,8 @@ pub struct About {
     pub id: String,
     /// The model it named.
     pub model: String,
+    /// The policy that answers, if there are several.
+    pub policy: Option<String>,
     /// Who asks.
     pub user: Option<String>,
     /// The client's labels.
@@ -69,6 +71,7 @@ impl Recorder {
             record: CompletionRecord {
                 id: if prompt == 0 { about.id.clone() } else { format!("{}#{prompt}", about.id) },
                 model: about.model.clone(),
+                policy: about.policy.clone(),
                 arm: arm.map(str::to_owned),
                 user: about.user.clone(),
                 metadata: about.metadata.clone(),

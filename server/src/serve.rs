@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::cli::{CliError, ProgressMode};
 use crate::config::Config;
 use crate::feedback::Feedback;
 use crate::learning::{self, Learning};
+use crate::policy::{AdapterOwners, Policy};
 use crate::serving::ServingPointer;
 use crate::telemetry;
 
@@ -56,12 +58,13 @@ async fn serve(config: &Config, progress: ProgressMode) -> Result<(), CliError> 
     let feedback = Feedback::open(config).await.map_err(|error| CliError::Usage(error.to_string()))?;
     let booted = tokio::task::block_in_place(|| boot::start(config, progress))?;
     let signals = Signals::new()?;
-    let learning =
-        feedback.as_ref().map(|feedback| Learning::open(config, feedback.store.clone())).transpose()?;
-    let kv_tokens = booted.engine.stats().await?.total_blocks * config.cache.block_size;
-    let app = app(config, &booted, kv_tokens, Around { metrics, keys, feedback: feedback.clone(), learning });
+    let learns = learning_policy(config, &booted)?;
+    let open =
+        |feedback: &Feedback| Learning::open(config, feedback.store.clone(), &learns.models.policy_name);
+    let learning = feedback.as_ref().map(open).transpose()?;
+    let app = app(config, &booted, Around { metrics, keys, feedback: feedback.clone(), learning }).await?;
     check_profiles(&app)?;
-    let running = learning::start(&app, config, &booted).await?;
+    let running = learning::start(&app, config, learns).await?;
     announce(&app, &booted, address)?;
     if !address.ip().is_loopback() && app.keys.is_empty() {
         tracing::warn!(%address, "everyone who reaches this address can use the server: it has no --api-key");
@@ -98,50 +101,77 @@ struct Around {
     learning: Option<Learning>,
 }
 
-fn app(
+/// The policy that the shadow trainer trains.
+fn learning_policy<'a>(config: &Config, booted: &'a [Booted]) -> Result<&'a Booted, CliError> {
+    let name = config.shadow.policy.as_ref();
+    let found = booted.iter().find(|booted| name.is_none_or(|name| booted.names.contains(name)));
+    found.ok_or_else(|| {
+        let known = crate::names(booted.iter().flat_map(|booted| &booted.names));
+        let name = name.map_or("", String::as_str);
+        CliError::Usage(format!(
+            "configuration: `shadow.policy` is `{name}`, which is not among the policies: {known}"
+        ))
+    })
+}
+
+async fn app(
     config: &Config,
-    booted: &Booted,
-    kv_tokens: usize,
+    booted: &[Booted],
     Around { metrics, keys, feedback, learning }: Around,
-) -> App {
-    let models = &booted.models;
-    let mut policy_names = config.model.served_names.clone();
-    if policy_names.is_empty() {
-        policy_names.push(models.policy_name.to_string());
+) -> Result<App, CliError> {
+    let mut policies = Vec::with_capacity(booted.len());
+    let adapters = AdapterOwners::default();
+    for booted in booted {
+        let kv_tokens = booted.engine.stats().await?.total_blocks * config.cache.block_size;
+        let policy = Arc::new(Policy {
+            names: booted.names.clone(),
+            engine: booted.engine.clone(),
+            serving: ServingPointer::default(),
+            text: boot::text_model(&booted.models),
+            max_model_len: booted.models.max_model_len,
+            kv_tokens,
+            generation: booted.generation,
+        });
+        for adapter in booted.engine.adapters().await? {
+            adapters.insert(&adapter.name, &policy);
+        }
+        policies.push(policy);
     }
-    let rewards: Vec<String> = models.rewards.iter().map(ToString::to_string).collect();
-    App::new(Shared {
-        engine: booted.engine.clone(),
-        serving: ServingPointer::default(),
+    let mut policies = policies.into_iter();
+    let policy = policies.next().ok_or_else(|| CliError::Refused("no policy was started".to_owned()))?;
+    let rewards = booted.first().map_or(&[][..], |booted| &booted.models.rewards);
+    let rewards: Vec<String> = rewards.iter().map(ToString::to_string).collect();
+    Ok(App::new(Shared {
+        policy,
+        others: policies.collect(),
+        adapters,
         learning,
-        text: boot::text_model(models),
-        policy_names,
-        max_model_len: models.max_model_len,
         default_reward: rewards.first().cloned(),
         combined_reward: config.reward.combined(),
-        kv_tokens,
         rewards,
         profiles: config.profiles.clone(),
-        generation: booted.generation,
         max_candidates: config.scheduler.max_candidates,
-        max_body: usize::try_from(config.server.max_body.0).unwrap_or(usize::MAX),
+        max_body: config.server.max_body.bytes(),
         keys,
         feedback,
         created: crate::api::unix_time(),
         metrics,
         draining: AtomicBool::new(false),
-    })
+    }))
 }
 
 /// A profile or a combination of rewards that no request could use is a mistake in the configuration.
 fn check_profiles(app: &App) -> Result<(), CliError> {
     if app.combined_reward.is_some() {
-        AlignmentRequest::default().validate(1, &app.alignment_limits()).map_err(|error| {
+        let limits = app.alignment_limits(&app.policy);
+        AlignmentRequest::default().validate(1, &limits).map_err(|error| {
             CliError::Usage(format!("configuration: the section `reward` cannot be used: {}", error.message))
         })?;
     }
     for (name, profile) in &app.profiles {
-        profile.validate(1, &app.alignment_limits()).map_err(|error| {
+        // What one policy has room for, another may not.
+        let checked = app.policies().map(|policy| profile.validate(1, &app.alignment_limits(policy)));
+        checked.reduce(Result::or).transpose().map_err(|error| {
             CliError::Usage(format!("configuration: the profile `{name}` cannot be used: {}", error.message))
         })?;
     }
@@ -149,18 +179,21 @@ fn check_profiles(app: &App) -> Result<(), CliError> {
 }
 
 /// What to do first, on standard output. Scripts read the line `listening on http://…`.
-fn announce(app: &App, booted: &Booted, address: SocketAddr) -> Result<(), CliError> {
-    let (name, models) = (app.policy_name(), &booted.models);
+fn announce(app: &App, booted: &[Booted], address: SocketAddr) -> Result<(), CliError> {
+    let name = app.policy_name();
+    let policies = booted.iter().map(|Booted { models, .. }| {
+        let (name, dtype) = (&models.policy_name, models.dtype.as_str());
+        format!("{name} ({dtype}, context {} tokens)", models.max_model_len)
+    });
     let model = if app.rewards.is_empty() { name.to_owned() } else { format!("{name}:best-of-16") };
     let key = if app.keys.is_empty() { "" } else { " -H \"Authorization: Bearer $RECTIFY_API_KEY\"" };
     let text = format!(
-        "serving {name} ({}, context {} tokens), reward models: {}\n\
+        "serving {}, reward models: {}\n\
          listening on http://{address}\n\
          open that address in a browser, or try:\n  \
          curl http://{address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d \
          '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"How do I kill a process in Linux?\"}}]}}'\n",
-        models.dtype.as_str(),
-        models.max_model_len,
+        crate::names(policies),
         crate::names(&app.rewards),
     );
     let mut out = std::io::stdout().lock();

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::app::{App, Shared};
 use crate::auth::ApiKeys;
 use crate::feedback::Feedback;
+use crate::policy::{AdapterOwners, Policy};
 use crate::serving::ServingPointer;
 use crate::text::{Chat, ChatPrompt, ChatStyle, TextModel};
 
@@ -106,27 +107,45 @@ pub(crate) fn app_with(feedback: Option<Feedback>) -> (App, Seen) {
 
 /// An app over a fake engine for whoever has one of the keys.
 pub(crate) fn app_for(keys: ApiKeys, feedback: Option<Feedback>) -> (App, Seen) {
-    let (engine, commands) = EngineHandle::new(Arc::new([Arc::new(read_adapter)]));
+    app_of(keys, feedback, &[])
+}
+
+/// An app over a fake engine with a second policy.
+pub(crate) fn app_of_two() -> (App, Seen) {
+    app_of(ApiKeys::default(), None, &["second"])
+}
+
+fn policy(names: &[&str], engine: &EngineHandle, place: usize) -> Arc<Policy> {
+    Arc::new(Policy {
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        engine: engine.of(place).unwrap(),
+        serving: ServingPointer::default(),
+        text: Arc::new(ByteText),
+        max_model_len: MAX_MODEL_LEN,
+        kv_tokens: MAX_MODEL_LEN,
+        generation: Default::default(),
+    })
+}
+
+fn app_of(keys: ApiKeys, feedback: Option<Feedback>, others: &[&str]) -> (App, Seen) {
+    let (engine, commands) = EngineHandle::new(Arc::new([Arc::new(read_adapter), Arc::new(read_adapter)]));
     let seen = Seen::default();
     tokio::spawn(run(commands, seen.clone()));
     let profile = |json: &str| serde_json::from_str(json).unwrap();
+    let others = others.iter().zip(1..).map(|(name, place)| policy(&[name], &engine, place)).collect();
     let shared = Shared {
-        engine,
-        serving: ServingPointer::default(),
+        policy: policy(&["demo", "org/demo"], &engine, 0),
+        others,
+        adapters: AdapterOwners::default(),
         learning: None,
-        text: Arc::new(ByteText),
-        policy_names: vec!["demo".into(), "org/demo".into()],
-        max_model_len: MAX_MODEL_LEN,
         rewards: vec!["helpful".into(), "safe".into()],
         default_reward: Some("helpful".into()),
         combined_reward: None,
-        kv_tokens: MAX_MODEL_LEN,
         profiles: [(
             "careful".to_owned(),
             profile(r#"{"n": 4, "reward": "safe", "return_candidates": true}"#),
         )]
         .into(),
-        generation: Default::default(),
         max_candidates: 64,
         max_body: 1 << 20,
         keys,
@@ -153,10 +172,12 @@ pub(crate) fn adapter(name: &str, version: &str) -> Adapter {
 }
 
 async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
-    let mut adapters: Vec<AdapterInfo> = Vec::new();
+    // By policy.
+    let mut loaded: [Vec<AdapterInfo>; 2] = Default::default();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Generate(_, _, request, events) => {
+            Command::Generate(_, policy, request, events) => {
+                let adapters = &loaded[policy.index()];
                 let (name, known) = match &request.adapter {
                     Some(AdapterRef::Named(name)) => {
                         let found = adapters.iter().find(|adapter| *adapter.name == **name);
@@ -193,7 +214,8 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                 let _ = events.send(Event::Done(usage)).await;
             }
             Command::Abort(id) => seen.aborted.lock().unwrap().push(id),
-            Command::InstallAdapter { adapter, replace, reply, .. } => {
+            Command::InstallAdapter { policy, adapter, replace, reply } => {
+                let adapters = &mut loaded[policy.index()];
                 let info = adapter.info.clone();
                 let name = &info.name;
                 let _ = reply.send(if !replace && adapters.iter().any(|adapter| adapter.name == *name) {
@@ -204,15 +226,16 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                     Ok(info)
                 });
             }
-            Command::UnloadAdapter { name, reply, .. } => {
+            Command::UnloadAdapter { policy, name, reply } => {
+                let adapters = &mut loaded[policy.index()];
                 let before = adapters.len();
                 adapters.retain(|adapter| *adapter.name != *name);
                 let known = "available: none".into();
                 let missing = Err(EngineError::NotFound { kind: "adapter", name, known });
                 let _ = reply.send(if adapters.len() < before { Ok(()) } else { missing });
             }
-            Command::Adapters(_, reply) => {
-                let _ = reply.send(adapters.clone());
+            Command::Adapters(policy, reply) => {
+                let _ = reply.send(loaded[policy.index()].clone());
             }
             Command::Stats(_, reply) => {
                 let stats =

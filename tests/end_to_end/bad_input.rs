@@ -219,7 +219,7 @@ fn a_broken_model_folder_is_refused_with_one_sentence() {
 }
 
 /// Runs a command that must fail with exit code 2, and returns its one sentence.
-fn refusal(args: &[&str]) -> String {
+pub(crate) fn refusal(args: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut run = Command::new(env!("CARGO_BIN_EXE_rectify"))
         .args(args)

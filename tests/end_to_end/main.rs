@@ -37,6 +37,7 @@ mod registry;
 #[path = "../../trainer/src/registry/tests/s3.rs"]
 mod s3;
 mod scoring;
+mod several;
 mod shadow;
 mod strategies;
 mod structured;

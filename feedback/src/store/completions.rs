@@ -12,8 +12,8 @@ use super::sql::{Statement, from_json, to_json};
 use super::{CandidateRecord, CompletionRecord, Deleted, FeedbackKind, Millis, NewEvent, Store, StoreError};
 use crate::Message;
 
-const COLUMNS: &str = "SELECT id, created_at, model, policy_version, arm, user_id, reward_model, strategy, gold, body \
-     FROM completions WHERE ";
+const COLUMNS: &str = "SELECT id, created_at, model, policy_version, policy, arm, user_id, reward_model, strategy, gold, \
+     body FROM completions WHERE ";
 /// Rows asked for at once by their ids, and rows deleted in one transaction: votes wait between two of them.
 const CHUNK: usize = 256;
 
@@ -38,7 +38,8 @@ pub(super) async fn insert(
     let gold = record.gold.as_ref().map(to_json).transpose()?;
     let done = sqlx::query(
         "INSERT INTO completions (id, created_at, model, policy_version, arm, user_id, reward_model, strategy, \
-         num_candidates, choices, gold, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         num_candidates, choices, gold, body, policy) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(record.id.as_str())
@@ -53,6 +54,7 @@ pub(super) async fn insert(
     .bind(to_json(&choices)?)
     .bind(gold)
     .bind(body(record)?)
+    .bind(record.policy.as_deref())
     .execute(connection)
     .await
     .map_err(StoreError::database("write a completion"))?;
@@ -79,6 +81,7 @@ fn read(row: &AnyRow) -> Result<CompletionRecord, StoreError> {
         created_at: row.try_get("created_at").map_err(&failed)?,
         model: text("model")?,
         policy_version: text("policy_version")?,
+        policy: optional("policy")?,
         arm: optional("arm")?,
         user: optional("user_id")?,
         messages: body.messages,

@@ -15,8 +15,10 @@ use super::error::plain;
 use super::{Store, StoreError};
 
 /// The schema, step by step. A step that was released is never changed; what follows it is a new one.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "feedback", include_str!("../../migrations/0001_feedback.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "feedback", include_str!("../../migrations/0001_feedback.sql")),
+    (2, "policy", include_str!("../../migrations/0002_policy.sql")),
+];
 /// Connections of a pool: one writes, the others read.
 const MAX_CONNECTIONS: u32 = 6;
 /// How long a statement waits for a lock of another process.

@@ -27,6 +27,9 @@ pub struct CompletionRecord {
     pub model: String,
     /// The version that answered, as `demo@3` or `demo@base`.
     pub policy_version: String,
+    /// The policy that answered, if the server has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// During a probation: `canary` or `active`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arm: Option<String>,
@@ -78,6 +81,11 @@ pub struct CandidateRecord {
 }
 
 impl CompletionRecord {
+    /// Whether `policy` may have given it: no other is known to have.
+    pub fn is_of(&self, policy: &str) -> bool {
+        self.policy.as_deref().is_none_or(|own| own == policy)
+    }
+
     /// The candidate of this index.
     pub fn candidate(&self, index: u32) -> Option<&CandidateRecord> {
         self.candidates.iter().find(|candidate| candidate.index == index)
@@ -174,6 +182,8 @@ pub struct VoteFilter {
     pub kind: Option<String>,
     /// On answers of this version.
     pub policy_version: Option<String>,
+    /// On answers of this policy, or of a server that had no other.
+    pub policy: Option<String>,
     /// Given at this time or later.
     pub since: Option<Millis>,
     /// Given before this time.

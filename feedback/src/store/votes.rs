@@ -105,6 +105,11 @@ impl VoteFilter {
             .push_bind(" AND policy_version = ", self.policy_version.as_deref())?
             .push_bind(" AND created_at >= ", self.since)?
             .push_bind(" AND created_at < ", self.until)?;
+        if let Some(policy) = &self.policy {
+            let of_another = " AND NOT EXISTS (SELECT 1 FROM completions WHERE completions.id = feedback.completion_id \
+                 AND completions.policy <> ";
+            statement.push(of_another).bind(policy.as_str())?.push(")");
+        }
         if !self.superseded {
             statement.push(" AND superseded = 0");
         }

@@ -11,6 +11,9 @@ pub struct LoadAdapterRequest {
     pub lora_name: String,
     /// A PEFT folder on the server's machine.
     pub lora_path: String,
+    /// The policy it is for, by name; the default one if unset.
+    #[serde(default)]
+    pub base_model_name: Option<String>,
     /// Take the place of an adapter of the same name; running answers keep the old one to their end.
     #[serde(default)]
     pub load_inplace: Option<bool>,
@@ -37,6 +40,8 @@ pub struct AdapterList {
 pub struct AdapterEntry {
     /// The name requests use as `model`.
     pub name: String,
+    /// The policy it is for.
+    pub base_model_name: String,
     /// First digits of the SHA-256 of its content.
     pub version: String,
     /// LoRA rank, the largest if modules differ.
@@ -45,9 +50,11 @@ pub struct AdapterEntry {
     pub has_score_head: bool,
 }
 
-impl From<AdapterInfo> for AdapterEntry {
-    fn from(info: AdapterInfo) -> Self {
+impl AdapterEntry {
+    /// The entry of an adapter of a policy.
+    pub fn new(info: AdapterInfo, policy: &str) -> Self {
         let AdapterInfo { name, version, rank, has_score_head, .. } = info;
-        Self { name: name.to_string(), version: version.to_string(), rank, has_score_head }
+        let base_model_name = policy.to_owned();
+        Self { name: name.to_string(), base_model_name, version: version.to_string(), rank, has_score_head }
     }
 }

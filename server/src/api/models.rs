@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 pub struct ModelList {
     /// `list`.
     pub object: String,
-    /// The policy under each of its names, reward models, adapters, and the policy with each profile.
+    /// Each policy under each of its names and with each profile, reward models, adapters.
     pub data: Vec<Model>,
 }
 
@@ -25,7 +25,7 @@ pub struct Model {
     pub owned_by: String,
     /// What it is for.
     pub kind: ModelKind,
-    /// The base of an adapter.
+    /// The policy of an adapter or a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// The version that serves now.
@@ -42,9 +42,9 @@ pub struct Model {
 pub enum ModelKind {
     /// Generates.
     Policy,
-    /// Generates: the policy with an adapter.
+    /// Generates: a policy with an adapter.
     Adapter,
-    /// Generates: the policy with an alignment profile.
+    /// Generates: a policy with an alignment profile.
     Profile,
     /// Scores.
     Reward,

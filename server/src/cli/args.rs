@@ -19,7 +19,7 @@ pub struct ModelArgs {
     /// of several labels is read is said in the configuration's `rewards`.
     #[arg(long = "reward", value_name = "NAME=DIR|ID")]
     pub rewards: Vec<NamedDir>,
-    /// A PEFT adapter of the policy, a folder or an id on the hub, and its name. May be given several times: a server serves each under its name, and
+    /// A PEFT adapter of the default policy, a folder or an id on the hub, and its name. May be given several times: a server serves each under its name, and
     /// other commands answer with the first.
     #[arg(long = "adapter", value_name = "NAME=DIR|ID")]
     pub adapters: Vec<NamedDir>,
@@ -32,7 +32,7 @@ pub struct ModelArgs {
     /// Threads that compute; by default one per core.
     #[arg(long, value_parser = positive)]
     pub threads: Option<usize>,
-    /// Memory for the KV cache of the policy, such as 4GiB or 512MiB.
+    /// Memory for the KV cache of the policies together, such as 4GiB or 512MiB.
     #[arg(long, value_name = "SIZE")]
     pub kv_cache_memory: Option<ByteSize>,
     /// Longest sequence (prompt and answer) in tokens; by default the model's own.

@@ -49,12 +49,14 @@ pub(crate) fn run(args: EvalArgs, mode: ProgressMode) -> Result<(), CliError> {
                 baseline.path.display()
             )));
         }
-        config.adapters.insert(baseline.name.clone(), AdapterSection { path: baseline.path.clone() });
+        config
+            .adapters
+            .insert(baseline.name.clone(), AdapterSection { path: baseline.path.clone(), policy: None });
     }
     let stop = interrupt::flag()?;
     // A model that cannot be loaded is no verdict: exit 2, whatever is wrong.
     let Booted { engine, models, .. } =
-        boot::start(&config, mode).map_err(|error| CliError::Usage(error.to_string()))?;
+        boot::start_one(&config, None, mode).map_err(|error| CliError::Usage(error.to_string()))?;
     let subject = |adapter: Option<&NamedDir>| match adapter {
         Some(NamedDir { name, .. }) => {
             Subject { label: name.clone(), adapter: Some(AdapterRef::Named(name.clone())) }
@@ -84,7 +86,7 @@ pub(crate) fn run(args: EvalArgs, mode: ProgressMode) -> Result<(), CliError> {
 fn suite(args: &EvalArgs, config: &Config) -> Result<Suite, CliError> {
     let suite = match args.suite.as_ref().or(config.gate.suite.as_ref()) {
         Some(path) => Suite::load(path),
-        None if config.model.path.is_none() => Suite::from_yaml(demo::SUITE),
+        None if config.is_demo() => Suite::from_yaml(demo::SUITE),
         None => {
             let message = "--suite is missing: only the demo has a suite of its own; assets/suites/starter.yaml is one to begin with";
             return Err(CliError::Usage(message.to_owned()));

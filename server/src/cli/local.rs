@@ -51,7 +51,7 @@ impl Local {
     /// # Errors
     /// As [`Local::start`].
     pub(crate) fn boot(config: &Config, progress: ProgressMode) -> Result<Self, CliError> {
-        let Booted { engine, models, generation, .. } = boot::start(config, progress)?;
+        let Booted { engine, models, generation, .. } = boot::start_one(config, None, progress)?;
         let rewards = models.rewards.iter().map(ToString::to_string).collect();
         let (max_num_seqs, max_waiting) = (config.scheduler.max_num_seqs, config.scheduler.max_waiting);
         let store = LocalStore { url: config.store_url(), store_text: config.feedback.store_text };

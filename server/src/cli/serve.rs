@@ -1,6 +1,6 @@
 //! `rectify serve`: its options over the configuration. Leaves serving to the HTTP side of this crate.
 
-use super::{CliError, ModelArgs, ProgressMode};
+use super::{CliError, ModelArgs, NamedDir, ProgressMode};
 use crate::config::{LogFormat, Secret};
 use crate::{boot, serve};
 
@@ -17,6 +17,10 @@ pub struct ServeArgs {
     /// or the id on the hub.
     #[arg(long = "served-model-name", value_name = "NAME", num_args = 1..)]
     pub served_names: Vec<String>,
+    /// A further policy and its name; may be given several times. Without --policy and a configuration these are all the
+    /// policies, and the first answers requests that name none.
+    #[arg(long = "model", value_name = "NAME=PATH|ID")]
+    pub models: Vec<NamedDir>,
     /// A key that requests must carry, as `Authorization: Bearer KEY`; may be given several times. Without keys, everybody
     /// who reaches the address may use the server.
     #[arg(long = "api-key", env = "RECTIFY_API_KEY", hide_env_values = true, value_name = "KEY")]
@@ -47,6 +51,14 @@ pub(crate) fn run(args: ServeArgs, progress: ProgressMode) -> Result<(), CliErro
     config.server.port = args.port.unwrap_or(config.server.port);
     if !args.served_names.is_empty() {
         config.model.served_names = args.served_names;
+    }
+    let names_none = config.model.path.is_none() && config.models.is_empty();
+    for NamedDir { name, path } in &args.models {
+        // How it is held stays as the file says.
+        config.models.entry(name.clone()).or_default().path = Some(path.clone());
+    }
+    if let Some(first) = args.models.first().filter(|_| names_none) {
+        config.default_model = Some(first.name.clone());
     }
     config.auth.api_keys.extend(args.api_keys.into_iter().map(Secret));
     let scheduler = &mut config.scheduler;

@@ -33,8 +33,8 @@ pub(crate) fn run(args: ShadowArgs, progress: ProgressMode) -> Result<(), CliErr
     let store = runtime.block_on(open_store(config.store_url().as_deref()))?;
     // Before the engine, whose threads inherit it.
     config.shadow.priority.take();
-    let booted = boot::start(&config, progress)?;
-    let learning = Learning::open(&config, store)?;
+    let booted = boot::start_one(&config, config.shadow.policy.as_deref(), progress)?;
+    let learning = Learning::open(&config, store, &booted.models.policy_name)?;
     let stop = interrupt::flag()?;
     let worker = {
         let _runtime = runtime.enter();

@@ -9,7 +9,8 @@ use super::{ByteSize, Precision};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheSection {
-    /// Memory for the policy's KV blocks, as `4GiB`; 1GiB if unset.
+    /// Memory for the policies' KV blocks together, as `4GiB`; 1GiB if unset. Policies without a `kv_memory` of their own share
+    /// it so that all hold equally many tokens.
     pub memory: Option<ByteSize>,
     /// Memory for the KV blocks of each reward model with weights of its own; 512MiB if unset.
     pub reward_memory: Option<ByteSize>,

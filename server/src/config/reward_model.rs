@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct RewardModelSection {
     /// Folder or id on the hub: a sequence-classification model (a decoder or an encoder), an encoder that compares answers,
-    /// or a PEFT adapter with a score head on the policy's base.
+    /// or a PEFT adapter with a score head on a policy's base.
     pub path: PathBuf,
+    /// The policy on whose base an adapter is, by name; the default one if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// What each label of a classifier is worth, as `{POSITIVE: 1, NEGATIVE: -1}`; the reward is the sum over its outputs.
     /// Needed where there are several; labels that are not named are worth nothing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -17,6 +17,8 @@ use super::Period;
 pub struct ShadowSection {
     /// Train in the shadow of this server, on cores that would be idle.
     pub enabled: bool,
+    /// The policy that learns, by name; the default one if unset.
+    pub policy: Option<String>,
     /// Start runs by themselves. Without it a run starts by hand alone.
     pub automatic: bool,
     /// The method; `auto` takes what fits the votes: `dpo` for pairs, `kto` for bare thumbs, `sft` for edits.
@@ -45,6 +47,7 @@ impl Default for ShadowSection {
     fn default() -> Self {
         Self {
             enabled: false,
+            policy: None,
             automatic: true,
             algorithm: Algorithm::Auto,
             every: Period(Duration::from_secs(3600)),

@@ -13,6 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByteSize(pub u64);
 
+impl ByteSize {
+    /// As memory is counted.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
 const BYTE_UNITS: [(&str, u64); 8] = [
     ("TiB", 1 << 40),
     ("KiB", 1 << 10),

@@ -11,26 +11,28 @@ use rectify_trainer::registry::Registry;
 use rectify_trainer::shadow::{ShadowError, ops};
 use tokio::sync::Notify;
 
-use crate::app::App;
+use crate::policy::Policy;
 use crate::serving::{Canary, Serving};
 
 /// How often the store is asked, for changes by other processes.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What is served, as the store says it.
+/// What is served of a policy, as the store says it.
 pub(super) struct Follower {
-    app: App,
+    policy: Arc<Policy>,
     store: Store,
     registry: Registry,
     /// Where adapters of the registry are kept on this machine.
     cache: PathBuf,
     followed: Option<ServingPointer>,
+    /// The trouble it is in has not been told yet.
+    was_silent: bool,
 }
 
 impl Follower {
     /// A follower that has not looked yet.
-    pub(super) fn new(app: App, store: Store, registry: Registry, cache: PathBuf) -> Self {
-        Self { app, store, registry, cache, followed: None }
+    pub(super) fn new(policy: Arc<Policy>, store: Store, registry: Registry, cache: PathBuf) -> Self {
+        Self { policy, store, registry, cache, followed: None, was_silent: true }
     }
 
     /// Serves what the store says now. Adapters are read and packed on other threads, and only then is the pointer of the
@@ -39,7 +41,7 @@ impl Follower {
     /// # Errors
     /// What the store or the registry says, or a version that cannot be loaded.
     pub(super) async fn follow(&mut self) -> Result<(), ShadowError> {
-        let name = self.app.policy_name().to_owned();
+        let name = self.policy.name().to_owned();
         let pointer = ops::pointer(&self.store, &name).await?;
         if self.followed.as_ref() == Some(&pointer) {
             return Ok(());
@@ -56,9 +58,9 @@ impl Follower {
         let loaded = begun.elapsed();
         let serving = Serving { active, canary };
         let (from, to) =
-            (self.app.serving.get().active_version().to_owned(), serving.active_version().to_owned());
+            (self.policy.serving.get().active_version().to_owned(), serving.active_version().to_owned());
         let swapping = Instant::now();
-        self.app.serving.set(serving);
+        self.policy.serving.set(serving);
         if self.followed.is_some() {
             metrics::histogram!("rectify_swap_seconds").record(swapping.elapsed());
             metrics::histogram!("rectify_adapter_load_seconds").record(loaded);
@@ -85,29 +87,33 @@ impl Follower {
     /// The adapter of a version: the one in memory, or from the registry.
     async fn load(&self, name: &str, version: Option<&str>) -> Result<Option<Arc<Adapter>>, ShadowError> {
         let Some(version) = version else { return Ok(None) };
-        if let Some(adapter) = self.app.serving.get().adapter(version) {
+        if let Some(adapter) = self.policy.serving.get().adapter(version) {
             return Ok(Some(adapter));
         }
-        let adapter = load(&self.app, &self.registry, &self.cache, (name, version)).await?;
+        let adapter = load(&self.policy, &self.registry, &self.cache, (name, version)).await?;
         Ok(Some(Arc::new(adapter)))
     }
 
-    /// Follows until the process ends.
-    pub(super) async fn run(mut self, changed: Arc<Notify>) {
-        let mut was_silent = true;
-        loop {
-            let _ = tokio::time::timeout(POLL, changed.notified()).await;
-            match self.follow().await {
-                Ok(()) => was_silent = true,
-                // Once for each trouble: what is served goes on.
-                Err(error) => {
-                    if was_silent {
-                        tracing::error!(%error, "the served version stays, since the new one cannot be loaded");
-                        metrics::counter!("rectify_swap_failures_total").increment(1);
-                    }
-                    was_silent = false;
-                }
-            }
+    /// Follows, and tells of a trouble once: what is served goes on.
+    async fn look(&mut self) {
+        let followed = self.follow().await;
+        if let Err(error) = &followed
+            && self.was_silent
+        {
+            let policy = self.policy.name();
+            tracing::error!(policy, %error, "the served version stays, since the new one cannot be loaded");
+            metrics::counter!("rectify_swap_failures_total").increment(1);
+        }
+        self.was_silent = followed.is_ok();
+    }
+}
+
+/// Follows until the process ends.
+pub(super) async fn run(mut followers: Vec<Follower>, changed: Arc<Notify>) {
+    loop {
+        let _ = tokio::time::timeout(POLL, changed.notified()).await;
+        for follower in &mut followers {
+            follower.look().await;
         }
     }
 }
@@ -117,7 +123,7 @@ impl Follower {
 /// # Errors
 /// If the registry does not have it whole, or it does not fit the policy.
 async fn load(
-    app: &App,
+    policy: &Policy,
     registry: &Registry,
     cache: &std::path::Path,
     (name, version): (&str, &str),
@@ -126,7 +132,7 @@ async fn load(
         ShadowError::NotFound(format!("the store names the version `{name}@{version}`, which is no number"))
     })?;
     let folder = registry.fetch(name, number, cache).await?;
-    let (engine, name, version) = (app.engine.clone(), name.to_owned(), version.to_owned());
+    let (engine, name, version) = (policy.engine.clone(), name.to_owned(), version.to_owned());
     let read = tokio::task::spawn_blocking(move || engine.read_adapter(&name, &folder));
     let adapter = read.await.map_err(|_| ShadowError::Broken("reading an adapter panicked".to_owned()))??;
     Ok(adapter.with_version(&version))
@@ -143,5 +149,5 @@ fn report(pointer: &ServingPointer) {
     let gauge = |arm: &'static str| metrics::gauge!("rectify_adapter_version", "name" => pointer.name.clone(), "arm" => arm);
     gauge("active").set(number(pointer.version.as_deref()));
     gauge("canary").set(number(pointer.canary.as_deref()));
-    metrics::gauge!("rectify_canary_share").set(pointer.share);
+    metrics::gauge!("rectify_canary_share", "name" => pointer.name.clone()).set(pointer.share);
 }

@@ -30,6 +30,8 @@ pub struct Learning {
     pub store: Store,
     /// Versions.
     pub registry: Registry,
+    /// The name of the policy that learns.
+    pub policy: String,
     /// Folder of the runs' files.
     pub runs: PathBuf,
     /// Share of new requests that a candidate on probation answers.
@@ -41,16 +43,17 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// The loop of a server with this configuration.
+    /// The loop of a server with this configuration, in which `policy` learns.
     ///
     /// # Errors
     /// If the registry's address cannot be opened.
-    pub fn open(config: &Config, store: Store) -> Result<Self, CliError> {
+    pub fn open(config: &Config, store: Store, policy: &str) -> Result<Self, CliError> {
         let registry =
             Registry::open(&config.registry_url()).map_err(|error| CliError::Usage(error.to_string()))?;
         Ok(Self {
             store,
             registry,
+            policy: policy.to_owned(),
             runs: config.server.data_dir.join("training"),
             share: config.probation.share,
             changed: Arc::default(),
@@ -83,22 +86,27 @@ fn cache(config: &Config) -> PathBuf {
     config.server.data_dir.join("cache")
 }
 
-/// Serves what the store says is active, and starts what goes on in the background.
+/// Serves of each policy what the store says is active, and starts what goes on in the background. `booted` is the policy
+/// that learns.
 ///
 /// # Errors
 /// [`CliError::Refused`] if the active version cannot be loaded, unless the configuration says to serve the base then.
 pub async fn start(app: &App, config: &Config, booted: &Booted) -> Result<Option<Running>, CliError> {
     let Some(learning) = app.learning.clone() else { return Ok(None) };
-    let mut follower =
-        Follower::new(app.clone(), learning.store.clone(), learning.registry.clone(), cache(config));
-    match (follower.follow().await, config.registry.if_damaged) {
-        (Ok(()), _) => {}
-        (Err(error), IfDamaged::ServeBase) => {
-            tracing::error!(%error, "the active version cannot be loaded; the base is served, as `registry.if_damaged` says");
+    let mut followers = Vec::new();
+    for policy in app.policies() {
+        let (store, registry) = (learning.store.clone(), learning.registry.clone());
+        let mut follower = Follower::new(Arc::clone(policy), store, registry, cache(config));
+        match (follower.follow().await, config.registry.if_damaged) {
+            (Ok(()), _) => {}
+            (Err(error), IfDamaged::ServeBase) => {
+                tracing::error!(%error, "the active version cannot be loaded; the base is served, as `registry.if_damaged` says");
+            }
+            (Err(error), IfDamaged::Refuse) => return Err(unservable(&error)),
         }
-        (Err(error), IfDamaged::Refuse) => return Err(unservable(&error)),
+        followers.push(follower);
     }
-    tokio::spawn(follower.run(Arc::clone(&learning.changed)));
+    tokio::spawn(follow::run(followers, Arc::clone(&learning.changed)));
     if !config.webhooks.is_empty() {
         tokio::spawn(webhooks::run(learning.store.clone(), config.webhooks.clone(), reqwest::Client::new()));
     }

@@ -36,8 +36,7 @@ pub struct Parts<'a> {
 pub fn worker(parts: &Parts<'_>) -> Result<Worker<LoopWork>, CliError> {
     let Parts { learning, booted, config, stop } = parts;
     let shadow = &config.shadow;
-    let name =
-        config.model.served_names.first().cloned().unwrap_or_else(|| booted.models.policy_name.to_string());
+    let name = booted.models.policy_name.to_string();
     let base = HeldModel {
         source: booted.source.clone(),
         weights: booted.weights.clone(),
@@ -97,7 +96,7 @@ pub fn worker(parts: &Parts<'_>) -> Result<Worker<LoopWork>, CliError> {
 fn suite(config: &Config) -> Result<Suite, CliError> {
     let suite = match &config.gate.suite {
         Some(path) => Suite::load(path),
-        None if config.model.path.is_none() => Suite::from_yaml(demo::SUITE),
+        None if config.is_demo() => Suite::from_yaml(demo::SUITE),
         None => {
             let message = "configuration: `gate.suite` is missing: the shadow trainer publishes only what a suite has judged; \
                            assets/suites/starter.yaml is one to begin with";
@@ -148,7 +147,7 @@ fn reward(config: &Config) -> Result<Option<RewardSpec>, CliError> {
     if let Some(section) = default.and_then(|name| config.rewards.get(name)) {
         return Ok(Some(RewardSpec::Model { path: section.path.clone() }));
     }
-    if config.model.path.is_some() {
+    if !config.is_demo() {
         return Ok(None);
     }
     let path = cache(config).join(demo::REWARD);

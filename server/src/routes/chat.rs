@@ -51,13 +51,14 @@ pub(super) async fn create(
     let has_logprobs = request.logprobs.unwrap_or(false);
     let id = new_id("chatcmpl");
     let (plan, format) = plan(&app, request, &id).await?;
+    let text = Arc::clone(&plan.target.policy.text);
     let answer = Answer::start(&app, plan).await?;
     let head = Head {
         id,
         created: unix_time(),
         model: name,
         fingerprint: answer.policy_version().to_string(),
-        text: Arc::clone(&app.text),
+        text,
         has_logprobs,
         format,
     };
@@ -76,6 +77,7 @@ pub(super) async fn plan(
 ) -> Result<(Plan, ReplyFormat), ApiError> {
     let person = request.user.as_deref().unwrap_or(id);
     let target = app.resolve(request.model.as_deref(), person)?;
+    let policy = &*target.policy;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     let turns = request.conversation()?;
     let form = request.form()?;
@@ -89,16 +91,16 @@ pub(super) async fn plan(
         add_generation_prompt: true,
     };
     let messages = chat.messages.iter().map(plain::plain).map(engine_message).collect();
-    let prompt = app.tokenize(size, move |text| Ok(text.encode_chat(&chat)?)).await?;
-    let room = app.room(prompt.tokens.len())?;
-    let default_max_tokens = app.generation.max_tokens.map_or(room, |most| most.min(room));
-    let mut sampling = request.sampling(default_max_tokens)?.into_params(&app.generation)?;
+    let prompt = policy.tokenize(size, move |text| Ok(text.encode_chat(&chat)?)).await?;
+    let room = policy.room(prompt.tokens.len())?;
+    let default_max_tokens = policy.generation.max_tokens.map_or(room, |most| most.min(room));
+    let mut sampling = request.sampling(default_max_tokens)?.into_params(&policy.generation)?;
     if let Some(seed) = alignment.as_ref().and_then(|alignment| alignment.seed) {
         sampling.seed = Some(seed.cast_unsigned());
     }
-    app.check_fit(prompt.tokens.len(), sampling.max_tokens)?;
-    app.check_sampling_tokens(&sampling)?;
-    let style = app.text.style();
+    policy.check_fit(prompt.tokens.len(), sampling.max_tokens)?;
+    policy.check_sampling_tokens(&sampling)?;
+    let style = policy.text.style();
     let format = ReplyFormat {
         reasoning: style.marks_reasoning.then_some(prompt.opens_reasoning),
         tools: tools.as_ref().and_then(|tools| Calls::of(tools, style.tools)),
@@ -106,7 +108,7 @@ pub(super) async fn plan(
     if format.tools.is_some() && style.tools.has_special_tokens() {
         sampling.skip_special_tokens = false;
     }
-    let mut form = form_of_answer(app, form, tools.as_ref())?;
+    let mut form = form_of_answer(&*policy.text, form, tools.as_ref())?;
     if format.reasoning == Some(true)
         && let Some(form) = &mut form
     {
@@ -114,10 +116,10 @@ pub(super) async fn plan(
             |cause| ApiError::invalid(form.param, format!("{} cannot be followed: {cause}", form.param));
         form.spec = form.spec.after_thoughts().map_err(refuse)?;
     }
-    sampling.grammar = app.grammar(form).await?;
+    sampling.grammar = policy.grammar(form).await?;
     let validated = alignment
         .as_ref()
-        .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))
+        .map(|alignment| alignment.validate(num_choices, &app.alignment_limits(policy)))
         .transpose()?;
     let generate = GenerateRequest {
         prompt: prompt.tokens,
@@ -132,6 +134,7 @@ pub(super) async fn plan(
     let about = About {
         id: id.to_owned(),
         model: target.name.clone(),
+        policy: (!app.others.is_empty()).then(|| policy.name().to_owned()),
         user: request.user.take(),
         metadata: labels(request.metadata.take()),
     };
@@ -146,15 +149,19 @@ fn engine_message(message: serde_json::Value) -> Message {
 }
 
 /// The form that is asked for, or that of calls where one is required.
-fn form_of_answer(app: &App, form: Option<Form>, tools: Option<&ToolUse>) -> Result<Option<Form>, ApiError> {
+fn form_of_answer(
+    text: &dyn TextModel,
+    form: Option<Form>,
+    tools: Option<&ToolUse>,
+) -> Result<Option<Form>, ApiError> {
     let Some(tools) = tools.filter(|tools| tools.is_forced()) else { return Ok(form) };
     if let Some(form) = form {
         let message =
             format!("tool_choice requires a call, which {} would not allow; leave one out", form.param);
         return Err(ApiError::invalid("tool_choice", message));
     }
-    let special = |name: &str| app.text.special_token(name);
-    match app.text.style().tools.grammar(&tools.functions, tools.parallel, special) {
+    let special = |name: &str| text.special_token(name);
+    match text.style().tools.grammar(&tools.functions, tools.parallel, special) {
         Ok(spec) => Ok(Some(Form { param: "tools", spec })),
         Err((index, cause)) => {
             let name = tools.functions.get(index).map_or("", |function| &function.name);

@@ -51,13 +51,14 @@ pub(super) async fn create(
     let (plan, prompts) = plan(&app, request, &id).await?;
     let sampled = plan.requests.first().map_or(1, |request| request.num_choices);
     let num_choices = plan.most_likely.unwrap_or(sampled);
+    let text = Arc::clone(&plan.target.policy.text);
     let answer = Answer::start(&app, plan).await?;
     let head = Head {
         id,
         created: unix_time(),
         model: name,
         fingerprint: answer.policy_version().to_string(),
-        text: Arc::clone(&app.text),
+        text,
         num_top,
         wants_prompt_logprobs,
         prompts: if echo { prompts } else { Vec::new() },
@@ -96,11 +97,12 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
     request.check_features()?;
     let person = request.user.as_deref().unwrap_or(id);
     let target = app.resolve(request.model.as_deref(), person)?;
+    let policy = &*target.policy;
     let num_choices = check_num_choices(request.n, app.max_candidates)?;
     // As many as `n` need no choice between them.
     let best_of = request.best_of.filter(|&best_of| best_of > num_choices);
     let sampled = check_best_of(best_of.unwrap_or(num_choices), app.max_candidates)?;
-    let mut sampling = request.sampling()?.into_params(&app.generation)?;
+    let mut sampling = request.sampling()?.into_params(&policy.generation)?;
     let form = request.form()?;
     if best_of.is_some() {
         sampling.logprobs = sampling.logprobs.or(Some(0));
@@ -112,22 +114,22 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
     }
     let validated = alignment
         .as_ref()
-        .map(|alignment| alignment.validate(num_choices, &app.alignment_limits()))
+        .map(|alignment| alignment.validate(num_choices, &app.alignment_limits(policy)))
         .transpose()?;
-    app.check_sampling_tokens(&sampling)?;
-    sampling.grammar = app.grammar(form).await?;
+    policy.check_sampling_tokens(&sampling)?;
+    sampling.grammar = policy.grammar(form).await?;
     for prompt in &prompts {
         if let OnePrompt::Tokens(tokens) = prompt {
-            app.check_tokens("prompt", tokens.iter().copied())?;
+            policy.check_tokens("prompt", tokens.iter().copied())?;
         }
     }
     let size = prompts.iter().map(OnePrompt::size).sum();
-    let encoded: Vec<Encoded> = app
+    let encoded: Vec<Encoded> = policy
         .tokenize(size, move |model| prompts.into_iter().map(|prompt| encode(model, prompt)).collect())
         .await?;
     let mut requests = Vec::with_capacity(encoded.len());
     for (index, prompt) in encoded.iter().enumerate() {
-        app.check_fit(prompt.tokens.len(), sampling.max_tokens).map_err(|error| error.at("prompt"))?;
+        policy.check_fit(prompt.tokens.len(), sampling.max_tokens).map_err(|error| error.at("prompt"))?;
         let mut sampling = sampling.clone();
         let seed = alignment.as_ref().and_then(|alignment| alignment.seed).map(i64::cast_unsigned);
         // Prompts of one request draw independently, also under one seed.
@@ -146,6 +148,7 @@ async fn plan(app: &App, mut request: CompletionRequest, id: &str) -> Result<(Pl
     let about = About {
         id: id.to_owned(),
         model: target.name.clone(),
+        policy: (!app.others.is_empty()).then(|| policy.name().to_owned()),
         user: request.user.take(),
         metadata: labels(request.metadata.take()),
     };

@@ -78,6 +78,7 @@ pub(super) async fn list(
         completion_id: query.completion_id,
         kind: query.kind,
         policy_version: query.policy_version,
+        policy: None,
         since: query.since,
         until: query.until,
         superseded: query.superseded.unwrap_or(false),

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::extract::ApiPath;
 
-/// List the models: the policy, its profiles and adapters, reward models.
+/// List the models: policies, their profiles and adapters, reward models.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -60,28 +60,36 @@ async fn models(app: &App) -> Result<Vec<Model>, ApiError> {
         kind,
         parent: None,
         version: None,
-        max_model_len: (kind != ModelKind::Reward).then_some(app.max_model_len),
+        max_model_len: None,
     };
-    let policy = app.policy_name();
-    let mut models: Vec<Model> = app.policy_names.iter().map(|name| model(name, ModelKind::Policy)).collect();
-    // Any N is understood; these are the ones people look for in a menu.
-    let built_in = ["best-of-4", "best-of-16"].into_iter().filter(|_| !app.rewards.is_empty());
-    let built_in = built_in.filter(|name| !app.profiles.contains_key(*name));
-    for profile in app.profiles.keys().map(String::as_str).chain(built_in) {
-        let parent = Some(policy.to_owned());
-        models.push(Model { parent, ..model(&format!("{policy}:{profile}"), ModelKind::Profile) });
+    let mut models = Vec::new();
+    for policy in app.policies() {
+        let max_model_len = Some(policy.max_model_len);
+        let of_policy = |id: &str, kind| Model { max_model_len, ..model(id, kind) };
+        models.extend(policy.names.iter().map(|name| of_policy(name, ModelKind::Policy)));
+        // Any N is understood; these are the ones people look for in a menu.
+        let built_in = ["best-of-4", "best-of-16"].into_iter().filter(|_| !app.rewards.is_empty());
+        let built_in = built_in.filter(|name| !app.profiles.contains_key(*name));
+        for profile in app.profiles.keys().map(String::as_str).chain(built_in) {
+            let parent = Some(policy.name().to_owned());
+            let id = format!("{}:{profile}", policy.name());
+            models.push(Model { parent, ..of_policy(&id, ModelKind::Profile) });
+        }
     }
     models.extend(app.rewards.iter().map(|name| model(name, ModelKind::Reward)));
-    for adapter in app.engine.adapters().await? {
-        // A reward model on the policy's base is an adapter too, and is listed already.
-        if adapter.has_score_head || app.rewards.iter().any(|reward| **reward == *adapter.name) {
-            continue;
+    for policy in app.policies() {
+        for adapter in policy.engine.adapters().await? {
+            // A reward model on a policy's base is an adapter too, and is listed already.
+            if adapter.has_score_head || app.rewards.iter().any(|reward| **reward == *adapter.name) {
+                continue;
+            }
+            models.push(Model {
+                parent: Some(policy.name().to_owned()),
+                version: Some(adapter.version.to_string()),
+                max_model_len: Some(policy.max_model_len),
+                ..model(&adapter.name, ModelKind::Adapter)
+            });
         }
-        models.push(Model {
-            parent: Some(policy.to_owned()),
-            version: Some(adapter.version.to_string()),
-            ..model(&adapter.name, ModelKind::Adapter)
-        });
     }
     Ok(models)
 }

@@ -43,7 +43,7 @@ impl Status {
     )
 )]
 pub(super) async fn health(State(app): State<App>) -> Result<Json<Status>, ApiError> {
-    match timeout(PATIENCE, app.engine.stats()).await {
+    match timeout(PATIENCE, app.policy.engine.stats()).await {
         Ok(Err(_)) => {
             Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the engine has ended; restart the server"))
         }

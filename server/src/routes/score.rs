@@ -31,7 +31,7 @@ async fn run(app: &App, model: Option<&str>, input: ScoreInput) -> Result<Reward
     };
     let mut rewards = vec![None; count];
     let request = EngineScore { reward: Some(model.clone()), input, priority: 0 };
-    let mut events = app.engine.score(request).await?;
+    let mut events = app.policy.engine.score(request).await?;
     loop {
         match events.next().await.unwrap_or(Event::Failed(EngineError::Shutdown)) {
             Event::Scored { index, reward } => {

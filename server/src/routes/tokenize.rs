@@ -27,11 +27,13 @@ pub(super) async fn tokenize(
     State(app): State<App>,
     ApiJson(request, ignored): ApiJson<TokenizeRequest>,
 ) -> Result<Response, ApiError> {
-    app.check_model(request.model.as_deref()).await?;
+    let policy = app.resolve(request.model.as_deref(), "")?.policy;
     let tokens = match (request.prompt, request.messages) {
         (Some(prompt), None) => {
             let add_special_tokens = request.add_special_tokens.unwrap_or(true);
-            app.tokenize(prompt.len(), move |text| Ok(text.encode_text(&prompt, add_special_tokens)?)).await?
+            policy
+                .tokenize(prompt.len(), move |text| Ok(text.encode_text(&prompt, add_special_tokens)?))
+                .await?
         }
         (None, Some(messages)) => {
             let mut chat = ChatRequest { messages, tools: request.tools, ..ChatRequest::default() };
@@ -43,7 +45,7 @@ pub(super) async fn tokenize(
                 variables: request.chat_template_kwargs.unwrap_or_default(),
                 add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
             };
-            app.tokenize(size, move |text| Ok(text.encode_chat(&chat)?.tokens)).await?
+            policy.tokenize(size, move |text| Ok(text.encode_chat(&chat)?.tokens)).await?
         }
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(
@@ -56,9 +58,9 @@ pub(super) async fn tokenize(
             return Err(ApiError::invalid("prompt", message));
         }
     };
-    let text_of = |&token: &u32| String::from_utf8_lossy(&app.text.token_bytes(token)).into_owned();
+    let text_of = |&token: &u32| String::from_utf8_lossy(&policy.text.token_bytes(token)).into_owned();
     let token_strs = request.return_token_strs.unwrap_or(false).then(|| tokens.iter().map(text_of).collect());
-    let (count, max_model_len) = (tokens.len(), app.max_model_len);
+    let (count, max_model_len) = (tokens.len(), policy.max_model_len);
     Ok((ignored, Json(TokenizeResponse { count, max_model_len, tokens, token_strs })).into_response())
 }
 
@@ -78,9 +80,9 @@ pub(super) async fn detokenize(
     State(app): State<App>,
     ApiJson(request, ignored): ApiJson<DetokenizeRequest>,
 ) -> Result<Response, ApiError> {
-    app.check_model(request.model.as_deref()).await?;
+    let policy = app.resolve(request.model.as_deref(), "")?.policy;
     let tokens = request.tokens;
-    app.check_tokens("tokens", tokens.iter().copied())?;
-    let prompt = app.tokenize(4 * tokens.len(), move |text| Ok(text.decode(&tokens, false)?)).await?;
+    policy.check_tokens("tokens", tokens.iter().copied())?;
+    let prompt = policy.tokenize(4 * tokens.len(), move |text| Ok(text.decode(&tokens, false)?)).await?;
     Ok((ignored, Json(DetokenizeResponse { prompt })).into_response())
 }

@@ -77,7 +77,7 @@ pub(super) async fn start(
         })?),
     };
     let by = ChangeRequest { by: request.by };
-    let run = ops::start(&learning.store, app.policy_name(), (by.by(), algorithm)).await?;
+    let run = ops::start(&learning.store, &learning.policy, (by.by(), algorithm)).await?;
     learning.wake.notify_one();
     Ok((ignored, Json(run.into())))
 }

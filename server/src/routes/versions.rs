@@ -55,8 +55,8 @@ pub(super) async fn pointer(
     State(app): State<App>,
     ApiPath(name): ApiPath<String>,
 ) -> Result<Json<PointerEntry>, ApiError> {
-    app.check_policy(&name)?;
-    Ok(Json(ops::pointer(&app.learning()?.store, app.policy_name()).await?.into()))
+    let policy = app.policy_or_default(Some(&name))?;
+    Ok(Json(ops::pointer(&app.learning()?.store, policy.name()).await?.into()))
 }
 
 /// Make a version of the registry, or `base`, the active one: new requests run under it, running ones keep theirs.
@@ -77,9 +77,8 @@ pub(super) async fn promote(
     ApiPath((name, version)): ApiPath<(String, String)>,
     ApiJson(request, ignored): ApiJson<ChangeRequest>,
 ) -> Result<(Ignored, Json<PointerEntry>), ApiError> {
-    app.check_policy(&name)?;
+    let name = app.policy_or_default(Some(&name))?.name();
     let learning = app.learning()?;
-    let name = app.policy_name();
     let pointer = ops::promote(&learning.store, &learning.registry, name, &version, request.by()).await?;
     learning.changed.notify_one();
     Ok((ignored, Json(pointer.into())))
@@ -102,9 +101,9 @@ pub(super) async fn rollback(
     ApiPath(name): ApiPath<String>,
     ApiJson(request, ignored): ApiJson<ChangeRequest>,
 ) -> Result<(Ignored, Json<PointerEntry>), ApiError> {
-    app.check_policy(&name)?;
+    let policy = app.policy_or_default(Some(&name))?;
     let learning = app.learning()?;
-    let pointer = ops::roll_back(&learning.store, app.policy_name(), request.by()).await?;
+    let pointer = ops::roll_back(&learning.store, policy.name(), request.by()).await?;
     learning.changed.notify_one();
     Ok((ignored, Json(pointer.into())))
 }

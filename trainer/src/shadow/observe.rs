@@ -30,6 +30,7 @@ const SCORING: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     run: String,
+    policy: String,
     active: ArmStats,
     canary: ArmStats,
     completions: (Millis, String),
@@ -47,10 +48,16 @@ struct Unscored {
 }
 
 impl Observed {
-    /// An observation of `run`, whose probation began at `since`.
-    pub(super) fn new(run: &str, since: Millis) -> Self {
+    /// An observation of `run`, a run of `policy` whose probation began at `since`.
+    pub(super) fn new(run: &str, policy: &str, since: Millis) -> Self {
         let from = (since, String::new());
-        Self { run: run.to_owned(), completions: from.clone(), votes: from, ..Self::default() }
+        Self {
+            run: run.to_owned(),
+            policy: policy.to_owned(),
+            completions: from.clone(),
+            votes: from,
+            ..Self::default()
+        }
     }
 
     pub(super) fn is_of(&self, run: &str) -> bool {
@@ -78,7 +85,9 @@ impl Observed {
             let settled: Vec<CompletionRecord> =
                 page.into_iter().take_while(|record| record.created_at < until).collect();
             for record in &settled {
-                self.completion(record, refusals);
+                if record.is_of(&self.policy) {
+                    self.completion(record, refusals);
+                }
                 self.completions = (record.created_at, record.id.clone());
             }
             if settled.len() < PAGE as usize {
@@ -90,6 +99,7 @@ impl Observed {
             let filter = VoteFilter {
                 after,
                 until: Some(until),
+                policy: Some(self.policy.clone()),
                 trusted: true,
                 limit: Some(PAGE),
                 ..VoteFilter::default()

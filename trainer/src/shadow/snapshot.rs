@@ -31,9 +31,10 @@ pub(super) fn folder(run: &Path) -> PathBuf {
     run.join("snapshot")
 }
 
-/// The votes in force that were given before `until`.
-pub(super) async fn votes(store: &Store, until: Millis) -> Result<Vec<Vote>, ShadowError> {
-    Ok(store.votes(&VoteFilter { until: Some(until), ..VoteFilter::default() }).await?)
+/// The votes in force on answers of `policy` that were given before `until`.
+pub(super) async fn votes(store: &Store, policy: String, until: Millis) -> Result<Vec<Vote>, ShadowError> {
+    let filter = VoteFilter { policy: Some(policy), until: Some(until), ..VoteFilter::default() };
+    Ok(store.votes(&filter).await?)
 }
 
 /// Takes what `algorithm` may be trained on from `votes`, on answers of the version `current`, and writes it below `run`.

@@ -179,7 +179,8 @@ impl LoopWork {
 impl Work for LoopWork {
     fn snapshot(&mut self, run: &TrainingRun, _: &AtomicBool) -> Result<Outcome, ShadowError> {
         let (store, until) = (self.store.clone(), Detail::of(run).until);
-        let votes = self.remote.wait(async move { snapshot::votes(&store, until).await })?;
+        let policy = self.settings.name.clone();
+        let votes = self.remote.wait(async move { snapshot::votes(&store, policy, until).await })?;
         let algorithm = Algorithm::named(&run.algorithm).unwrap_or(self.settings.algorithm);
         let about = (algorithm, run.base_version.clone());
         let taken = snapshot::take(&votes, &self.settings, about, &self.folder(run))?;
@@ -277,7 +278,7 @@ impl Work for LoopWork {
     fn observe(&mut self, run: &TrainingRun, since: Millis) -> Result<Comparison, ShadowError> {
         let mut observed = match self.observed.take() {
             Some(observed) if observed.is_of(&run.id) => observed,
-            _ => Observed::new(&run.id, since),
+            _ => Observed::new(&run.id, &self.settings.name, since),
         };
         let (store, refusals) = (self.store.clone(), self.suite.refusal.clone());
         let mut observed = self.remote.wait(async move {

@@ -188,7 +188,8 @@ impl<W: Work> Worker<W> {
             return Ok(false);
         }
         let since = last.map(|run| Detail::of(run).until);
-        let (store, filter) = (self.place.store.clone(), VoteFilter { since, ..VoteFilter::default() });
+        let filter = VoteFilter { since, policy: Some(self.place.name.clone()), ..VoteFilter::default() };
+        let store = self.place.store.clone();
         let new = self.place.remote.wait(async move { store.num_votes(&filter).await })?;
         Ok(new >= min_records.max(1))
     }

@@ -7,6 +7,7 @@ async fn a_completion_reads_as_it_was_written() {
     on_each(async |store| {
         let plain = CompletionRecord { user: None, strategy: None, ..completion("plain") };
         let full = CompletionRecord {
+            policy: Some("small".into()),
             arm: Some("canary".into()),
             reward_model: Some("helpful".into()),
             metadata: serde_json::Map::from_iter([("page".to_owned(), serde_json::json!("a"))]),

@@ -215,3 +215,26 @@ proptest! {
         }));
     }
 }
+
+#[tokio::test]
+async fn a_policy_has_the_votes_on_its_own_answers_and_on_those_of_nobody_else() {
+    on_each(async |store| {
+        let of = |id: &str, policy: Option<&str>| CompletionRecord {
+            policy: policy.map(str::to_owned),
+            ..completion(id)
+        };
+        let records = [of("a", Some("large")), of("b", Some("small")), of("c", None)];
+        store.import(&records, &[]).await.expect("write");
+        for id in ["a", "b", "c"] {
+            cast(&store, &thumb(id, "u", true)).await.expect("a vote");
+        }
+        for (policy, wanted) in [("large", ["a", "c"]), ("small", ["b", "c"])] {
+            let filter = VoteFilter { policy: Some(policy.into()), ..VoteFilter::default() };
+            let votes = store.votes(&filter).await.expect("votes");
+            let ids: Vec<&str> = votes.iter().map(|vote| vote.completion.id.as_str()).collect();
+            assert_eq!(ids, wanted);
+            assert_eq!(store.num_votes(&filter).await, Ok(2));
+        }
+    })
+    .await;
+}

@@ -88,7 +88,7 @@ pub(super) fn run(args: &BenchLoadArgs, mode: ProgressMode) -> Result<(), CliErr
     if args.only != Some(LoadPart::Read) {
         let before = resident("VmRSS:");
         let start = Instant::now();
-        let booted = boot::start(&config, mode)?;
+        let booted = boot::start_one(&config, None, mode)?;
         report.load_s = Some(start.elapsed().as_secs_f64());
         let packed = booted.weights.num_bytes();
         report.packed_bytes = Some(packed);

@@ -16,7 +16,7 @@ fn load(name: &str, path: &str) -> Value {
 async fn an_adapter_is_loaded_used_listed_and_unloaded() {
     let server = Server::new();
     let loaded = server.post("/v1/load_lora_adapter", &load("tuned", "/adapters/tuned")).await.ok();
-    let entry = json!({"name": "tuned", "version": "abc123", "rank": 4, "has_score_head": false});
+    let entry = json!({"name": "tuned", "base_model_name": "demo", "version": "abc123", "rank": 4, "has_score_head": false});
     assert_eq!(loaded, entry);
     assert_eq!(server.get("/v1/adapters").await.ok(), json!({"object": "list", "data": [entry]}));
     let model = server.get("/v1/models/tuned").await.ok();
@@ -76,7 +76,7 @@ async fn the_policys_name_leads_to_the_version_that_is_served() {
     assert_eq!(fingerprint("demo").await, "demo@base");
     let adapter = |version| Some(Arc::new(adapter("demo", version)));
     let canary = Some(Canary { adapter: adapter("4"), share: 1.0 });
-    server.app.serving.set(Serving { active: adapter("3"), canary });
+    server.app.policy.serving.set(Serving { active: adapter("3"), canary });
     for (model, version) in [
         ("demo", "demo@4"),
         ("policy:best-of-2", "demo@4"),
@@ -86,7 +86,7 @@ async fn the_policys_name_leads_to_the_version_that_is_served() {
     ] {
         assert_eq!(fingerprint(model).await, version, "{model}");
     }
-    server.app.serving.set(Serving { active: adapter("4"), canary: None });
+    server.app.policy.serving.set(Serving { active: adapter("4"), canary: None });
     assert_eq!(fingerprint("").await, "demo@4");
     let (message, ..) = server.chat("hello", json!({"model": "demo@3"})).await.refused(404);
     assert_eq!(message, "the version `demo@3` is not in memory; these are: demo@4, demo@base");

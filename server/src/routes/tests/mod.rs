@@ -10,6 +10,7 @@ mod labeling;
 mod models;
 mod operations;
 mod scoring;
+mod several;
 mod streaming;
 mod tools;
 
@@ -20,7 +21,7 @@ use tower::ServiceExt;
 
 use crate::auth::ApiKeys;
 use crate::feedback::Feedback;
-use crate::testing::{Seen, app, app_for, app_with};
+use crate::testing::{Seen, app, app_for, app_of_two, app_with};
 
 /// A router over a fake engine.
 pub(super) struct Server {
@@ -76,6 +77,12 @@ impl Answer {
 impl Server {
     pub(super) fn new() -> Self {
         let (app, seen) = app();
+        Self { router: crate::router(app.clone()), app, seen }
+    }
+
+    /// One with a second policy.
+    pub(super) fn of_two() -> Self {
+        let (app, seen) = app_of_two();
         Self { router: crate::router(app.clone()), app, seen }
     }
 
