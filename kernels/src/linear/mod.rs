@@ -5,13 +5,17 @@
 //! chunk to chunk, so that every output is summed in the order of its inputs whatever the number of rows.
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
+mod bytes;
+mod coded;
 mod pack;
 mod packed;
 mod panels;
 mod quant;
 mod reading;
+mod rounding;
 mod widen;
 
+pub(crate) use coded::Form;
 pub use packed::{PackedLinear, Values, WeightDtype};
 
 use std::cell::RefCell;
@@ -20,12 +24,12 @@ use std::ops::Range;
 use crate::buffer::Buffer;
 use crate::error::check_len;
 use crate::rows::Shared;
-use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Operand, Right, Sums};
+use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
 use panels::Panels;
-use reading::{BLOCKS, CHUNK, Reading, operand};
+use reading::{CHUNK, Reading};
 pub(crate) use widen::Widen;
 
 /// Bytes of activations a task keeps in the second-level cache.
@@ -67,7 +71,8 @@ impl Default for Epilogue<'_> {
 /// out_features]`.
 ///
 /// Sums are kept in f32 and taken in the order of the inputs for every number of rows. With bf16 weights `x` is first
-/// rounded to bf16; quantised ones are multiplied as the f32 they stand for.
+/// rounded to bf16, with codes ([`WeightDtype::Int8`], [`WeightDtype::Blocks`]) to eight bits, by blocks of inputs; NF4 is
+/// multiplied as the f32 it stands for.
 ///
 /// # Errors
 /// [`KernelError`] if a slice is too short for its shape.
@@ -87,13 +92,13 @@ pub fn linear(
     if num_rows == 0 || w.out_features() == 0 {
         return Ok(());
     }
-    let (depth, bf16) = match w.storage() {
-        Storage::Bf16(_) => (w.in_features().div_ceil(2), true),
-        _ => (w.in_features(), false),
-    };
+    if let Storage::Stacked(parts) = w.storage() {
+        return stacked(pool, x, num_rows, parts, epilogue, out);
+    }
     // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
     let mut words = PANELS.take();
-    let panels = dispatch(pool.isa(), panels::Plan { num_rows, depth, bf16 });
+    let panels = dispatch(pool.isa(), panels::Plan { num_rows, w });
+    let depth = panels.words / panels.ratio;
     panels.fill(pool, x, w.in_features(), &mut words);
 
     let num_tiles = w.out_features().div_ceil(LANES);
@@ -111,6 +116,26 @@ pub fn linear(
         dispatch(pool.isa(), Part { product: &product, tiles, panels: blocks[block].clone() });
     });
     PANELS.set(words);
+    Ok(())
+}
+
+/// [`linear`] of matrices one below the other.
+fn stacked(
+    pool: &Pool,
+    x: Rows<'_>,
+    num_rows: usize,
+    parts: &[PackedLinear],
+    epilogue: &Epilogue<'_>,
+    out: RowsMut<'_>,
+) -> Result<(), KernelError> {
+    let mut first = 0;
+    for w in parts {
+        let rows = first..first + w.out_features();
+        let epilogue = Epilogue { bias: epilogue.bias.map(|bias| &bias[rows.clone()]), ..*epilogue };
+        let out = RowsMut { data: &mut *out.data, stride: out.stride, column: out.column + first };
+        linear(pool, x, num_rows, w, &epilogue, out)?;
+        first = rows.end;
+    }
     Ok(())
 }
 
@@ -152,7 +177,10 @@ impl Op for Part<'_> {
         let stripe = self.product.panels.stripe;
         for first in self.tiles.clone().step_by(stripe) {
             let columns = stripe.min(self.tiles.end - first);
-            self.stripe(s, first, columns, &mut sums, &mut widened);
+            match self.product.w.storage() {
+                Storage::Coded(codes, _) => self.coded_stripe(s, codes, first, columns, &mut sums),
+                _ => self.stripe(s, first, columns, &mut sums, &mut widened),
+            }
             self.finish(s, first, columns, &sums);
         }
         SUMS.set(sums);
@@ -167,17 +195,12 @@ impl Part<'_> {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
         let num_panels = self.panels.len();
-        let Reading { weights, step, chunk, block, widen } = Reading::new(w, depth, columns, num_panels);
+        let Reading { weights, step, chunk, operand, widen } = Reading::new(w, depth, columns);
         let tile_len = depth * step;
         let first_row = panels.first_row(self.panels.start);
         let mut k = 0;
         while k < depth {
-            let len = match chunk.min(depth - k) {
-                // Whole blocks, and the last one by itself.
-                len if len > block => len - len % block,
-                len => len,
-            };
-            let blocks = &BLOCKS[..len.div_ceil(block)];
+            let len = chunk.min(depth - k);
             let mut tiles = [weights; MAX_COLUMNS];
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                 *tile = weights.wrapping_add((first + j) * tile_len + k * step);
@@ -191,7 +214,6 @@ impl Part<'_> {
             };
             let share = if num_panels == 1 { 0 } else { (len * step).div_ceil(num_panels) };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
-            let operand = if widen { Operand::Single } else { operand(w, first, columns, k) };
             if widen {
                 for (j, wide) in widened.chunks_exact_mut(CHUNK * LANES).enumerate().take(columns) {
                     Widen { w, tile: first + j, inputs: k..k + len, out: wide }.run(s);
@@ -205,13 +227,13 @@ impl Part<'_> {
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
-                // tile of weights holds `len` steps, and each block of codes its scales; the sums are as long as sliced.
+                // tile of weights holds `len` steps; the sums are as long as sliced.
                 let product = unsafe {
                     Multiply::new(
                         (rows, columns),
-                        len.min(block),
+                        len,
                         Left { words: start, row_step: 1, step: rows },
-                        Right { blocks, tiles, step: tile_step, next: Some(next) },
+                        Right { blocks: &[0], tiles, step: tile_step, next: Some(next) },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },
                         operand,
                     )

@@ -5,10 +5,12 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::coded::{Coded, Form, MAX_BLOCK, TileMut};
 use super::packed::{Quantised, Values, WeightDtype};
 use super::quant;
 use crate::buffer::Buffer;
 use crate::error::ensure;
+use crate::ggml::{Block, BlockKind};
 use crate::rows::{for_each_chunk, for_each_row_run};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::transpose::transpose;
@@ -106,29 +108,44 @@ impl<'a> Stored<'a> {
         words
     }
 
-    /// All rows as codes of 8 or, two to a byte, of 4 bits.
-    pub(super) fn quantised(&self, pool: &Pool, per_byte: usize) -> Quantised {
+    /// All rows as NF4, two codes to a byte.
+    pub(super) fn quantised(&self, pool: &Pool) -> Quantised {
         let num_tiles = self.num_tiles();
-        let codes_per_tile = self.in_features.div_ceil(per_byte) * LANES;
+        let codes_per_tile = self.in_features.div_ceil(2) * LANES;
         let scales_per_tile = self.in_features.div_ceil(quant::BLOCK) * LANES;
         let mut codes = Buffer::streamed(num_tiles * codes_per_tile);
         let mut scales = Buffer::zeroed(num_tiles * scales_per_tile);
         let (all_codes, all_scales): (&mut [u8], &mut [f32]) = (&mut codes, &mut scales);
-        for_each_row_run(
-            pool,
-            true,
-            (all_codes, codes_per_tile),
-            (all_scales, scales_per_tile),
-            |first, codes, scales| {
-                let tiles = codes.chunks_mut(codes_per_tile).zip(scales.chunks_mut(scales_per_tile));
-                for (index, (codes, scales)) in tiles.enumerate() {
-                    let tile = &self.tile(first + index);
-                    dispatch(pool.isa(), FillCodes { tile, per_byte, codes, scales });
-                }
-                self.tell(first..first + codes.len() / codes_per_tile);
-            },
-        );
+        self.for_each_tile(pool, (all_codes, codes_per_tile), (all_scales, scales_per_tile), FillNf4::run);
         Quantised { codes, scales }
+    }
+
+    /// All rows as codes of this form: those of their blocks, or, if they are numbers, made here.
+    pub(super) fn coded(&self, pool: &Pool, form: Form) -> Coded {
+        let mut coded = Coded::zeroed(form, self.num_tiles(), self.in_features);
+        let (codes, scales) = coded.parts_mut();
+        self.for_each_tile(pool, codes, scales, |tile, codes, scales| {
+            fill_coded(tile, TileMut::new(form, self.in_features, codes, scales));
+        });
+        coded
+    }
+
+    /// Runs `fill(tile, its codes, its scales)` for all tiles.
+    fn for_each_tile<T: Send, U: Send>(
+        &self,
+        pool: &Pool,
+        codes: (&mut [T], usize),
+        scales: (&mut [U], usize),
+        fill: impl Fn(&Tile<'_>, &mut [T], &mut [U]) + Sync,
+    ) {
+        let (per_tile, scales_per_tile) = (codes.1, scales.1);
+        for_each_row_run(pool, true, codes, scales, |first, codes, scales| {
+            let tiles = codes.chunks_mut(per_tile).zip(scales.chunks_mut(scales_per_tile));
+            for (index, (codes, scales)) in tiles.enumerate() {
+                fill(&self.tile(first + index), codes, scales);
+            }
+            self.tell(first..first + codes.len() / per_tile);
+        });
     }
 }
 
@@ -138,23 +155,29 @@ impl Values<'_> {
         match self {
             Self::F32(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::Blocks(kind, bytes) => bytes.len() / kind.num_bytes() * kind.num_values(),
         }
     }
 
-    /// Values `range`.
+    /// Values `range`, of blocks whole ones.
     fn slice(&self, range: Range<usize>) -> Self {
         match self {
             Self::F32(values) => Self::F32(&values[range]),
             Self::Bf16(values) => Self::Bf16(&values[range]),
+            Self::Blocks(kind, bytes) => {
+                let byte = |value: usize| value / kind.num_values() * kind.num_bytes();
+                Self::Blocks(*kind, &bytes[byte(range.start)..byte(range.end)])
+            }
         }
     }
 
-    /// Values `from..from + out.len()` in single precision.
+    /// Values `from..from + out.len()` in single precision; not of blocks, which nobody asks for numbers.
     #[inline(always)]
     fn read(&self, from: usize, out: &mut [f32]) {
         match self {
             Self::F32(values) => out.copy_from_slice(&values[from..from + out.len()]),
             Self::Bf16(values) => out.iter_mut().zip(&values[from..]).for_each(|(out, x)| *out = x.to_f32()),
+            Self::Blocks(..) => {}
         }
     }
 }
@@ -233,6 +256,7 @@ fn make_words(row: &Values<'_>, dtype: WeightDtype, first: usize, out: &mut [u32
                 *out = pair(bf16::from_f32(x[0]), bf16::from_f32(x.get(1).copied().unwrap_or(0.0)));
             });
         }
+        (Values::Blocks(..), _) => {}
         (Values::Bf16(row), _) => {
             out.zip(row[2 * first..].chunks(2)).for_each(|(out, x)| {
                 *out = pair(x[0], x.get(1).copied().unwrap_or(bf16::ZERO));
@@ -241,44 +265,69 @@ fn make_words(row: &Values<'_>, dtype: WeightDtype, first: usize, out: &mut [u32
     }
 }
 
-/// A tile as codes `[depth][LANES]` and scales `[blocks][LANES]`; both hold zeros before.
-struct FillCodes<'a> {
-    tile: &'a Tile<'a>,
-    per_byte: usize,
-    codes: &'a mut [u8],
-    scales: &'a mut [f32],
-}
+/// A tile as codes `[depth / 2][LANES]` and scales `[blocks][LANES]`; both hold zeros before.
+struct FillNf4;
 
-impl Op for FillCodes<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let (mut values, mut row_codes) = ([0.0; quant::BLOCK], [0; quant::BLOCK]);
-        let per_block = quant::BLOCK / self.per_byte * LANES;
-        let blocks = self.codes.chunks_mut(per_block).zip(self.scales.chunks_mut(LANES));
+impl FillNf4 {
+    fn run(tile: &Tile<'_>, codes: &mut [u8], scales: &mut [f32]) {
+        let mut values = [0.0; quant::BLOCK];
+        let blocks = codes.chunks_mut(quant::BLOCK / 2 * LANES).zip(scales.chunks_mut(LANES));
         for (block, (codes, scales)) in blocks.enumerate() {
             let first = block * quant::BLOCK;
-            let count = quant::BLOCK.min(self.tile.width - first);
-            let (values, row_codes) = (&mut values[..count], &mut row_codes[..count]);
-            for (lane, row) in self.tile.lanes[..self.tile.count].iter().enumerate() {
+            let values = &mut values[..quant::BLOCK.min(tile.width - first)];
+            for (lane, row) in tile.lanes[..tile.count].iter().enumerate() {
                 row.read(first, values);
-                let codes = codes[lane..].iter_mut().step_by(LANES);
-                if self.per_byte == 1 {
-                    scales[lane] = quant::int8_scale(values);
-                    // A row first, which takes vectors, then each code to its place.
-                    let scale = scales[lane];
-                    row_codes
-                        .iter_mut()
-                        .zip(&*values)
-                        .for_each(|(code, x)| *code = quant::int8_code(*x, scale));
-                    codes.zip(&*row_codes).for_each(|(place, code)| *place = *code);
-                } else {
-                    scales[lane] = quant::nf4_scale(values);
-                    let code = |x: Option<&f32>| x.map_or(0, |x| quant::nf4_code(*x, scales[lane]));
-                    codes
-                        .zip(values.chunks(2))
-                        .for_each(|(place, x)| *place = code(x.first()) | code(x.get(1)) << 4);
+                scales[lane] = quant::nf4_scale(values);
+                let code = |x: Option<&f32>| x.map_or(0, |x| quant::nf4_code(*x, scales[lane]));
+                let places = codes[lane..].iter_mut().step_by(LANES);
+                places
+                    .zip(values.chunks(2))
+                    .for_each(|(place, x)| *place = code(x.first()) | code(x.get(1)) << 4);
+            }
+        }
+    }
+}
+
+/// A tile as codes and their scales; it holds zeros before.
+fn fill_coded(tile: &Tile<'_>, mut out: TileMut<'_>) {
+    for (lane, row) in tile.lanes[..tile.count].iter().enumerate() {
+        match row {
+            Values::Blocks(kind, bytes) => fill_blocks(*kind, bytes, &mut out, lane),
+            numbers => fill_int8(numbers, tile.width, &mut out, lane),
+        }
+    }
+}
+
+/// A row of numbers as codes of eight bits.
+fn fill_int8(row: &Values<'_>, width: usize, out: &mut TileMut<'_>, lane: usize) {
+    let (mut values, mut codes) = ([0.0; MAX_BLOCK], [0; MAX_BLOCK]);
+    for block in 0..width.div_ceil(MAX_BLOCK) {
+        let first = block * MAX_BLOCK;
+        let count = MAX_BLOCK.min(width - first);
+        let (values, codes) = (&mut values[..count], &mut codes[..count]);
+        row.read(first, values);
+        let half = quant::int8_scale(values);
+        let scale = half.to_f32();
+        codes.iter_mut().zip(&*values).for_each(|(code, x)| *code = quant::int8_code(*x, scale));
+        out.set_codes(block, lane, codes);
+        out.set_factor(0, block, lane, half.to_bits());
+    }
+}
+
+/// A row of blocks as they are.
+fn fill_blocks(kind: BlockKind, bytes: &[u8], out: &mut TileMut<'_>, lane: usize) {
+    let (form, mut block) = (kind.form(), Block::default());
+    let groups = kind.num_values() / form.block;
+    for (index, bytes) in bytes.chunks_exact(kind.num_bytes()).enumerate() {
+        block.read(kind, bytes);
+        for level in 0..form.levels() {
+            out.set_factor(level, index * groups, lane, block.factors[level]);
+        }
+        for (group, codes) in block.codes[..kind.num_values()].chunks_exact(form.block).enumerate() {
+            out.set_codes(index * groups + group, lane, codes);
+            if form.blocks_per_factor > 1 {
+                for level in 0..form.levels() {
+                    out.set_part(level, index * groups + group, lane, block.parts[level][group]);
                 }
             }
         }

@@ -5,10 +5,12 @@ use std::sync::OnceLock;
 
 use half::bf16;
 
+use super::coded::{Coded, Form};
 use super::pack::Stored;
 use super::quant;
 use crate::buffer::Buffer;
 use crate::error::{check_len, ensure};
+use crate::ggml::BlockKind;
 use crate::simd::LANES;
 use crate::{KernelError, Pool};
 
@@ -19,11 +21,15 @@ pub enum WeightDtype {
     F32,
     /// bfloat16.
     Bf16,
-    /// Eight bits: blocks of 64 inputs share a scale, by their largest magnitude.
+    /// Eight bits: blocks of 64 inputs share a scale, by their largest magnitude. Products round activations to eight
+    /// bits too.
     Int8,
-    /// 4-bit NormalFloat: as [`WeightDtype::Int8`], with the sixteen values of QLoRA (Dettmers et al. 2023,
-    /// arXiv:2305.14314).
+    /// 4-bit NormalFloat: blocks as of [`WeightDtype::Int8`], with the sixteen values of QLoRA (Dettmers et al. 2023,
+    /// arXiv:2305.14314). Products do not round activations.
     Nf4,
+    /// The blocks of a GGUF file as they are, each part in its own kind; products as with [`WeightDtype::Int8`]. Parts
+    /// that are not in blocks are kept in their own precision.
+    Blocks,
 }
 
 /// Numbers as a checkpoint stores them.
@@ -33,11 +39,13 @@ pub enum Values<'a> {
     F32(&'a [f32]),
     /// bfloat16.
     Bf16(&'a [bf16]),
+    /// Blocks of a GGUF file, whole ones in each row.
+    Blocks(BlockKind, &'a [u8]),
 }
 
 /// A matrix `[out_features, in_features]`, packed: tiles of 16 outputs, in each the inputs in order, in each (or, for
-/// bf16 and 4 bits, in each pair of inputs) the 16 outputs side by side. Missing outputs and inputs of the last tile
-/// are zero.
+/// bf16 and NF4, in each pair of inputs, and of codes, in each four) the 16 outputs side by side. Missing outputs and
+/// inputs of the last tile are zero.
 #[derive(Clone, Debug)]
 pub struct PackedLinear {
     out_features: usize,
@@ -54,10 +62,12 @@ pub(crate) enum Storage {
     F32(Buffer<u32>),
     /// `[out / 16][in / 2][16]`, the even input in the low half of each word.
     Bf16(Buffer<u32>),
-    /// Codes `[out / 16][in][16]` and scales `[out / 16][in / 64][16]`.
-    Int8(Quantised),
-    /// Codes `[out / 16][in / 2][16]`, the even input in the low half of each byte, and scales as of eight bits.
+    /// Codes of integers, by which activations are multiplied as bytes, and what the matrix was made as.
+    Coded(Coded, WeightDtype),
+    /// Codes `[out / 16][in / 2][16]`, the even input in the low half of each byte, and scales `[out / 16][in / 64][16]`.
     Nf4(Quantised),
+    /// Matrices one below the other, of several kinds; all but the last have whole tiles.
+    Stacked(Vec<PackedLinear>),
 }
 
 /// Codes of values and what they are multiples of.
@@ -93,15 +103,62 @@ impl PackedLinear {
         dtype: WeightDtype,
         spent: &(dyn Fn(usize, Range<usize>) + Sync),
     ) -> Result<Self, KernelError> {
+        if dtype == WeightDtype::Blocks {
+            return Self::stack(pool, parts, in_features, spent);
+        }
         let stored = Stored::new(parts, in_features, spent)?;
-        let out_features = stored.num_rows();
+        ensure(!parts.iter().any(|part| matches!(part, Values::Blocks(..))), || {
+            "weights in blocks are packed as they are, or read as numbers first".to_owned()
+        })?;
         let storage = match dtype {
             WeightDtype::F32 => Storage::F32(stored.words(pool, dtype)),
             WeightDtype::Bf16 => Storage::Bf16(stored.words(pool, dtype)),
-            WeightDtype::Int8 => Storage::Int8(stored.quantised(pool, 1)),
-            WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool, 2)),
+            WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool)),
+            WeightDtype::Int8 | WeightDtype::Blocks => Storage::Coded(stored.coded(pool, Form::INT8), dtype),
         };
-        Ok(Self { out_features, in_features, storage, largest: OnceLock::new() })
+        Ok(Self::new(stored.num_rows(), in_features, storage))
+    }
+
+    /// Every part as it is; neighbours of the same kind together.
+    fn stack(
+        pool: &Pool,
+        parts: &[Values<'_>],
+        in_features: usize,
+        spent: &(dyn Fn(usize, Range<usize>) + Sync),
+    ) -> Result<Self, KernelError> {
+        let mut stack = Vec::new();
+        let mut first = 0;
+        for alike in parts.chunk_by(Values::is_alike) {
+            let told = |part: usize, values: Range<usize>| spent(first + part, values);
+            stack.push(match alike[0] {
+                Values::F32(_) => Self::pack_and_tell(pool, alike, in_features, WeightDtype::F32, &told)?,
+                Values::Bf16(_) => Self::pack_and_tell(pool, alike, in_features, WeightDtype::Bf16, &told)?,
+                Values::Blocks(kind, _) => {
+                    ensure(in_features.is_multiple_of(kind.num_values()), || {
+                        format!("rows of {in_features} are not whole blocks of {}", kind.num_values())
+                    })?;
+                    let stored = Stored::new(alike, in_features, &told)?;
+                    let coded = stored.coded(pool, kind.form());
+                    Self::new(stored.num_rows(), in_features, Storage::Coded(coded, WeightDtype::Blocks))
+                }
+            });
+            first += alike.len();
+        }
+        if stack.len() == 1 {
+            return Ok(stack.swap_remove(0));
+        }
+        let ragged = stack.iter().rev().skip(1).find(|part| !part.out_features.is_multiple_of(LANES));
+        if let Some(part) = ragged {
+            let message =
+                format!("{} rows in blocks of their own kind are no multiple of {LANES}", part.out_features);
+            return Err(KernelError::Invalid(message));
+        }
+        let out_features = stack.iter().map(|part| part.out_features).sum();
+        Ok(Self::new(out_features, in_features, Storage::Stacked(stack)))
+    }
+
+    fn new(out_features: usize, in_features: usize, storage: Storage) -> Self {
+        Self { out_features, in_features, storage, largest: OnceLock::new() }
     }
 
     /// Outputs.
@@ -119,8 +176,9 @@ impl PackedLinear {
         match self.storage {
             Storage::F32(_) => WeightDtype::F32,
             Storage::Bf16(_) => WeightDtype::Bf16,
-            Storage::Int8(_) => WeightDtype::Int8,
+            Storage::Coded(_, dtype) => dtype,
             Storage::Nf4(_) => WeightDtype::Nf4,
+            Storage::Stacked(_) => WeightDtype::Blocks,
         }
     }
 
@@ -128,9 +186,9 @@ impl PackedLinear {
     pub fn num_bytes(&self) -> usize {
         match &self.storage {
             Storage::F32(data) | Storage::Bf16(data) => size_of_val(&**data),
-            Storage::Int8(data) | Storage::Nf4(data) => {
-                size_of_val(&*data.codes) + size_of_val(&*data.scales)
-            }
+            Storage::Coded(data, _) => data.num_bytes(),
+            Storage::Nf4(data) => size_of_val(&*data.codes) + size_of_val(&*data.scales),
+            Storage::Stacked(parts) => parts.iter().map(Self::num_bytes).sum(),
         }
     }
 
@@ -160,12 +218,17 @@ impl PackedLinear {
                     }
                 }
             }
-            Storage::Int8(_) | Storage::Nf4(_) => {
+            Storage::Coded(data, _) => data.row(index, out),
+            Storage::Nf4(data) => {
                 let mut step = [0.0; LANES];
                 for (k, out) in out.iter_mut().enumerate() {
-                    self.storage.dequantise(self.in_features, tile, k, &mut step);
+                    data.dequantise(self.in_features, tile, k, &mut step);
                     *out = step[lane];
                 }
+            }
+            Storage::Stacked(parts) => {
+                let (first, part) = part_of(parts, index);
+                part.row(index - first, out)?;
             }
         }
         Ok(())
@@ -186,24 +249,37 @@ impl PackedLinear {
     }
 }
 
-impl Storage {
-    /// Input `k` of the outputs of tile `tile`, of quantised weights; others are words, and read as such.
+/// The part of a stack that holds row `index`, and the first row of it.
+pub(super) fn part_of(parts: &[PackedLinear], index: usize) -> (usize, &PackedLinear) {
+    let mut first = 0;
+    for part in &parts[..parts.len() - 1] {
+        if index < first + part.out_features {
+            return (first, part);
+        }
+        first += part.out_features;
+    }
+    (first, &parts[parts.len() - 1])
+}
+
+impl Values<'_> {
+    /// Whether both are kept in the same way.
+    fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Blocks(one, _), Self::Blocks(another, _)) => one == another,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl Quantised {
+    /// Input `k` of the outputs of tile `tile`, of NF4.
     #[inline(always)]
-    pub(crate) fn dequantise(&self, in_features: usize, tile: usize, k: usize, out: &mut [f32; LANES]) {
-        let (data, per_byte) = match self {
-            Self::Int8(data) => (data, 1),
-            Self::Nf4(data) => (data, 2),
-            Self::F32(_) | Self::Bf16(_) => return,
-        };
-        let at = (tile * in_features.div_ceil(per_byte) + k / per_byte) * LANES;
+    pub(super) fn dequantise(&self, in_features: usize, tile: usize, k: usize, out: &mut [f32; LANES]) {
+        let at = (tile * in_features.div_ceil(2) + k / 2) * LANES;
         let scales_at = (tile * in_features.div_ceil(quant::BLOCK) + k / quant::BLOCK) * LANES;
-        let (codes, scales) = (&data.codes[at..at + LANES], &data.scales[scales_at..scales_at + LANES]);
+        let (codes, scales) = (&self.codes[at..at + LANES], &self.scales[scales_at..scales_at + LANES]);
         for lane in 0..LANES {
-            let value = match per_byte {
-                1 => f32::from(codes[lane].cast_signed()),
-                _ => quant::NF4[usize::from(codes[lane] >> (4 * (k % 2)) & 15)],
-            };
-            out[lane] = value * scales[lane];
+            out[lane] = quant::NF4[usize::from(codes[lane] >> (4 * (k % 2)) & 15)] * scales[lane];
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use super::coded::Form;
+use super::packed::{PackedLinear, Storage};
+use super::rounding::RoundRows;
 use crate::buffer::Buffer;
 use crate::rows::for_each_chunk;
 use crate::simd::tile::columns_for;
@@ -14,7 +17,7 @@ const MAX_PANEL_ROWS: usize = 8;
 const PARALLEL_VALUES: usize = 1 << 15;
 
 /// How rows are cut: panels differ by one row at most, the longer ones first. Panel `p` holds `[words][rows of p]` words
-/// (an f32, or a pair of bf16) from word `first_row(p) · words` on.
+/// (an f32, a pair of bf16, or as `rounding` says) from word `first_row(p) · words` on.
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
     /// Words of a row.
@@ -39,36 +42,38 @@ enum Rounding {
     Single,
     /// A pair of bf16.
     Pairs,
+    /// Four bytes, and what they are multiples of.
+    Bytes(Form),
 }
 
 /// Cuts rows into panels for an instruction set.
-pub(super) struct Plan {
+pub(super) struct Plan<'a> {
     pub(super) num_rows: usize,
-    /// Words of weights of one output.
-    pub(super) depth: usize,
-    pub(super) bf16: bool,
+    pub(super) w: &'a PackedLinear,
 }
 
-impl Op for Plan {
+impl Op for Plan<'_> {
     type Output = Panels;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Panels {
         const { assert!(S::MAX_ROWS <= MAX_PANEL_ROWS, "panels are at most as high as they can be packed") };
         let count = self.num_rows.div_ceil(S::MAX_ROWS);
-        let ratio = if self.bf16 && !S::HAS_DOT { 2 } else { 1 };
+        let width = self.w.in_features();
+        let (words, ratio, rounding) = match self.w.storage() {
+            Storage::Bf16(_) if S::HAS_DOT => (width.div_ceil(2), 1, Rounding::Pairs),
+            Storage::Bf16(_) => (width.next_multiple_of(2), 2, Rounding::Single),
+            Storage::Coded(data, _) => (data.panel_words(), 1, Rounding::Bytes(data.form)),
+            Storage::F32(_) | Storage::Nf4(_) | Storage::Stacked(_) => (width, 1, Rounding::None),
+        };
         Panels {
-            words: self.depth * ratio,
+            words,
             ratio,
             stripe: columns_for::<S>(self.num_rows.div_ceil(count)),
             count,
             rows: self.num_rows / count,
             longer: self.num_rows % count,
-            rounding: match (self.bf16, S::HAS_DOT) {
-                (false, _) => Rounding::None,
-                (true, false) => Rounding::Single,
-                (true, true) => Rounding::Pairs,
-            },
+            rounding,
         }
     }
 }
@@ -100,7 +105,12 @@ impl Panels {
         for (part, first, rows) in [(longer, 0, self.rows + 1), (shorter, self.longer, self.rows)] {
             for_each_chunk(pool, parallel, part, rows * self.words, |i, words| {
                 let first_row = self.first_row(first + i);
-                dispatch(isa, Pack { x, width, first_row, rows, rounding: self.rounding, words });
+                match self.rounding {
+                    Rounding::Bytes(form) => {
+                        dispatch(isa, RoundRows { x, width, first_row, rows, form, words })
+                    }
+                    rounding => dispatch(isa, Pack { x, width, first_row, rows, rounding, words }),
+                }
             });
         }
     }
@@ -135,7 +145,7 @@ impl Op for Pack<'_> {
                 };
                 let mut narrow = [0; LANES];
                 match self.rounding {
-                    Rounding::None => *line = values.map(f32::to_bits),
+                    Rounding::None | Rounding::Bytes(_) => *line = values.map(f32::to_bits),
                     Rounding::Single => {
                         s.to_bf16(s.load(&values), &mut narrow);
                         line.iter_mut().zip(narrow).for_each(|(word, x)| *word = u32::from(x) << 16);

@@ -1,5 +1,7 @@
 //! Weights in eight or four bits: blocks of inputs that share a scale, the largest magnitude among them. Leaves where
-//! codes lie to `packed`.
+//! codes lie to `coded` and `packed`.
+
+use half::f16;
 
 /// Consecutive inputs of an output that share a scale.
 pub(crate) const BLOCK: usize = 64;
@@ -25,15 +27,15 @@ pub(crate) const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// The scale of a block: what a code of full magnitude stands for is its largest value.
-pub(super) fn int8_scale(block: &[f32]) -> f32 {
-    largest(block) / 127.0
+/// The scale of a block: what a code of full magnitude stands for is its largest value, nearly.
+pub(super) fn int8_scale(block: &[f32]) -> f16 {
+    f16::from_f32(largest(block) / 127.0)
 }
 
-/// The code of `x`: nearest, ties to even.
+/// The code of `x`, of which that of zero is `128`: nearest, ties to even.
 pub(super) fn int8_code(x: f32, scale: f32) -> u8 {
     let code = if scale > 0.0 { (x / scale).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
-    (code as i8).cast_unsigned()
+    (code + 128.0) as u8
 }
 
 /// As [`int8_scale`].
@@ -67,10 +69,11 @@ mod tests {
 
     #[test]
     fn eight_bits_reach_from_the_largest_to_its_opposite() {
-        let scale = int8_scale(&[0.5, -2.54, 1.0]);
-        let value = |x| f32::from(int8_code(x, scale).cast_signed()) * scale;
-        assert!((value(-2.54) + 2.54).abs() < 1e-6 && (value(2.54) - 2.54).abs() < 1e-6);
+        let scale = int8_scale(&[0.5, -2.54, 1.0]).to_f32();
+        let value = |x| (f32::from(int8_code(x, scale)) - 128.0) * scale;
+        // Half precision has eleven bits.
+        assert!((value(-2.54) + 2.54).abs() < 2.54 / 2048.0 && (value(2.54) - 2.54).abs() < 2.54 / 2048.0);
         assert!((value(0.505) - 0.505).abs() <= scale / 2.0 + 1e-6);
-        assert_eq!((int8_scale(&[0.0; 3]), int8_code(0.0, 0.0)), (0.0, 0));
+        assert_eq!((int8_scale(&[0.0; 3]).to_f32(), int8_code(0.0, 0.0)), (0.0, 128));
     }
 }

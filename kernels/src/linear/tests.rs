@@ -1,9 +1,10 @@
 //! The product against a plain sum in f64, for every instruction set, and its independence from the batch.
 
-use half::bf16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
+use crate::BlockKind;
 use crate::isa::Isa;
 
 /// Pseudo-random values in −1..1.
@@ -55,6 +56,27 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+/// A row as products with such weights see it.
+fn as_multiplied(row: &[f32], dtype: WeightDtype) -> Vec<f32> {
+    match dtype {
+        WeightDtype::F32 | WeightDtype::Nf4 => row.to_vec(),
+        WeightDtype::Bf16 => row.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
+        WeightDtype::Int8 => rounded(row, 64),
+        WeightDtype::Blocks => rounded(row, 32),
+    }
+}
+
+/// A row in eight bits: the largest magnitude of a block is 127, and the scale in half precision.
+fn rounded(row: &[f32], block: usize) -> Vec<f32> {
+    let round = |values: &[f32]| {
+        let scale = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs())) / 127.0;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let half = f16::from_f32(scale).to_f32();
+        values.iter().map(|x| (x * inverse).round_ties_even() * half).collect::<Vec<_>>()
+    };
+    row.chunks(block).flat_map(round).collect()
+}
+
 /// Weights as two parts, packed, and as they are after rounding.
 fn weights(pool: &Pool, case: &Case) -> (PackedLinear, Vec<f32>) {
     let w = values(2, case.n * case.k);
@@ -71,9 +93,11 @@ fn weights(pool: &Pool, case: &Case) -> (PackedLinear, Vec<f32>) {
         .collect();
     let step = match case.dtype {
         WeightDtype::F32 | WeightDtype::Bf16 => 0.0,
-        WeightDtype::Int8 => 0.5 / 127.0,
+        // Half a step, and the scale's rounding.
+        WeightDtype::Int8 => 0.5 / 127.0 + 1.0 / 2048.0,
         // Half the widest gap of the table.
         WeightDtype::Nf4 => 0.153,
+        WeightDtype::Blocks => unreachable!("these weights are numbers"),
     };
     let unpacked = packed.unpack();
     for (value, expected) in unpacked.iter().zip(&expected) {
@@ -107,7 +131,7 @@ proptest! {
             let out_rows = RowsMut { data: &mut out, stride: out_stride, column: case.padding.1 };
             linear(&pool, x_rows, case.m, &w, &epilogue, out_rows).unwrap();
             for i in 0..case.m {
-                let x = x_rows.row(i, case.k);
+                let x = as_multiplied(x_rows.row(i, case.k), case.dtype);
                 for j in 0..out_stride {
                     let (actual, old) = (out[i * out_stride + j], before[i * out_stride + j]);
                     if j < case.padding.1 {
@@ -115,8 +139,7 @@ proptest! {
                         continue;
                     }
                     let j = j - case.padding.1;
-                    let round = |x: f32| if case.dtype == WeightDtype::Bf16 { bf16::from_f32(x).to_f32() } else { x };
-                    let terms = || x.iter().zip(&plain[j * case.k..]).map(|(&x, &w)| f64::from(round(x)) * f64::from(w));
+                    let terms = || x.iter().zip(&plain[j * case.k..]).map(|(&x, &w)| f64::from(x) * f64::from(w));
                     let mut expected = terms().sum::<f64>() * f64::from(case.scale);
                     if case.bias { expected += f64::from(bias[j]) }
                     if case.accumulate { expected += f64::from(old) }
@@ -127,6 +150,113 @@ proptest! {
             }
         }
     }
+}
+
+/// Blocks of a kind with any codes, and factors of about a hundredth.
+fn blocks(kind: BlockKind, seed: u64, count: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        values(seed, count * kind.num_bytes()).iter().map(|x| (x * 128.0 + 128.0) as u8).collect();
+    let halves: &[usize] = match kind {
+        BlockKind::Q8_0 | BlockKind::Q4_0 => &[0],
+        BlockKind::Q4K | BlockKind::Q5K => &[0, 2],
+        BlockKind::Q6K => &[208],
+    };
+    for (i, block) in bytes.chunks_exact_mut(kind.num_bytes()).enumerate() {
+        for &at in halves {
+            let factor = f16::from_f32(0.01 + (i % 7) as f32 * 0.001);
+            block[at..at + 2].copy_from_slice(&factor.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+#[test]
+fn blocks_stand_for_their_numbers_and_are_multiplied_as_bytes() {
+    let (k, n, m) = (512, 70, 19);
+    let x = values(9, m * k);
+    for kind in BlockKind::ALL {
+        let form = kind.form();
+        let bytes = blocks(kind, 10, n * k / kind.num_values());
+        let numbers = kind.numbers(&bytes);
+        let rounded: Vec<f32> = x.chunks(k).flat_map(|row| rounded(row, form.block)).collect();
+        for isa in isas() {
+            let pool = Pool::with_isa(2, isa).unwrap();
+            let cut = bytes.len() / n * 32;
+            let parts = [Values::Blocks(kind, &bytes[..cut]), Values::Blocks(kind, &bytes[cut..])];
+            let packed = PackedLinear::pack(&pool, &parts, k, WeightDtype::Blocks).unwrap();
+            assert_eq!(packed.unpack(), numbers, "{kind:?}");
+            // As many bytes as the file has, but that scales of six bits take eight.
+            assert!(packed.num_bytes() * n / 80 < bytes.len() * 104 / 100, "{kind:?}");
+            let mut out = vec![0.0; m * n];
+            let rows = Rows::new(&x, k);
+            linear(&pool, rows, m, &packed, &Epilogue::default(), RowsMut::new(&mut out, n)).unwrap();
+            for (i, out) in out.chunks(n).enumerate() {
+                for (j, &actual) in out.iter().enumerate() {
+                    let terms = || {
+                        let pairs = rounded[i * k..][..k].iter().zip(&numbers[j * k..]);
+                        pairs.map(|(&x, &w)| f64::from(x) * f64::from(w))
+                    };
+                    let tolerance = 1e-6 * (1.0 + terms().map(f64::abs).sum::<f64>());
+                    let error = (f64::from(actual) - terms().sum::<f64>()).abs();
+                    assert!(error < tolerance, "{isa:?} {kind:?} row {i} output {j}: {actual}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_in_blocks_of_several_kinds_are_one_matrix() {
+    let (k, m) = (256, 9);
+    let x = values(11, m * k);
+    let (q, v) = (blocks(BlockKind::Q4K, 12, 48), blocks(BlockKind::Q6K, 13, 16));
+    let last = values(14, 5 * k);
+    let parts = [
+        Values::Blocks(BlockKind::Q4K, &q[..16 * 144]),
+        Values::Blocks(BlockKind::Q4K, &q[16 * 144..]),
+        Values::Blocks(BlockKind::Q6K, &v),
+        Values::F32(&last),
+    ];
+    let bias = values(15, 69);
+    let epilogue = Epilogue { bias: Some(&bias), scale: 0.5, accumulate: true };
+    for isa in isas() {
+        let pool = Pool::with_isa(2, isa).unwrap();
+        let all = PackedLinear::pack(&pool, &parts, k, WeightDtype::Blocks).unwrap();
+        assert_eq!((all.out_features(), all.dtype()), (69, WeightDtype::Blocks));
+        let mut out = vec![1.0; m * 69];
+        linear(&pool, Rows::new(&x, k), m, &all, &epilogue, RowsMut::new(&mut out, 69)).unwrap();
+        let mut first = 0;
+        for part in [&parts[..2], &parts[2..3], &parts[3..]] {
+            let one = PackedLinear::pack(&pool, part, k, WeightDtype::Blocks).unwrap();
+            let n = one.out_features();
+            let epilogue = Epilogue { bias: Some(&bias[first..first + n]), ..epilogue };
+            let mut alone = vec![1.0; m * n];
+            linear(&pool, Rows::new(&x, k), m, &one, &epilogue, RowsMut::new(&mut alone, n)).unwrap();
+            let rows = out.chunks(69).flat_map(|row| row[first..first + n].iter().copied());
+            assert!(rows.eq(alone), "{isa:?}");
+            assert_eq!(one.unpack(), all.unpack()[first * k..(first + n) * k]);
+            let tile = first / LANES;
+            let (mut wide, mut same) = (vec![0.0; k * LANES], vec![0.0; k * LANES]);
+            dispatch(isa, Widen { w: &all, tile, inputs: 0..k, out: &mut wide });
+            dispatch(isa, Widen { w: &one, tile: 0, inputs: 0..k, out: &mut same });
+            assert_eq!(wide, same, "{isa:?}");
+            first += n;
+        }
+    }
+}
+
+#[test]
+fn blocks_that_cannot_be_kept_are_refused() {
+    let pool = Pool::new(1).unwrap();
+    let bytes = blocks(BlockKind::Q6K, 16, 30);
+    let pack =
+        |parts: &[Values<'_>], k, dtype| PackedLinear::pack(&pool, parts, k, dtype).unwrap_err().to_string();
+    let six = Values::Blocks(BlockKind::Q6K, &bytes);
+    assert!(pack(&[six], 128, WeightDtype::Blocks).contains("rows of 128 are not whole blocks of 256"));
+    assert!(pack(&[six], 256, WeightDtype::Bf16).contains("read as numbers first"));
+    let numbers = values(17, 256);
+    let error = pack(&[six, Values::F32(&numbers)], 256, WeightDtype::Blocks);
+    assert_eq!(error, "30 rows in blocks of their own kind are no multiple of 16");
 }
 
 #[test]

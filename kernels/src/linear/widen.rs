@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::packed::{PackedLinear, Storage};
+use super::packed::{PackedLinear, Storage, part_of};
 use crate::Pool;
 use crate::rows::for_each_chunk;
 use crate::simd::{LANES, Op, Simd, dispatch};
@@ -44,10 +44,16 @@ impl Op for Widen<'_> {
                     *odd = words.map(|word| f32::from_bits(word & 0xffff_0000));
                 }
             }
-            storage @ (Storage::Int8(_) | Storage::Nf4(_)) => {
+            Storage::Coded(data, _) => data.widen(tile, inputs, out),
+            Storage::Nf4(data) => {
                 for (k, out) in inputs.zip(out.as_chunks_mut::<LANES>().0) {
-                    storage.dequantise(in_features, tile, k, out);
+                    data.dequantise(in_features, tile, k, out);
                 }
+            }
+            Storage::Stacked(parts) => {
+                let (first, w) = part_of(parts, tile * LANES);
+                // Not by calling itself: everything is inlined.
+                dispatch(S::ISA, Widen { w, tile: tile - first / LANES, inputs, out });
             }
         }
     }

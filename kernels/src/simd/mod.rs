@@ -52,7 +52,12 @@ pub(crate) trait Simd: Copy {
     ///
     /// # Safety
     /// Sixteen bytes must be readable at `x`.
-    unsafe fn load_codes_at(self, x: *const i8) -> Self::V;
+    unsafe fn load_bytes_at(self, x: *const i8) -> Self::V;
+    /// Numbers in half precision as f32.
+    ///
+    /// # Safety
+    /// Sixteen numbers of two bytes must be readable at `x`.
+    unsafe fn load_halves_at(self, x: *const u16) -> Self::V;
     fn splat(self, x: f32) -> Self::V;
     fn splat_word(self, x: u32) -> Self::W;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -82,6 +87,13 @@ pub(crate) trait Simd: Copy {
     fn dot_bf16(self, acc: Self::V, a: Self::W, b: Self::W) -> Self::V {
         self.mul_add(self.odd(a), self.odd(b), self.mul_add(self.even(a), self.even(b), acc))
     }
+    /// `acc + c₀a₀ + c₁a₁ + c₂a₂ + c₃a₃` of the four bytes of each word, those of `c` unsigned, those of `a` signed and
+    /// not −128; sums are signed.
+    fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W;
+    /// Signed words as f32.
+    fn to_f32(self, words: Self::W) -> Self::V;
+    /// Integers in −127..=127 as signed bytes.
+    fn to_bytes(self, v: Self::V, out: &mut [i8; LANES]);
     /// Rounds to bf16, ties to even.
     fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]);
     /// Asks for the line at `x`, which need not exist.
@@ -100,7 +112,7 @@ pub(crate) trait Op {
 pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => x86::dispatch(isa, op),
+        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => x86::dispatch(isa, op),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon::dispatch(op),
         _ => op.run(portable::Portable),

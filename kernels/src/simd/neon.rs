@@ -3,7 +3,7 @@
 
 use std::arch::aarch64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{LANES, Op, Simd};
 use crate::isa::Isa;
@@ -84,11 +84,18 @@ impl Simd for Neon {
         four!(|i| vld1q_u32(x.add(4 * i)))
     }
     #[inline(always)]
-    unsafe fn load_codes_at(self, x: *const i8) -> V {
+    unsafe fn load_bytes_at(self, x: *const i8) -> V {
         let codes = vld1q_s8(x);
         let (low, high) = (vmovl_s8(vget_low_s8(codes)), vmovl_s8(vget_high_s8(codes)));
         let four = [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)];
         four!(|i| vcvtq_f32_s32(vmovl_s16(four[i])))
+    }
+    #[inline(always)]
+    unsafe fn load_halves_at(self, x: *const u16) -> V {
+        four!(|i| {
+            let halves: [f32; 4] = std::array::from_fn(|j| f16::from_bits(*x.add(4 * i + j)).to_f32());
+            vld1q_f32(halves.as_ptr())
+        })
     }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -161,6 +168,27 @@ impl Simd for Neon {
     #[inline(always)]
     fn odd(self, a: W) -> V {
         four!(|i| vreinterpretq_f32_u32(vandq_u32(a[i], vdupq_n_u32(0xffff_0000))))
+    }
+    #[inline(always)]
+    fn dot_bytes(self, acc: W, c: W, a: W) -> W {
+        four!(|i| {
+            // Products of an unsigned and a signed byte fit sixteen bits.
+            let (c, a) = (vreinterpretq_u8_u32(c[i]), vreinterpretq_s8_u32(a[i]));
+            let c = [vmovl_u8(vget_low_u8(c)), vmovl_u8(vget_high_u8(c))];
+            let a = [vmovl_s8(vget_low_s8(a)), vmovl_s8(vget_high_s8(a))];
+            let pairs = [0, 1].map(|h| vpaddlq_s16(vmulq_s16(vreinterpretq_s16_u16(c[h]), a[h])));
+            vaddq_u32(acc[i], vreinterpretq_u32_s32(vpaddq_s32(pairs[0], pairs[1])))
+        })
+    }
+    #[inline(always)]
+    fn to_f32(self, words: W) -> V {
+        four!(|i| vcvtq_f32_s32(vreinterpretq_s32_u32(words[i])))
+    }
+    #[inline(always)]
+    fn to_bytes(self, v: V, out: &mut [i8; LANES]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        *out = lanes.map(|x| x as i8);
     }
     #[inline(always)]
     fn to_bf16(self, v: V, out: &mut [u16; LANES]) {

@@ -2,7 +2,7 @@
 //! the operations.
 #![expect(unsafe_code, reason = "kernels address their operands by pointer")]
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{LANES, Simd};
 use crate::isa::Isa;
@@ -50,9 +50,14 @@ impl Simd for Portable {
         unsafe { x.cast::<[u32; LANES]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn load_codes_at(self, x: *const i8) -> V {
+    unsafe fn load_bytes_at(self, x: *const i8) -> V {
         // SAFETY: the caller's promise.
         unsafe { x.cast::<[i8; LANES]>().read() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn load_halves_at(self, x: *const u16) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { x.cast::<[u16; LANES]>().read_unaligned() }.map(|half| f16::from_bits(half).to_f32())
     }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -122,6 +127,23 @@ impl Simd for Portable {
     #[inline(always)]
     fn odd(self, a: [u32; LANES]) -> V {
         a.map(|word| f32::from_bits(word & 0xffff_0000))
+    }
+    #[inline(always)]
+    fn dot_bytes(self, acc: [u32; LANES], c: [u32; LANES], a: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|i| {
+            let products = c[i].to_le_bytes().into_iter().zip(a[i].to_le_bytes());
+            products.fold(acc[i], |sum, (c, a)| {
+                sum.wrapping_add_signed(i32::from(c) * i32::from(a.cast_signed()))
+            })
+        })
+    }
+    #[inline(always)]
+    fn to_f32(self, words: [u32; LANES]) -> V {
+        words.map(|word| word.cast_signed() as f32)
+    }
+    #[inline(always)]
+    fn to_bytes(self, v: V, out: &mut [i8; LANES]) {
+        *out = v.map(|x| x as i8);
     }
     #[inline(always)]
     fn to_bf16(self, v: V, out: &mut [u16; LANES]) {

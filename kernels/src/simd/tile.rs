@@ -16,8 +16,8 @@ pub(crate) struct Left {
     pub(crate) step: usize,
 }
 
-/// Right operand: up to four tiles of sixteen columns, words `b[tile][block + k · step + column]` (of codes, bytes), where
-/// `block` runs over `blocks` and, for each, `k` over the depth.
+/// Right operand: up to four tiles of sixteen columns, words `b[tile][block + k · step + column]`, where `block`
+/// runs over `blocks` and, for each, `k` over the depth.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {
     pub(crate) blocks: &'a [usize],
@@ -27,20 +27,14 @@ pub(crate) struct Right<'a> {
     pub(crate) next: Option<([*const u32; MAX_COLUMNS], usize)>,
 }
 
-/// What the right operand's columns are at each step.
+/// What the right operand's words are.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand {
-    /// Words: f32.
+    /// f32.
     Single,
-    /// Words: pairs of bf16, of the steps `2 k` and `2 k + 1`.
+    /// Pairs of bf16, of the steps `2 k` and `2 k + 1`.
     Pairs,
-    /// Bytes: signed codes, those of block `i` to be multiplied by `scales[tile][16 i + column]`.
-    Codes { scales: [*const f32; MAX_COLUMNS] },
 }
-
-const SINGLE: u8 = 0;
-const PAIRS: u8 = 1;
-const CODES: u8 = 2;
 
 /// Sums: `c[row · row_step + tile · 16 + column]`, started from zero or from what is there.
 #[derive(Clone, Copy)]
@@ -70,8 +64,8 @@ pub(crate) struct Multiply<'a> {
 
 impl<'a> Multiply<'a> {
     /// # Safety
-    /// Until the operation has run, all words, scales and sums of that extent must be readable, the sums writable, and no
-    /// one else may use the sums.
+    /// Until the operation has run, all words and sums of that extent must be readable, the sums writable, and no one
+    /// else may use the sums.
     pub(crate) unsafe fn new(
         shape: (usize, usize),
         depth: usize,
@@ -84,7 +78,7 @@ impl<'a> Multiply<'a> {
     }
 
     #[inline(always)]
-    fn run_as<S: Simd, const OPERAND: u8>(self, s: S, scales: [*const f32; MAX_COLUMNS]) {
+    fn run_as<S: Simd, const PAIRS: bool>(self, s: S) {
         let Self { shape: (rows, columns), depth, a, b, c, .. } = self;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
         macro_rules! tiles {
@@ -93,7 +87,7 @@ impl<'a> Multiply<'a> {
                     // The condition is known when compiling: tiles that do not fit the registers are left out.
                     $($(($rows, $columns) if const { $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) } => {
                         // SAFETY: promised to `new`.
-                        unsafe { tile::<S, OPERAND, $rows, $columns>(s, depth, a, b, scales, c) }
+                        unsafe { tile::<S, PAIRS, $rows, $columns>(s, depth, a, b, c) }
                     })*)*
                     _ => {}
                 }
@@ -108,11 +102,9 @@ impl Op for Multiply<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let none = [std::ptr::null(); MAX_COLUMNS];
         match self.operand {
-            Operand::Single => self.run_as::<S, SINGLE>(s, none),
-            Operand::Pairs => self.run_as::<S, PAIRS>(s, none),
-            Operand::Codes { scales } => self.run_as::<S, CODES>(s, scales),
+            Operand::Single => self.run_as::<S, false>(s),
+            Operand::Pairs => self.run_as::<S, true>(s),
         }
     }
 }
@@ -121,21 +113,16 @@ impl Op for Multiply<'_> {
 /// As [`Multiply::new`].
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-unsafe fn tile<S: Simd, const OPERAND: u8, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn tile<S: Simd, const PAIRS: bool, const ROWS: usize, const COLUMNS: usize>(
     s: S,
     depth: usize,
     a: Left,
     b: Right<'_>,
-    scales: [*const f32; MAX_COLUMNS],
     c: Sums,
 ) {
     let mut sums = [[s.splat(0.0); COLUMNS]; ROWS];
     // Steps that are turned into f32 first, of each step of the right operand.
-    let widened = match OPERAND {
-        PAIRS if !S::HAS_DOT => 2,
-        CODES => 1,
-        _ => 0,
-    };
+    let widened = if PAIRS && !S::HAS_DOT { 2 } else { 0 };
     // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
     unsafe {
         if c.resume {
@@ -148,12 +135,8 @@ unsafe fn tile<S: Simd, const OPERAND: u8, const ROWS: usize, const COLUMNS: usi
         let mut left = a.words;
         for (index, &block) in b.blocks.iter().enumerate() {
             let mut tiles = b.tiles;
-            let mut factors = [s.splat(1.0); COLUMNS];
             for j in 0..COLUMNS {
                 tiles[j] = tiles[j].add(block);
-                if OPERAND == CODES {
-                    factors[j] = s.load_at(scales[j].add(index * LANES));
-                }
             }
             for k in 0..depth {
                 if let Some((next, step)) = b.next {
@@ -164,12 +147,8 @@ unsafe fn tile<S: Simd, const OPERAND: u8, const ROWS: usize, const COLUMNS: usi
                 for part in 0..widened {
                     let mut right = [s.splat(0.0); COLUMNS];
                     for j in 0..COLUMNS {
-                        let at = tiles[j].add(k * b.step);
-                        right[j] = match (OPERAND, part) {
-                            (CODES, _) => s.mul(s.load_codes_at(at.cast()), factors[j]),
-                            (_, 0) => s.even(s.load_words_at(at)),
-                            _ => s.odd(s.load_words_at(at)),
-                        };
+                        let words = s.load_words_at(tiles[j].add(k * b.step));
+                        right[j] = if part == 0 { s.even(words) } else { s.odd(words) };
                     }
                     for i in 0..ROWS {
                         let a = left.add(i * a.row_step + (widened * k + part) * a.step);
@@ -186,7 +165,7 @@ unsafe fn tile<S: Simd, const OPERAND: u8, const ROWS: usize, const COLUMNS: usi
                     let a = left.add(i * a.row_step + k * a.step);
                     for j in 0..COLUMNS {
                         let b = tiles[j].add(k * b.step);
-                        sums[i][j] = if OPERAND == PAIRS {
+                        sums[i][j] = if PAIRS {
                             s.dot_bf16(sums[i][j], s.splat_word(*a), s.load_words_at(b))
                         } else {
                             s.mul_add(s.splat(*a.cast::<f32>()), s.load_at(b.cast()), sums[i][j])

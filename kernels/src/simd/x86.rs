@@ -1,5 +1,5 @@
-//! The vector operations of x86: AVX2 with FMA in pairs of registers, AVX-512 in one, with bf16 dot products where the
-//! machine has them. Leaves kernels to the operations.
+//! The vector operations of x86: AVX2 with FMA in pairs of registers, AVX-512 in one, with dot products of bytes and of
+//! bf16 where the machine has them. Leaves kernels to the operations.
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use std::arch::x86_64::*;
@@ -15,21 +15,29 @@ struct Avx2(());
 #[derive(Clone, Copy)]
 struct Avx512(());
 
-/// 512-bit registers and bf16 dot products.
+/// 512-bit registers and dot products of bytes.
+#[derive(Clone, Copy)]
+struct Avx512Vnni(());
+
+/// 512-bit registers and dot products of bytes and bf16.
 #[derive(Clone, Copy)]
 struct Avx512Bf16(());
 
 /// Runs `op` with `isa`; `isa` must be one of x86.
 pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn avx2<O: Op>(op: O) -> O::Output {
         op.run(Avx2(()))
     }
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
     fn avx512<O: Op>(op: O) -> O::Output {
         op.run(Avx512(()))
     }
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn avx512_vnni<O: Op>(op: O) -> O::Output {
+        op.run(Avx512Vnni(()))
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
     fn avx512_bf16<O: Op>(op: O) -> O::Output {
         op.run(Avx512Bf16(()))
     }
@@ -40,6 +48,7 @@ pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     unsafe {
         match isa {
             Isa::Avx512Bf16 => avx512_bf16(op),
+            Isa::Avx512Vnni => avx512_vnni(op),
             Isa::Avx512 => avx512(op),
             _ => avx2(op),
         }
@@ -58,7 +67,7 @@ macro_rules! intrinsics {
     )*};
 }
 
-/// What both 512-bit sets share.
+/// What all 512-bit sets share.
 macro_rules! avx512_methods {
     () => {
         type V = __m512;
@@ -82,9 +91,14 @@ macro_rules! avx512_methods {
             unsafe { _mm512_loadu_si512(x.cast()) }
         }
         #[inline(always)]
-        unsafe fn load_codes_at(self, x: *const i8) -> __m512 {
+        unsafe fn load_bytes_at(self, x: *const i8) -> __m512 {
             // SAFETY: the caller's promise.
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn load_halves_at(self, x: *const u16) -> __m512 {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.cast())) }
         }
         intrinsics! {
             fn load(self, x: &[f32; LANES]) -> __m512 { _mm512_loadu_ps(x.as_ptr()) }
@@ -110,7 +124,38 @@ macro_rules! avx512_methods {
             fn odd(self, a: __m512i) -> __m512 {
                 _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
             }
+            fn to_f32(self, words: __m512i) -> __m512 { _mm512_cvtepi32_ps(words) }
+            fn to_bytes(self, v: __m512, out: &mut [i8; LANES]) {
+                _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+            }
             fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+        }
+    };
+}
+
+/// The dot product of bytes as one instruction.
+macro_rules! vnni_methods {
+    () => {
+        intrinsics! {
+            fn dot_bytes(self, acc: __m512i, c: __m512i, a: __m512i) -> __m512i { _mm512_dpbusd_epi32(acc, c, a) }
+        }
+    };
+}
+
+/// bf16 by rounding integers.
+macro_rules! rounded_bf16_methods {
+    () => {
+        intrinsics! {
+            fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
+                let bits = _mm512_castps_si512(v);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+                let rounded = _mm512_mask_mov_epi32(rounded, nan, quiet);
+                let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+            }
         }
     };
 }
@@ -119,6 +164,7 @@ impl Simd for Avx512Bf16 {
     const ISA: Isa = Isa::Avx512Bf16;
     const HAS_DOT: bool = true;
     avx512_methods!();
+    vnni_methods!();
     intrinsics! {
         fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
             _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
@@ -130,20 +176,28 @@ impl Simd for Avx512Bf16 {
     }
 }
 
+impl Simd for Avx512Vnni {
+    const ISA: Isa = Isa::Avx512Vnni;
+    const HAS_DOT: bool = false;
+    avx512_methods!();
+    vnni_methods!();
+    rounded_bf16_methods!();
+}
+
 impl Simd for Avx512 {
     const ISA: Isa = Isa::Avx512;
     const HAS_DOT: bool = false;
     avx512_methods!();
+    rounded_bf16_methods!();
     intrinsics! {
-        fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
-            let bits = _mm512_castps_si512(v);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-            let rounded = _mm512_mask_mov_epi32(rounded, nan, quiet);
-            let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        fn dot_bytes(self, acc: __m512i, c: __m512i, a: __m512i) -> __m512i {
+            // The bytes of a word in two pairs of sixteen bits.
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(c, _mm512_set1_epi16(0xff)),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(c), _mm512_srai_epi16::<8>(a));
+            _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
         }
     }
 }
@@ -175,9 +229,14 @@ impl Simd for Avx2 {
         unsafe { [_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(8).cast())] }
     }
     #[inline(always)]
-    unsafe fn load_codes_at(self, x: *const i8) -> Self::V {
+    unsafe fn load_bytes_at(self, x: *const i8) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { [x, x.add(8)].map(|x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn load_halves_at(self, x: *const u16) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { [x, x.add(8)].map(|x| _mm256_cvtph_ps(_mm_loadu_si128(x.cast()))) }
     }
     intrinsics! {
         fn load(self, x: &[f32; LANES]) -> Self::V {
@@ -217,6 +276,17 @@ impl Simd for Avx2 {
             let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
             [_mm256_castsi256_ps(_mm256_and_si256(a[0], mask)), _mm256_castsi256_ps(_mm256_and_si256(a[1], mask))]
         }
+        fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W {
+            [dot_bytes256(acc[0], c[0], a[0]), dot_bytes256(acc[1], c[1], a[1])]
+        }
+        fn to_f32(self, words: Self::W) -> Self::V { [_mm256_cvtepi32_ps(words[0]), _mm256_cvtepi32_ps(words[1])] }
+        fn to_bytes(self, v: Self::V, out: &mut [i8; LANES]) {
+            // As below; then the lower eight bytes of each half.
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
         fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]) {
             // The pack works inside 128-bit halves; the permutation puts the quarters in order.
             let packed = _mm256_packus_epi32(round256(v[0]), round256(v[1]));
@@ -233,6 +303,18 @@ fn sum256(a: __m256) -> f32 {
     let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
     let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
     _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps::<1>(a, a)))
+}
+
+/// [`Simd::dot_bytes`] of eight lanes: the bytes of a word in two pairs of sixteen bits.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn dot_bytes256(acc: __m256i, c: __m256i, a: __m256i) -> __m256i {
+    let even = _mm256_madd_epi16(
+        _mm256_and_si256(c, _mm256_set1_epi16(0xff)),
+        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)),
+    );
+    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(c), _mm256_srai_epi16::<8>(a));
+    _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
 }
 
 /// `a · 2^n` in two steps, so that each factor is a normal number.

@@ -1,0 +1,249 @@
+//! Weights as integer codes, blocks of which share a scale: where codes and scales lie, and what they stand for. Leaves
+//! choosing codes to `quant` and `ggml`, and products to `bytes`.
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::rounding::EXTRA;
+use crate::buffer::Buffer;
+use crate::simd::LANES;
+
+/// Most inputs of a block.
+pub(super) const MAX_BLOCK: usize = 64;
+/// The lower four bits of each byte.
+const NIBBLES: u32 = 0x0f0f_0f0f;
+/// The lowest bit of each byte.
+const ONES: u32 = 0x0101_0101;
+
+/// What codes stand for: `scale · (code − offset) − minimum`, where scale and minimum belong to blocks of inputs, and are
+/// numbers in half precision, or such numbers times small integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// Bits of a code: 4 to 6, or 8.
+    pub(crate) bits: usize,
+    /// Inputs of a block: 16 (of six bits), 32 or 64.
+    pub(crate) block: usize,
+    /// The code of zero, where there is no minimum.
+    pub(crate) offset: u8,
+    /// Blocks that share a factor, by which an integer of each is multiplied; of one, the factor is the scale.
+    pub(crate) blocks_per_factor: usize,
+    /// Blocks have a minimum.
+    pub(crate) has_minimum: bool,
+}
+
+impl Form {
+    /// Codes of eight bits, made here: see [`super::quant`].
+    pub(crate) const INT8: Self =
+        Self { bits: 8, block: MAX_BLOCK, offset: 128, blocks_per_factor: 1, has_minimum: false };
+
+    /// Words of the codes of a block of sixteen outputs.
+    pub(super) fn words(self) -> usize {
+        self.block * self.bits * LANES / 32
+    }
+
+    /// Inputs four of which make a word of bytes.
+    pub(super) fn quads(self) -> usize {
+        self.block / 4
+    }
+
+    /// Scales and, if there are any, minima.
+    pub(super) fn levels(self) -> usize {
+        1 + usize::from(self.has_minimum)
+    }
+
+    /// Bytes of the factors of sixteen outputs.
+    fn factor_bytes(self, blocks: usize) -> usize {
+        blocks.div_ceil(self.blocks_per_factor) * self.levels() * LANES * size_of::<u16>()
+    }
+
+    /// Bytes of all that makes the scales of sixteen outputs.
+    fn scale_bytes(self, blocks: usize) -> usize {
+        let parts = if self.blocks_per_factor == 1 { 0 } else { blocks * self.levels() * LANES };
+        self.factor_bytes(blocks) + parts
+    }
+
+    /// Four codes of an output, inputs `4 quad..` of the block with these words, as bytes.
+    #[inline(always)]
+    fn quad(self, words: &[u32], quad: usize, lane: usize) -> u32 {
+        if self.bits == 8 {
+            return words[quad * LANES + lane];
+        }
+        let low = words[quad / 2 * LANES + lane] >> (4 * (quad % 2)) & NIBBLES;
+        match self.bits - 4 {
+            0 => low,
+            high => {
+                let word = words[(self.block / 8 + quad * high / 8) * LANES + lane];
+                low | (word >> (quad * high % 8) & ONES * ((1 << high) - 1)) << 4
+            }
+        }
+    }
+
+    /// Puts four codes of an output in their place; the words held zeros there.
+    fn set_quad(self, words: &mut [u32], (quad, lane): (usize, usize), codes: u32) {
+        if self.bits == 8 {
+            words[quad * LANES + lane] = codes;
+            return;
+        }
+        words[quad / 2 * LANES + lane] |= (codes & NIBBLES) << (4 * (quad % 2));
+        let high = self.bits - 4;
+        if high > 0 {
+            let place = &mut words[(self.block / 8 + quad * high / 8) * LANES + lane];
+            *place |= (codes >> 4 & ONES * ((1 << high) - 1)) << (quad * high % 8);
+        }
+    }
+
+    /// The codes of a block of sixteen outputs as bytes, `[quads][16]` words.
+    #[inline(always)]
+    pub(super) fn unpack(self, words: &[u32], out: &mut [u32]) {
+        for (quad, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate().take(self.quads()) {
+            *out = std::array::from_fn(|lane| self.quad(words, quad, lane));
+        }
+    }
+}
+
+/// The codes of a matrix, in tiles of sixteen outputs.
+#[derive(Clone, Debug)]
+pub(crate) struct Coded {
+    pub(super) form: Form,
+    /// Blocks of an output.
+    pub(super) blocks: usize,
+    /// `[tile][block]`: words of four inputs each, `[quads][16]`, of 8 bits; of fewer, words that hold the lower four bits
+    /// of two such words each, and then the upper bits of all.
+    pub(super) codes: Buffer<u32>,
+    /// For each tile factors in half precision, `[blocks / blocks_per_factor][levels][16]`, then, if several blocks share
+    /// one, a byte for each block, `[block][levels][16]`.
+    scales: Buffer<u8>,
+}
+
+/// A tile that is being filled.
+pub(super) struct TileMut<'a> {
+    form: Form,
+    blocks: usize,
+    codes: &'a mut [u32],
+    scales: &'a mut [u8],
+}
+
+impl Coded {
+    /// All zeros, which stand for nothing yet.
+    pub(super) fn zeroed(form: Form, num_tiles: usize, in_features: usize) -> Self {
+        let blocks = in_features.div_ceil(form.block);
+        let codes = Buffer::streamed(num_tiles * blocks * form.words());
+        let scales = Buffer::zeroed(num_tiles * form.scale_bytes(blocks));
+        Self { form, blocks, codes, scales }
+    }
+
+    /// Memory of codes and scales.
+    pub(super) fn num_bytes(&self) -> usize {
+        size_of_val(&*self.codes) + size_of_val(&*self.scales)
+    }
+
+    /// Words of a row of activations: see [`super::rounding`].
+    pub(super) fn panel_words(&self) -> usize {
+        self.blocks * (self.form.quads() + EXTRA)
+    }
+
+    /// Codes and scales, and how much of them a tile has.
+    pub(super) fn parts_mut(&mut self) -> ((&mut [u32], usize), (&mut [u8], usize)) {
+        let (codes, scales) = (self.blocks * self.form.words(), self.form.scale_bytes(self.blocks));
+        ((&mut self.codes, codes), (&mut self.scales, scales))
+    }
+
+    /// The words of a block.
+    #[inline(always)]
+    fn words(&self, tile: usize, block: usize) -> &[u32] {
+        let words = self.form.words();
+        &self.codes[(tile * self.blocks + block) * words..][..words]
+    }
+
+    /// What makes the scales of a tile: factors, and the bytes they are multiplied by.
+    #[inline(always)]
+    pub(super) fn tile_scales(&self, tile: usize) -> (&[u16], &[i8]) {
+        let bytes = self.form.scale_bytes(self.blocks);
+        let (factors, parts) =
+            self.scales[tile * bytes..][..bytes].split_at(self.form.factor_bytes(self.blocks));
+        (bytemuck::cast_slice(factors), bytemuck::cast_slice(parts))
+    }
+
+    /// The scale and the minimum of an output of a block.
+    #[inline(always)]
+    fn scale(&self, (factors, parts): (&[u16], &[i8]), block: usize, lane: usize) -> (f32, f32) {
+        let levels = self.form.levels();
+        let level = |level| {
+            let at = (block / self.form.blocks_per_factor * levels + level) * LANES + lane;
+            let factor = f16::from_bits(factors[at]).to_f32();
+            match parts.get((block * levels + level) * LANES + lane) {
+                Some(part) => factor * f32::from(*part),
+                None => factor,
+            }
+        };
+        (level(0), if levels > 1 { level(1) } else { 0.0 })
+    }
+
+    /// Inputs `inputs` of the sixteen outputs of a tile, `[inputs][16]`.
+    #[inline(always)]
+    pub(super) fn widen(&self, tile: usize, inputs: Range<usize>, out: &mut [f32]) {
+        let (scales, offset) = (self.tile_scales(tile), i32::from(self.form.offset));
+        let mut out = out.as_chunks_mut::<LANES>().0.iter_mut();
+        let mut k = inputs.start;
+        while k < inputs.end {
+            let block = k / self.form.block;
+            let mut bytes = [0; MAX_BLOCK / 4 * LANES];
+            self.form.unpack(self.words(tile, block), &mut bytes);
+            let of: [_; LANES] = std::array::from_fn(|lane| self.scale(scales, block, lane));
+            let (scale, minimum) = (of.map(|(scale, _)| scale), of.map(|(_, minimum)| minimum));
+            let end = inputs.end.min((block + 1) * self.form.block);
+            for (k, out) in (k..end).zip(&mut out) {
+                let words = &bytes[k % self.form.block / 4 * LANES..][..LANES];
+                for lane in 0..LANES {
+                    let code = (words[lane] >> (8 * (k % 4)) & 255).cast_signed();
+                    out[lane] = scale[lane] * (code - offset) as f32 - minimum[lane];
+                }
+            }
+            k = end;
+        }
+    }
+
+    /// The values of an output.
+    pub(super) fn row(&self, index: usize, out: &mut [f32]) {
+        let (tile, lane) = (index / LANES, index % LANES);
+        let scales = self.tile_scales(tile);
+        for (block, out) in out.chunks_mut(self.form.block).enumerate() {
+            let (words, (scale, minimum)) = (self.words(tile, block), self.scale(scales, block, lane));
+            for (quad, out) in out.chunks_mut(4).enumerate() {
+                let codes = self.form.quad(words, quad, lane).to_le_bytes();
+                for (out, code) in out.iter_mut().zip(codes) {
+                    *out = scale * (i32::from(code) - i32::from(self.form.offset)) as f32 - minimum;
+                }
+            }
+        }
+    }
+}
+
+impl<'a> TileMut<'a> {
+    /// The tile with these codes and scales.
+    pub(super) fn new(form: Form, in_features: usize, codes: &'a mut [u32], scales: &'a mut [u8]) -> Self {
+        Self { form, blocks: in_features.div_ceil(form.block), codes, scales }
+    }
+
+    /// Sets the codes of an output's block; those that are missing at the end stand for zero.
+    pub(super) fn set_codes(&mut self, block: usize, lane: usize, codes: &[u8]) {
+        let words = &mut self.codes[block * self.form.words()..][..self.form.words()];
+        for quad in 0..self.form.quads() {
+            let four = [0, 1, 2, 3].map(|i| codes.get(4 * quad + i).copied().unwrap_or(self.form.offset));
+            self.form.set_quad(words, (quad, lane), u32::from_le_bytes(four));
+        }
+    }
+
+    /// Sets the factor of an output's block and of those it shares it with; level 0 is that of scales, 1 of minima.
+    pub(super) fn set_factor(&mut self, level: usize, block: usize, lane: usize, factor: u16) {
+        let at = (block / self.form.blocks_per_factor * self.form.levels() + level) * LANES + lane;
+        self.scales[2 * at..2 * at + 2].copy_from_slice(&factor.to_ne_bytes());
+    }
+
+    /// Sets what the factor is multiplied by for an output's block.
+    pub(super) fn set_part(&mut self, level: usize, block: usize, lane: usize, part: i8) {
+        let at = (block * self.form.levels() + level) * LANES + lane;
+        self.scales[self.form.factor_bytes(self.blocks) + at] = part.cast_unsigned();
+    }
+}

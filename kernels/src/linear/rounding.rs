@@ -1,0 +1,80 @@
+//! Activations in eight bits, for products with codes: each block of inputs as bytes and what they are multiples of.
+//! Leaves the product to `bytes`.
+//!
+//! As ggml does for its `Q8_0`: the largest magnitude of a block becomes 127, and the scale is kept in half precision.
+
+use half::f16;
+
+use super::coded::{Form, MAX_BLOCK};
+use crate::Rows;
+use crate::simd::{LANES, Op, Simd, padded};
+
+/// Words beside the codes of a row's block: the scale, and what makes up for the offset or the minimum of the weights.
+pub(super) const EXTRA: usize = 2;
+
+/// Writes rows as a panel: for each block `[quads][rows]` words of four bytes, `[rows]` scales, and `[rows]` words that
+/// sums start from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a
+/// minimum, minus the scale times the sum of the bytes as f32, to be multiplied by it.
+pub(super) struct RoundRows<'a> {
+    pub(super) x: Rows<'a>,
+    pub(super) width: usize,
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
+    pub(super) form: Form,
+    pub(super) words: &'a mut [u32],
+}
+
+impl Op for RoundRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { x, width, first_row, rows, form, words } = self;
+        let (block, quads) = (form.block, form.quads());
+        let per_block = (quads + EXTRA) * rows;
+        for i in 0..rows {
+            let row = x.row(first_row + i, width);
+            for (row, words) in row.chunks(block).zip(words.chunks_exact_mut(per_block)) {
+                let mut values = [[0.0; LANES]; MAX_BLOCK / LANES];
+                let values = &mut values[..block / LANES];
+                for (values, row) in values.iter_mut().zip(row.chunks(LANES)) {
+                    *values = padded(row, 0.0);
+                }
+                let (scale, sum, bytes) = round(s, values);
+                for (quad, bytes) in bytes.as_flattened().as_chunks::<4>().0.iter().enumerate().take(quads) {
+                    words[quad * rows + i] = u32::from_le_bytes(bytes.map(i8::cast_unsigned));
+                }
+                words[quads * rows + i] = scale.to_bits();
+                words[(quads + 1) * rows + i] = match form.has_minimum {
+                    true => (-scale * sum as f32).to_bits(),
+                    false => (-i32::from(form.offset) * sum).cast_unsigned(),
+                };
+            }
+        }
+    }
+}
+
+/// A block as a scale, the sum of its bytes, and the bytes.
+#[inline(always)]
+fn round<S: Simd>(s: S, values: &[[f32; LANES]]) -> (f32, i32, [[i8; LANES]; MAX_BLOCK / LANES]) {
+    let mut largest = s.splat(0.0);
+    for values in values {
+        let values = s.load(values);
+        largest = s.max(s.max(values, s.sub(s.splat(0.0), values)), largest);
+    }
+    let scale = s.largest(largest) / 127.0;
+    let inverse = s.splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+    let mut bytes = [[0; LANES]; MAX_BLOCK / LANES];
+    let mut sum = s.splat(0.0);
+    for (values, bytes) in values.iter().zip(&mut bytes) {
+        let rounded = s.round(s.mul(s.load(values), inverse));
+        // A scale below the smallest normal number has no inverse; a block of infinities is nothing that could be kept.
+        let rounded = s.min(s.max(rounded, s.splat(-127.0)), s.splat(127.0));
+        s.to_bytes(rounded, bytes);
+        sum = s.add(sum, rounded);
+    }
+    // Whole numbers, so that every order gives this sum.
+    let sum = s.sum(sum) as i32;
+    let half = f16::from_f32(scale);
+    (if half.is_finite() { half.to_f32() } else { scale }, sum, bytes)
+}
