@@ -94,6 +94,11 @@ impl<'a, T> Shared<'a, T> {
         Self { start: data.as_mut_ptr(), len: data.len(), lifetime: PhantomData }
     }
 
+    /// Where value `index` lies or would lie: not to be read.
+    pub(crate) fn address(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
+
     /// The part `range`, which must lie inside the slice (checked).
     ///
     /// # Safety

@@ -110,6 +110,7 @@ pub(super) struct Codes {
     pub(super) factors: [*const u16; MAX_COLUMNS],
     /// As `factors`; used if several blocks share one.
     pub(super) parts: [*const i8; MAX_COLUMNS],
+    /// Blocks that share a factor are two to the power of this; of one, the factor is the scale.
     pub(super) blocks_per_factor: usize,
     pub(super) has_minimum: bool,
 }
@@ -263,7 +264,7 @@ impl Codes {
         let levels = 1 + usize::from(self.has_minimum);
         // SAFETY: promised by the caller.
         unsafe {
-            let at = (block / self.blocks_per_factor * levels + level) * LANES;
+            let at = ((block / self.blocks_per_factor) * levels + level) * LANES;
             let factor = s.load_halves_at(self.factors[j].add(at));
             if self.blocks_per_factor == 1 {
                 return factor;

@@ -26,7 +26,7 @@ pub(crate) struct Form {
     pub(crate) block: usize,
     /// The code of zero, where there is no minimum.
     pub(crate) offset: u8,
-    /// Blocks that share a factor, by which an integer of each is multiplied; of one, the factor is the scale.
+    /// Blocks that share a factor, a power of two; an integer of each is multiplied by it. Of one, the factor is the scale.
     pub(crate) blocks_per_factor: usize,
     /// Blocks have a minimum.
     pub(crate) has_minimum: bool,
@@ -96,8 +96,25 @@ impl Form {
     /// The codes of a block of sixteen outputs as bytes, `[quads][16]` words.
     #[inline(always)]
     pub(super) fn unpack(self, words: &[u32], out: &mut [u32]) {
-        for (quad, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate().take(self.quads()) {
-            *out = std::array::from_fn(|lane| self.quad(words, quad, lane));
+        let (words, out) = (words.as_chunks::<LANES>().0, out.as_chunks_mut::<LANES>().0);
+        if self.bits == 8 {
+            out[..words.len()].copy_from_slice(words);
+            return;
+        }
+        let (low, high) = words.split_at(self.block / 8);
+        let (pairs, bits) = (out.as_chunks_mut::<2>().0, self.bits - 4);
+        for (pair, (words, [even, odd])) in low.iter().zip(pairs).enumerate() {
+            *even = words.map(|word| word & NIBBLES);
+            *odd = words.map(|word| word >> 4 & NIBBLES);
+            if bits == 0 {
+                continue;
+            }
+            let mask = ONES * ((1 << bits) - 1);
+            for (quad, out) in [even, odd].into_iter().enumerate() {
+                let at = (2 * pair + quad) * bits;
+                let high = high[at / 8].map(|word| (word >> (at % 8) & mask) << 4);
+                *out = std::array::from_fn(|lane| out[lane] | high[lane]);
+            }
         }
     }
 }

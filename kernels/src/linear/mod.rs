@@ -38,6 +38,8 @@ const ROWS_BYTES: usize = 1 << 20;
 const PARALLEL_WORK: usize = 1 << 18;
 /// Bytes of weights below which a second thread costs more than it brings.
 const PARALLEL_BYTES: usize = 1 << 17;
+/// Rows of the output that are asked for in advance when sums are written.
+const ROWS_AHEAD: usize = 16;
 /// Words asked for in advance when weights are read once: as far as memory is away.
 const AHEAD: usize = 256;
 
@@ -253,6 +255,10 @@ impl Part<'_> {
         let rows = panels.first_row(self.panels.start)..panels.first_row(self.panels.end);
         for (row, sums) in rows.zip(sums.chunks_exact(columns * LANES)) {
             let at = row * stride + column + start;
+            // Rows lie far from each other, and no machine foresees such steps.
+            for line in (0..width).step_by(LANES) {
+                s.prefetch(out.address(at + ROWS_AHEAD * stride + line).cast());
+            }
             // SAFETY: tasks own different columns or rows.
             let out = unsafe { out.part(at..at + width) };
             let bias = epilogue.bias.map(|bias| &bias[start..start + width]);
@@ -264,24 +270,37 @@ impl Part<'_> {
 /// `out = (accumulate ? out : 0) + scale · sums + bias`.
 #[inline(always)]
 fn finish_row<S: Simd>(s: S, epilogue: &Epilogue<'_>, sums: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let scale = s.splat(epilogue.scale);
-    for (j, sums) in sums.as_chunks::<LANES>().0.iter().enumerate().take(out.len().div_ceil(LANES)) {
-        let out = &mut out[j * LANES..];
-        let width = out.len().min(LANES);
-        let out = &mut out[..width];
-        let bias = bias.map_or([0.0; LANES], |bias| padded(&bias[j * LANES..][..width], 0.0));
-        let mut result = s.mul_add(s.load(sums), scale, s.load(&bias));
-        if epilogue.accumulate {
-            result = s.add(s.load(&padded(out, 0.0)), result);
-        }
-        if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
-            s.store(result, out);
-        } else {
-            let mut full = [0.0; LANES];
-            s.store(result, &mut full);
-            out.copy_from_slice(&full[..width]);
-        }
+    let (whole, rest) = out.as_chunks_mut::<LANES>();
+    let (sums, biases) = (sums.as_chunks::<LANES>().0, bias.map(<[f32]>::as_chunks::<LANES>));
+    for (j, out) in whole.iter_mut().enumerate() {
+        finish(s, epilogue, &sums[j], biases.map(|biases| &biases.0[j]), out);
     }
+    if !rest.is_empty() {
+        let mut last = padded(rest, 0.0);
+        let bias = biases.map(|biases| padded(biases.1, 0.0));
+        finish(s, epilogue, &sums[whole.len()], bias.as_ref(), &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+}
+
+/// As [`finish_row`], of one tile.
+#[inline(always)]
+fn finish<S: Simd>(
+    s: S,
+    epilogue: &Epilogue<'_>,
+    sums: &[f32; LANES],
+    bias: Option<&[f32; LANES]>,
+    out: &mut [f32; LANES],
+) {
+    let bias = match bias {
+        Some(bias) => s.load(bias),
+        None => s.splat(0.0),
+    };
+    let mut result = s.mul_add(s.load(sums), s.splat(epilogue.scale), bias);
+    if epilogue.accumulate {
+        result = s.add(s.load(out), result);
+    }
+    s.store(result, out);
 }
 
 #[cfg(test)]
