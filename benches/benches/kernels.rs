@@ -48,6 +48,21 @@ struct Cost {
     flops: f64,
 }
 
+/// Which arithmetic a cost is of.
+#[derive(Clone, Copy, PartialEq)]
+enum Peak {
+    F32,
+    Bf16,
+    Int8,
+}
+
+/// How weights are held.
+#[derive(Clone, Copy)]
+enum Held {
+    As(WeightDtype),
+    Blocks(BlockKind),
+}
+
 /// Benches one after the other, each with a line of its share of the limits.
 struct Bench {
     criterion: Criterion,
@@ -61,12 +76,13 @@ fn main() -> Outcome {
     let limits = measure(&pool);
     writeln!(
         std::io::stdout(),
-        "{} threads, {:?}: read {:.1} GB/s, bf16 {:.0} GFLOP/s, f32 {:.0} GFLOP/s",
+        "{} threads, {:?}: read {:.1} GB/s, bf16 {:.0} GFLOP/s, f32 {:.0} GFLOP/s, int8 {:.0} Gop/s",
         pool.num_threads(),
         pool.isa(),
         limits.read_bytes_per_s / 1e9,
         limits.bf16_flops / 1e9,
-        limits.f32_flops / 1e9
+        limits.f32_flops / 1e9,
+        limits.int8_ops / 1e9
     )?;
     let criterion = Criterion::default()
         .sample_size(10)
@@ -76,9 +92,13 @@ fn main() -> Outcome {
         .configure_from_args();
     let mut bench = Bench { criterion, limits };
     for stack in &STACKS {
-        bench_linear(&mut bench, &pool, stack, WeightDtype::Bf16)?;
+        bench_linear(&mut bench, &pool, stack, Held::As(WeightDtype::Bf16))?;
     }
-    bench_linear(&mut bench, &pool, &STACKS[1], WeightDtype::F32)?;
+    bench_linear(&mut bench, &pool, &STACKS[1], Held::As(WeightDtype::F32))?;
+    bench_linear(&mut bench, &pool, &STACKS[0], Held::As(WeightDtype::Int8))?;
+    for kind in BlockKind::ALL {
+        bench_linear(&mut bench, &pool, &STACKS[0], Held::Blocks(kind))?;
+    }
     bench_attention(&mut bench, &pool)?;
     bench_rows(&mut bench, &pool)?;
     bench_train_products(&mut bench, &pool)?;
@@ -88,8 +108,8 @@ fn main() -> Outcome {
 }
 
 impl Bench {
-    /// Runs `call` under criterion; prints the fastest call against the limits. `f32` says which peak applies.
-    fn run(&mut self, name: &str, cost: Cost, f32: bool, mut call: impl FnMut() -> Outcome) -> Outcome {
+    /// Runs `call` under criterion; prints the fastest call against the limits.
+    fn run(&mut self, name: &str, cost: Cost, peak: Peak, mut call: impl FnMut() -> Outcome) -> Outcome {
         call()?;
         let fastest = Cell::new(f64::INFINITY);
         let failure = Cell::new(None);
@@ -117,7 +137,11 @@ impl Bench {
         let seconds = fastest.get();
         if seconds.is_finite() {
             let (bandwidth, speed) = (cost.bytes / seconds, cost.flops / seconds);
-            let peak = if f32 { self.limits.f32_flops } else { self.limits.bf16_flops };
+            let peak = match peak {
+                Peak::F32 => self.limits.f32_flops,
+                Peak::Bf16 => self.limits.bf16_flops,
+                Peak::Int8 => self.limits.int8_ops,
+            };
             let (reading, computing) = (bandwidth / self.limits.read_bytes_per_s, speed / peak);
             writeln!(
                 std::io::stdout(),
@@ -139,15 +163,30 @@ fn values(len: usize) -> Vec<f32> {
 }
 
 /// All linear layers of a model, one after the other, as in a step of `m` rows.
-fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, dtype: WeightDtype) -> Outcome {
-    let data = values(stack.head.0 * stack.head.1);
+fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Outcome {
+    let numbers = values(stack.head.0 * stack.head.1);
+    // Any codes; factors near one.
+    let blocks: Vec<u8> = (0..numbers.len() * 34 / 32).map(|i| (i * 7919 % 60) as u8).collect();
     let shapes = (0..stack.num_layers).flat_map(|_| stack.layer).chain([stack.head]);
     let weights: Vec<PackedLinear> = shapes
-        .map(|(k, n)| PackedLinear::pack(pool, &[Values::F32(&data[..k * n])], k, dtype))
+        .map(|(k, n)| match held {
+            Held::As(dtype) => PackedLinear::pack(pool, &[Values::F32(&numbers[..k * n])], k, dtype),
+            // Whole blocks of the largest kind.
+            Held::Blocks(kind) => {
+                let k = k.next_multiple_of(256);
+                let bytes = &blocks[..k / kind.num_values() * n * kind.num_bytes()];
+                PackedLinear::pack(pool, &[Values::Blocks(kind, bytes)], k, WeightDtype::Blocks)
+            }
+        })
         .collect::<Result<_, _>>()?;
     let widest = weights.iter().map(PackedLinear::out_features).max().unwrap_or(0);
     let deepest = weights.iter().map(PackedLinear::in_features).max().unwrap_or(0);
-    let is_f32 = dtype == WeightDtype::F32;
+    let (kind, peak) = match held {
+        Held::As(WeightDtype::F32) => ("f32".to_owned(), Peak::F32),
+        Held::As(WeightDtype::Int8) => ("int8".to_owned(), Peak::Int8),
+        Held::As(_) => ("bf16".to_owned(), Peak::Bf16),
+        Held::Blocks(kind) => (format!("{kind:?}"), Peak::Int8),
+    };
     for m in [1, 2, 4, 8, 16, 32, 64, 256] {
         // Prefill takes logits of the last row alone.
         let rows = |w: &PackedLinear| if m > 64 && w.out_features() == stack.head.1 { 1 } else { m };
@@ -157,8 +196,7 @@ fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, dtype: WeightDtyp
             bytes: weights.iter().map(|w| w.num_bytes() as f64).sum(),
             flops: weights.iter().map(|w| (2 * rows(w) * w.in_features() * w.out_features()) as f64).sum(),
         };
-        let name = format!("linear/{}/{}/m={m}", stack.name, if is_f32 { "f32" } else { "bf16" });
-        bench.run(&name, cost, is_f32, || {
+        bench.run(&format!("linear/{}/{kind}/m={m}", stack.name), cost, peak, || {
             for w in &weights {
                 let out = RowsMut::new(&mut out, w.out_features());
                 linear(pool, Rows::new(&x, w.in_features()), rows(w), w, &Epilogue::default(), out)?;
@@ -213,7 +251,8 @@ fn bench_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
                 flops: (n * queries * num_heads * seen * head_dim * 4) as f64,
             };
             let kind = if dtype == KvDtype::F32 { "f32" } else { "bf16" };
-            bench.run(&format!("attention/{kind}/{name}"), cost, dtype == KvDtype::F32, || {
+            let peak = if dtype == KvDtype::F32 { Peak::F32 } else { Peak::Bf16 };
+            bench.run(&format!("attention/{kind}/{name}"), cost, peak, || {
                 let q = Rows::new(&q, num_heads * head_dim);
                 Ok(paged_attention(pool, q, &cache, &batch, &params, &mut out)?)
             })?;
@@ -230,20 +269,25 @@ fn bench_rows(bench: &mut Bench, pool: &Pool) -> Outcome {
         let (x, gate_up) = (values(m * width), values(2 * m * hidden));
         let mut out = vec![0.0; m * hidden];
         let cost = |values: usize, flops: usize| Cost { bytes: 4.0 * values as f64, flops: flops as f64 };
-        bench.run(&format!("rms_norm/m={m}"), cost(2 * m * width, 4 * m * width), true, || {
+        bench.run(&format!("rms_norm/m={m}"), cost(2 * m * width, 4 * m * width), Peak::F32, || {
             Ok(rms_norm(pool, &x, &weight, 1e-6, &mut out[..m * width])?)
         })?;
-        bench.run(&format!("swiglu/m={m}"), cost(3 * m * hidden, 4 * m * hidden), true, || {
+        bench.run(&format!("swiglu/m={m}"), cost(3 * m * hidden, 4 * m * hidden), Peak::F32, || {
             Ok(gated(pool, Activation::Silu, &gate_up, m, &mut out)?)
         })?;
     }
     let row = values(vocab);
     let mut out = vec![0.0; vocab];
-    bench.run("log_sum_exp/152k", Cost { bytes: 4.0 * vocab as f64, flops: vocab as f64 }, true, || {
-        black_box(log_sum_exp(&row));
-        Ok(())
-    })?;
-    bench.run("exp_shifted/152k", Cost { bytes: 8.0 * vocab as f64, flops: vocab as f64 }, true, || {
+    bench.run(
+        "log_sum_exp/152k",
+        Cost { bytes: 4.0 * vocab as f64, flops: vocab as f64 },
+        Peak::F32,
+        || {
+            black_box(log_sum_exp(&row));
+            Ok(())
+        },
+    )?;
+    bench.run("exp_shifted/152k", Cost { bytes: 8.0 * vocab as f64, flops: vocab as f64 }, Peak::F32, || {
         Ok(exp_shifted(&row, 0.1, 1.0, &mut out)?)
     })
 }
@@ -272,7 +316,7 @@ fn bench_train_products(bench: &mut Bench, pool: &Pool) -> Outcome {
         for (name, n, k, b) in
             [("forward", outputs, inputs, weight.t()), ("backward", inputs, outputs, weight)]
         {
-            bench.run(&format!("train/product/{dtype:?}/{precision:?}/{name}"), cost, true, || {
+            bench.run(&format!("train/product/{dtype:?}/{precision:?}/{name}"), cost, Peak::F32, || {
                 let product = Product { m, n, k, a: View::rows(&x, k), b, alpha: 1.0, accumulate: false };
                 train::gemm(pool, &product, &mut out, n);
                 Ok(())
@@ -283,18 +327,18 @@ fn bench_train_products(bench: &mut Bench, pool: &Pool) -> Outcome {
     let (low, mut thin) = (values(m.max(outputs) * rank), vec![0.0; m.max(outputs) * rank]);
     for (name, dropout) in [("", None), ("/dropout", Some(Dropout { p: 0.05, seed: 1 }))] {
         let wide = WideRows { data: &x, stride: outputs, width: outputs, dropout };
-        bench.run(&format!("train/adapter/product{name}"), cost, true, || {
+        bench.run(&format!("train/adapter/product{name}"), cost, Peak::F32, || {
             let right = Thin::rows(&low[..outputs * rank], rank);
             train::thin_product(pool, wide, right, 1.0, &mut thin[..m * rank]);
             Ok(())
         })?;
-        bench.run(&format!("train/adapter/outer{name}"), cost, true, || {
+        bench.run(&format!("train/adapter/outer{name}"), cost, Peak::F32, || {
             let into = (&mut thin[..outputs * rank], Orientation::Tall);
             train::thin_outer(pool, (wide, m), Thin::rows(&low[..m * rank], rank), 1.0, into);
             Ok(())
         })?;
     }
-    bench.run("train/adapter/expand/dropout", cost, true, || {
+    bench.run("train/adapter/expand/dropout", cost, Peak::F32, || {
         let dropout = Dropout { p: 0.05, seed: 1 };
         train::thin_expand(pool, &low[..m * rank], &weights[..rank * outputs], dropout, &mut out, outputs);
         Ok(())
@@ -320,13 +364,13 @@ fn bench_train_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
     // Two products of half of the scores.
     let flops = (2 * TRAIN_ROWS * len * width) as f64;
     let bytes = 4.0 * (qkv.len() + out.len()) as f64;
-    bench.run("train/attention/forward", Cost { bytes, flops }, true, || {
+    bench.run("train/attention/forward", Cost { bytes, flops }, Peak::F32, || {
         train::attention(pool, &spec, &qkv, &mut out, &mut lse);
         Ok(())
     })?;
     let (upstream, mut grad) = (values(out.len()), vec![0.0; qkv.len()]);
     let saved = train::AttentionSaved { qkv: &qkv, out: &out, lse: &lse };
-    bench.run("train/attention/backward", Cost { bytes: 2.0 * bytes, flops: 2.5 * flops }, true, || {
+    bench.run("train/attention/backward", Cost { bytes: 2.0 * bytes, flops: 2.5 * flops }, Peak::F32, || {
         train::attention_backward(pool, &spec, &saved, &upstream, &mut grad);
         Ok(())
     })

@@ -7,11 +7,15 @@
 rounds, so that a drifting machine meets all of them alike; the table gives each engine's best round. Writes
 `benches/runs/<date>-<machine>/` with `raw.jsonl`, `raw.csv` and `README.md`. Refuses to run on a busy machine: peers that
 spin on barriers lose a large factor when anything else takes a core.
+
+`--engines` may also name `rectify-int8` (`--quantize int8`), `rectify-q8_0`, `llama.cpp-q8_0`, `rectify-q4_0` and
+`llama.cpp-q4_0` (the same GGUF file for both).
 """
 
 import argparse
 import csv
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -61,17 +65,30 @@ def lines(command):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
 
 
-def run_rectify(args, folder, counts):
+def run_rectify(args, folder, counts, held=("--dtype", "bfloat16")):
     for n in counts:
-        command = [args.rectify, "bench", "generate", "--policy", folder, "--dtype", "bfloat16"]
+        command = [args.rectify, "bench", "generate", "--policy", folder, *held]
         command += ["--prompt-len", PROMPT_LEN, "--gen-len", GEN_LEN, "--n", n, "--repeats", 1, "--json"]
         yield from lines([str(part) for part in command])
 
 
-def run_llama_cpp(args, folder, counts):
-    python, gguf = args.peers / "bin" / "python", folder / "model.gguf"
-    if not gguf.exists():
-        lines([python, HERE / "to_gguf.py", folder, gguf])
+def gguf_file(args, folder, kind):
+    file = folder / ("model.gguf" if kind == "BF16" else f"model-{kind.lower()}.gguf")
+    if not file.exists():
+        lines([args.peers / "bin" / "python", HERE / "to_gguf.py", folder, file, kind])
+    return file
+
+
+def run_rectify_int8(args, folder, counts):
+    yield from run_rectify(args, folder, counts, ("--quantize", "int8"))
+
+
+def run_rectify_gguf(kind, args, folder, counts):
+    yield from run_rectify(args, gguf_file(args, folder, kind), counts, ())
+
+
+def run_llama_cpp(kind, args, folder, counts):
+    python, gguf = args.peers / "bin" / "python", gguf_file(args, folder, kind)
     yield from lines([python, HERE / "llama_cpp_generate.py", gguf, str(PROMPT_LEN), str(GEN_LEN), *map(str, counts)])
 
 
@@ -80,7 +97,14 @@ def run_vllm(args, folder, counts):
     yield from lines([python, HERE / "vllm_generate.py", folder, str(PROMPT_LEN), str(GEN_LEN), *map(str, counts)])
 
 
-ENGINES = {"rectify": run_rectify, "llama.cpp": run_llama_cpp, "vllm": run_vllm}
+ENGINES = {
+    "rectify": run_rectify,
+    "rectify-int8": run_rectify_int8,
+    "llama.cpp": functools.partial(run_llama_cpp, "BF16"),
+    "vllm": run_vllm,
+    **{f"rectify-{kind.lower()}": functools.partial(run_rectify_gguf, kind) for kind in ("Q8_0", "Q4_0")},
+    **{f"llama.cpp-{kind.lower()}": functools.partial(run_llama_cpp, kind) for kind in ("Q8_0", "Q4_0")},
+}
 
 
 def versions(args):
@@ -110,10 +134,11 @@ def table(rows, workloads, engines, counts):
             cells = [best.get((workload, engine, n)) for n in counts]
             text = [f"{cell['tokens_per_s']:.0f}" if cell else "–" for cell in cells]
             out.append(f"| {workload} | {engine} | " + " | ".join(text) + " |")
-        limits = [best.get((workload, "rectify", n), {}) for n in counts]
-        if all("limit_tokens_per_s" in limit for limit in limits):
-            text = [f"{limit['limit_tokens_per_s']:.0f} ({100 * limit['share_of_limit']:.0f} %)" for limit in limits]
-            out.append(f"| {workload} | limit (our share) | " + " | ".join(text) + " |")
+        for engine in engines:
+            limits = [best.get((workload, engine, n), {}) for n in counts]
+            if all("limit_tokens_per_s" in limit for limit in limits):
+                text = [f"{limit['limit_tokens_per_s']:.0f} ({100 * limit['share_of_limit']:.0f} %)" for limit in limits]
+                out.append(f"| {workload} | limit of {engine} (its share) | " + " | ".join(text) + " |")
     return "\n".join(out)
 
 

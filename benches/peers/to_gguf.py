@@ -1,4 +1,4 @@
-"""Writes a bf16 GGUF of a Llama or Qwen2 folder for llama.cpp: to_gguf.py FOLDER OUTPUT.gguf"""
+"""Writes a GGUF of a Llama or Qwen2 folder: to_gguf.py FOLDER OUTPUT.gguf [BF16|Q8_0|Q4_0]"""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ def interleave(rows, heads):
     return halves.transpose(1, 2).reshape(rows.shape)
 
 
-def main(folder, output):
+def main(folder, output, kind):
     config = json.loads((folder / "config.json").read_text())
     family, layers = config["model_type"], config["num_hidden_layers"]
     arch = ARCHITECTURES[family]
@@ -63,8 +63,7 @@ def main(folder, output):
             if values.ndim == 1:
                 writer.add_tensor(target, values.numpy())
             else:
-                bf16 = gguf.GGMLQuantizationType.BF16
-                writer.add_tensor(target, gguf.quants.quantize(values.contiguous().numpy(), bf16), raw_dtype=bf16)
+                writer.add_tensor(target, gguf.quants.quantize(values.contiguous().numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -73,4 +72,5 @@ def main(folder, output):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(pathlib.Path(sys.argv[1]), sys.argv[2])
+    kind = sys.argv[3] if len(sys.argv) > 3 else "BF16"
+    main(pathlib.Path(sys.argv[1]), sys.argv[2], gguf.GGMLQuantizationType[kind])

@@ -26,6 +26,8 @@ pub struct MachineLimits {
     pub bf16_flops: f64,
     /// Multiplications and additions per second in f32.
     pub f32_flops: f64,
+    /// Multiplications and additions per second of dot products of bytes.
+    pub int8_ops: f64,
 }
 
 /// Measures the limits in about 0.3 s.
@@ -40,10 +42,11 @@ pub fn measure(pool: &Pool) -> MachineLimits {
             black_box(dispatch(pool.isa(), Read { data: &data[i * part..][..part] }));
         });
     });
-    let f32_flops = flops(pool, false);
+    let f32_flops = operations(pool, Kind::Single);
     let has_dot = dispatch(pool.isa(), HasDot);
-    let bf16_flops = if has_dot { flops(pool, true).max(f32_flops) } else { f32_flops };
-    MachineLimits { read_bytes_per_s: READ_BYTES as f64 / read, bf16_flops, f32_flops }
+    let bf16_flops = if has_dot { operations(pool, Kind::Pairs).max(f32_flops) } else { f32_flops };
+    let int8_ops = operations(pool, Kind::Bytes);
+    MachineLimits { read_bytes_per_s: READ_BYTES as f64 / read, bf16_flops, f32_flops, int8_ops }
 }
 
 /// Seconds of the fastest attempt.
@@ -55,13 +58,21 @@ fn best(mut run: impl FnMut()) -> f64 {
     })
 }
 
+/// What is multiplied and added.
+#[derive(Clone, Copy)]
+enum Kind {
+    Single,
+    Pairs,
+    Bytes,
+}
+
 /// Operations per second of all threads.
-fn flops(pool: &Pool, bf16: bool) -> f64 {
+fn operations(pool: &Pool, kind: Kind) -> f64 {
     let (tasks, steps) = (8 * pool.num_threads(), 1 << 17);
-    let operations = dispatch(pool.isa(), Arithmetic { steps: 0, bf16 }).1;
+    let operations = dispatch(pool.isa(), Arithmetic { steps: 0, kind }).1;
     let seconds = best(|| {
         pool.run(tasks, |_| {
-            black_box(dispatch(pool.isa(), Arithmetic { steps: black_box(steps), bf16 }));
+            black_box(dispatch(pool.isa(), Arithmetic { steps: black_box(steps), kind }));
         });
     });
     (tasks * steps * operations) as f64 / seconds
@@ -103,7 +114,7 @@ impl Op for HasDot {
 /// Independent chains of multiply-adds in registers. Gives a number that depends on all, and the operations of a step.
 struct Arithmetic {
     steps: usize,
-    bf16: bool,
+    kind: Kind,
 }
 
 impl Op for Arithmetic {
@@ -111,30 +122,54 @@ impl Op for Arithmetic {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> (f32, usize) {
-        match (S::MAX_TILES >= 12, self.bf16) {
-            (true, true) => (chains::<S, 12, true>(s, self.steps), 12 * LANES * 4),
-            (true, false) => (chains::<S, 12, false>(s, self.steps), 12 * LANES * 2),
-            (false, true) => (chains::<S, 5, true>(s, self.steps), 5 * LANES * 4),
-            (false, false) => (chains::<S, 5, false>(s, self.steps), 5 * LANES * 2),
+        match S::MAX_TILES >= 12 {
+            true => chains::<S, 12>(s, self.steps, self.kind),
+            false => chains::<S, 5>(s, self.steps, self.kind),
         }
     }
 }
 
 #[inline(always)]
-fn chains<S: Simd, const CHAINS: usize, const BF16: bool>(s: S, steps: usize) -> f32 {
+fn chains<S: Simd, const CHAINS: usize>(s: S, steps: usize, kind: Kind) -> (f32, usize) {
     let mut sums = [s.splat(1.0); CHAINS];
-    let (x, y) = (s.splat(0.5), s.splat(1.0));
-    let (pair_x, pair_y) = (s.splat_word(0x3f00_3f00), s.splat_word(0x3f80_3f80));
-    for _ in 0..steps {
-        for sum in &mut sums {
-            *sum = if BF16 { s.dot_bf16(*sum, pair_x, pair_y) } else { s.mul_add(*sum, x, y) };
+    let of_lane = match kind {
+        Kind::Single => {
+            let (x, y) = (s.splat(0.5), s.splat(1.0));
+            for _ in 0..steps {
+                for sum in &mut sums {
+                    *sum = s.mul_add(*sum, x, y);
+                }
+            }
+            2
         }
-    }
+        Kind::Pairs => {
+            let (x, y) = (s.splat_word(0x3f00_3f00), s.splat_word(0x3f80_3f80));
+            for _ in 0..steps {
+                for sum in &mut sums {
+                    *sum = s.dot_bf16(*sum, x, y);
+                }
+            }
+            4
+        }
+        Kind::Bytes => {
+            let (x, y) = (s.splat_word(0x0101_0101), s.splat_word(0x0100_ff00));
+            let mut dots = [s.splat_word(1); CHAINS];
+            for _ in 0..steps {
+                for dot in &mut dots {
+                    *dot = s.dot_bytes(*dot, x, y);
+                }
+            }
+            for (sum, dot) in sums.iter_mut().zip(dots) {
+                *sum = s.to_f32(dot);
+            }
+            8
+        }
+    };
     let mut total = sums[0];
     for &sum in &sums[1..] {
         total = s.add(total, sum);
     }
-    s.sum(total)
+    (s.sum(total), CHAINS * LANES * of_lane)
 }
 
 #[cfg(test)]
@@ -147,5 +182,6 @@ mod tests {
         assert!((1e8..1e13).contains(&limits.read_bytes_per_s), "{limits:?}");
         assert!((1e8..1e15).contains(&limits.f32_flops), "{limits:?}");
         assert!(limits.bf16_flops >= limits.f32_flops, "{limits:?}");
+        assert!((1e8..1e16).contains(&limits.int8_ops), "{limits:?}");
     }
 }

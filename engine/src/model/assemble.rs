@@ -71,11 +71,11 @@ impl std::str::FromStr for Dtype {
     }
 }
 
-/// Projections in fewer bits: blocks of weights that share a scale. Embeddings and heads stay as they are.
+/// Weights in fewer bits: blocks of weights that share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
-    /// Eight bits.
+    /// Eight bits, and as many for activations where they meet them.
     Int8,
 }
 
@@ -91,7 +91,7 @@ pub struct ModelsConfig {
     pub readings: BTreeMap<String, RewardReading>,
     /// The policy on whose base a reward model is, by the names of both; the first for those that are not named.
     pub reward_policies: BTreeMap<String, String>,
-    /// Weights; `None` is as each model is stored, half precision as bfloat16.
+    /// Weights; `None` is as each model is stored, half precision as bfloat16 and a GGUF file's blocks as they are.
     pub dtype: Option<Dtype>,
     /// Keys and values; `None` is as the weights.
     pub kv_dtype: Option<Dtype>,
@@ -147,6 +147,8 @@ pub struct ServedModels {
     pub dtype: Dtype,
     /// How its projections are held.
     pub weight_dtype: WeightDtype,
+    /// Memory of its packed matrices.
+    pub weight_bytes: usize,
     /// Names of the reward models; the first is the default.
     pub rewards: Vec<Arc<str>>,
     /// Of those, the ones that compare answers: they have no reward for an answer alone.

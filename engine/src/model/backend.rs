@@ -2,9 +2,10 @@
 //! them on packed weights and the paged cache, training on an autograd tape; the decoder is written once. Leaves
 //! batches to the backends: each knows the positions and sequences of the tokens it is about to see.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use rectify_kernels::Activation;
+use rectify_kernels::{Activation, BlockKind};
 
 use super::config::{ExpertsConfig, ModelConfig};
 use super::mmap::MappedFile;
@@ -38,6 +39,10 @@ impl Matrix<'_> {
         match &self.values {
             Values::F32(all) => file.release(bytemuck::cast_slice(&all[values])),
             Values::Bf16(all) => file.release(bytemuck::cast_slice(&all[values])),
+            Values::Blocks(kind, all) => {
+                let byte = |value: usize| value / kind.num_values() * kind.num_bytes();
+                file.release(&all[byte(values.start)..byte(values.end)]);
+            }
         }
     }
 }
@@ -46,9 +51,11 @@ impl Matrix<'_> {
 #[derive(Clone, Debug)]
 pub enum Values<'a> {
     /// Single precision.
-    F32(std::borrow::Cow<'a, [f32]>),
+    F32(Cow<'a, [f32]>),
     /// bfloat16.
-    Bf16(std::borrow::Cow<'a, [half::bf16]>),
+    Bf16(Cow<'a, [half::bf16]>),
+    /// Blocks of few bits.
+    Blocks(BlockKind, Cow<'a, [u8]>),
 }
 
 impl Values<'_> {
@@ -57,6 +64,7 @@ impl Values<'_> {
         match self {
             Self::F32(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::Blocks(kind, bytes) => bytes.len() / kind.num_bytes() * kind.num_values(),
         }
     }
 
@@ -65,11 +73,21 @@ impl Values<'_> {
         self.len() == 0
     }
 
+    /// Whether they lie where they are stored.
+    pub fn is_borrowed(&self) -> bool {
+        match self {
+            Self::F32(values) => matches!(values, Cow::Borrowed(_)),
+            Self::Bf16(values) => matches!(values, Cow::Borrowed(_)),
+            Self::Blocks(_, bytes) => matches!(bytes, Cow::Borrowed(_)),
+        }
+    }
+
     /// The same values, borrowed.
     pub fn reborrow(&self) -> Values<'_> {
         match self {
-            Self::F32(values) => Values::F32(std::borrow::Cow::Borrowed(values)),
-            Self::Bf16(values) => Values::Bf16(std::borrow::Cow::Borrowed(values)),
+            Self::F32(values) => Values::F32(Cow::Borrowed(values)),
+            Self::Bf16(values) => Values::Bf16(Cow::Borrowed(values)),
+            Self::Blocks(kind, bytes) => Values::Blocks(*kind, Cow::Borrowed(bytes)),
         }
     }
 
@@ -78,6 +96,7 @@ impl Values<'_> {
         match self {
             Self::F32(values) => values.into_owned(),
             Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            Self::Blocks(kind, bytes) => kind.numbers(&bytes),
         }
     }
 }

@@ -9,12 +9,12 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::backend::{Matrix, Result, Values};
 use super::config::ModelConfig;
-use super::gguf::blocks::BlockKind;
+use super::gguf::blocks::Storage;
 use super::gguf::{self, Gguf};
 use super::layout::{self, TensorRole};
 use super::mmap::MappedFile;
 use super::source::{FileBytes, ModelSource};
-use super::stored_values::{INITIALIZER_RANGE, halves_of_heads, normal, read, transposed};
+use super::stored_values::{INITIALIZER_RANGE, normal, of_gguf, read, transposed};
 use crate::EngineError;
 
 const SINGLE: &str = "model.safetensors";
@@ -47,7 +47,7 @@ enum Data {
     /// A range of blocks of a GGUF file.
     Blocks {
         file: usize,
-        kind: BlockKind,
+        kind: Storage,
         start: usize,
         end: usize,
         interleaved_heads: Option<usize>,
@@ -226,10 +226,16 @@ impl Checkpoint {
     pub fn is_half_precision(&self, name: &str) -> bool {
         match self.find(name).map(|entry| &entry.data) {
             Some(Data::File { dtype, .. }) => matches!(dtype, Dtype::BF16 | Dtype::F16),
-            Some(Data::Blocks { kind, .. }) => *kind != BlockKind::F32,
+            Some(Data::Blocks { kind, .. }) => *kind != Storage::F32,
             Some(Data::Memory(values)) => matches!(values, Values::Bf16(_)),
             None => false,
         }
+    }
+
+    /// Whether a tensor is stored in blocks of few bits.
+    pub fn is_in_blocks(&self, name: &str) -> bool {
+        let data = self.find(name).map(|entry| &entry.data);
+        matches!(data, Some(Data::Blocks { kind: Storage::Blocks(_), .. }))
     }
 
     /// The values of a tensor, which must have `shape`.
@@ -241,11 +247,7 @@ impl Checkpoint {
         match &entry.data {
             Data::Memory(values) => Ok(values.reborrow()),
             &Data::Blocks { file, kind, start, end, interleaved_heads } => {
-                let numbers = kind.numbers(&self.files[file].1[start..end]);
-                Ok(Values::F32(Cow::Owned(match interleaved_heads {
-                    Some(heads) => halves_of_heads(&numbers, heads, shape),
-                    None => numbers,
-                })))
+                Ok(of_gguf(kind, &self.files[file].1[start..end], interleaved_heads, shape))
             }
             &Data::File { file, dtype, start, end } => {
                 let (path, bytes) = &self.files[file];
@@ -317,13 +319,10 @@ impl Checkpoint {
         let name = format!("{module}.weight");
         let values = self.values(&name, &[out_features, in_features])?;
         let bias = self.bias(module, out_features, bias)?;
-        let file = match &values {
-            Values::F32(Cow::Borrowed(_)) | Values::Bf16(Cow::Borrowed(_)) => self.mapped(&name),
-            Values::F32(Cow::Owned(_)) | Values::Bf16(Cow::Owned(_)) => {
-                self.release(&name);
-                None
-            }
-        };
+        let file = if values.is_borrowed() { self.mapped(&name) } else { None };
+        if file.is_none() {
+            self.release(&name);
+        }
         Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias, file })
     }
 
@@ -343,6 +342,9 @@ impl Checkpoint {
         let values = match &stored.values {
             Values::F32(values) => Values::F32(Cow::Owned(transposed(values, out_features))),
             Values::Bf16(values) => Values::Bf16(Cow::Owned(transposed(values, out_features))),
+            Values::Blocks(kind, bytes) => {
+                Values::F32(Cow::Owned(transposed(&kind.numbers(bytes), out_features)))
+            }
         };
         stored.release(0..values.len());
         Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias, file: None })

@@ -15,6 +15,7 @@ use super::config::ModelConfig;
 use super::cpu_executor::{CpuExecutor, CpuOptions, block_bytes};
 use super::generation_config::GenerationConfig;
 use super::kv_budget::Claim;
+use super::layout::{self, Projection};
 use super::source::ModelSource;
 use super::weights::WeightStore;
 use crate::EngineError;
@@ -30,9 +31,9 @@ pub struct PolicyConfig {
     pub name: Option<String>,
     /// PEFT adapters on its base, by name.
     pub adapters: Vec<(String, ModelSource)>,
-    /// Weights; `None` is as for all models.
+    /// Weights; `None` is as for all models, and if nothing is said there either, a GGUF file's blocks stay as they are.
     pub dtype: Option<Dtype>,
-    /// Its projections in fewer bits.
+    /// Its weights in fewer bits.
     pub quantize: Option<Quantization>,
     /// Bytes for its keys and values, out of those of all policies; `None` is a share of what others leave.
     pub kv_memory: Option<usize>,
@@ -131,6 +132,9 @@ impl<'a> Opened<'a> {
             self;
         let asked = match policy.quantize {
             Some(Quantization::Int8) => WeightDtype::Int8,
+            None if policy.dtype.or(models.dtype).is_none() && has_blocks(&checkpoint, &config) => {
+                WeightDtype::Blocks
+            }
             None => dtype.weights(),
         };
         let weight_dtype = policy.weight_dtype.unwrap_or(asked);
@@ -176,9 +180,17 @@ impl<'a> Opened<'a> {
             max_model_len: parts.executor.spec().max_model_len,
             dtype,
             weight_dtype,
+            weight_bytes: policy.weights.num_bytes(),
             rewards: models.rewards.iter().map(|(name, _)| name.as_str().into()).collect(),
             comparing: Vec::new(),
         };
         Ok((parts, served))
     }
+}
+
+/// Whether the projections of a GGUF file are in blocks of few bits.
+fn has_blocks(checkpoint: &Checkpoint, config: &ModelConfig) -> bool {
+    let layer = config.num_layers.saturating_sub(1);
+    let parts = layout::parts(config, layer, Projection::O);
+    parts.iter().any(|part| checkpoint.is_in_blocks(&format!("{}.weight", part.module(layer))))
 }

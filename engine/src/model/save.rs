@@ -16,7 +16,7 @@ pub struct NamedTensor<'a> {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Its values; they are stored in the dtype they have.
+    /// Its values; they are stored in the dtype they have, blocks as the numbers they stand for.
     pub values: Values<'a>,
 }
 
@@ -26,10 +26,13 @@ pub struct NamedTensor<'a> {
 /// [`EngineError::Load`] naming the file, if a tensor's values do not fill its shape or the file cannot be written.
 pub fn save_safetensors(path: &Path, tensors: &[NamedTensor<'_>]) -> Result<()> {
     let mut views = BTreeMap::new();
-    for tensor in tensors {
-        let (dtype, bytes): (Dtype, &[u8]) = match &tensor.values {
-            Values::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
-            Values::Bf16(values) => (Dtype::BF16, bytemuck::cast_slice(values)),
+    let numbers: Vec<Option<Vec<f32>>> = tensors.iter().map(|tensor| in_blocks(&tensor.values)).collect();
+    for (tensor, numbers) in tensors.iter().zip(&numbers) {
+        let (dtype, bytes): (Dtype, &[u8]) = match (numbers, &tensor.values) {
+            (Some(numbers), _) => (Dtype::F32, bytemuck::cast_slice(numbers)),
+            (None, Values::Bf16(values)) => (Dtype::BF16, bytemuck::cast_slice(values)),
+            (None, Values::F32(values)) => (Dtype::F32, bytemuck::cast_slice(values)),
+            (None, Values::Blocks(..)) => continue,
         };
         let view = TensorView::new(dtype, tensor.shape.clone(), bytes).map_err(|error| {
             EngineError::load(path, format!("the tensor `{}` cannot be written: {error}", tensor.name))
@@ -54,4 +57,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&partial, path)
+}
+
+/// The numbers of values in blocks.
+fn in_blocks(values: &Values<'_>) -> Option<Vec<f32>> {
+    matches!(values, Values::Blocks(..)).then(|| values.reborrow().into_f32())
 }

@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::Dtype;
 
 use super::backend::Values;
+use super::gguf::blocks::Storage;
 
 /// The transpose of `[_, width]`.
 pub(super) fn transposed<T: Copy>(values: &[T], width: usize) -> Vec<T> {
@@ -15,8 +16,8 @@ pub(super) fn transposed<T: Copy>(values: &[T], width: usize) -> Vec<T> {
 }
 
 /// Rows of a matrix or bias of `heads`, whose pairs of dimensions lie side by side, with the halves of a head side by
-/// side instead.
-pub(super) fn halves_of_heads(values: &[f32], heads: usize, shape: &[usize]) -> Vec<f32> {
+/// side instead. Of values in blocks the bytes are given: rows are whole blocks.
+pub(super) fn halves_of_heads<T: Copy>(values: &[T], heads: usize, shape: &[usize]) -> Vec<T> {
     let rows = shape.first().copied().unwrap_or(1).max(1);
     let (width, head) = (values.len() / rows, (rows / heads.max(1)).max(1));
     let from = |row: usize| {
@@ -24,6 +25,25 @@ pub(super) fn halves_of_heads(values: &[f32], heads: usize, shape: &[usize]) -> 
         start + at % (head / 2).max(1) * 2 + at / (head / 2).max(1)
     };
     (0..rows).flat_map(|row| values[from(row) * width..][..width].iter().copied()).collect()
+}
+
+/// Values of a GGUF file: blocks of few bits as they are, all others as numbers; rows of heads as they are elsewhere.
+pub(super) fn of_gguf<'a>(
+    storage: Storage,
+    bytes: &'a [u8],
+    interleaved_heads: Option<usize>,
+    shape: &[usize],
+) -> Values<'a> {
+    match (storage, interleaved_heads) {
+        (Storage::Blocks(kind), None) => Values::Blocks(kind, Cow::Borrowed(bytes)),
+        (Storage::Blocks(kind), Some(heads)) => {
+            Values::Blocks(kind, Cow::Owned(halves_of_heads(bytes, heads, shape)))
+        }
+        (storage, None) => Values::F32(Cow::Owned(storage.numbers(bytes))),
+        (storage, Some(heads)) => {
+            Values::F32(Cow::Owned(halves_of_heads(&storage.numbers(bytes), heads, shape)))
+        }
+    }
 }
 
 /// Stored bytes as numbers; borrowed where alignment allows. `None` for other dtypes.

@@ -1,6 +1,7 @@
 //! Packed weights that several users of one model hold together: the engine that serves it, and a tape that trains
 //! adapters on it. Leaves the layout to the kernels.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,8 +18,9 @@ type ByNameAndFormat = HashMap<(String, WeightDtype), Arc<PackedLinear>>;
 pub struct WeightStore(Arc<Mutex<ByNameAndFormat>>);
 
 impl WeightStore {
-    /// The matrices of a projection, stacked along the output. `dtype` is for the projections of layers; the embedding
-    /// and heads are never quantised.
+    /// The matrices of a projection, stacked along the output. `dtype` is for the projections of layers; embedding and
+    /// heads never have fewer than eight bits, unless the file has them so, and what is in blocks stays so only if
+    /// blocks are asked for; then what is not is kept in single precision.
     ///
     /// # Errors
     /// [`EngineError::Load`] if a matrix has another size than it says.
@@ -26,12 +28,13 @@ impl WeightStore {
         let Some(first) = parts.first() else {
             return Err(EngineError::Execution("a projection has no matrix".into()));
         };
-        let dtype = held_as(&first.module, dtype);
+        let dtype = held_as(parts, &first.module, dtype);
         let mut packed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(weights) = packed.get(&(first.module.clone(), dtype)) {
             return Ok(Arc::clone(weights));
         }
-        let values: Vec<_> = parts.iter().map(|part| borrow(&part.values)).collect();
+        let numbers: Vec<_> = parts.iter().map(|part| as_wanted(&part.values, dtype)).collect();
+        let values: Vec<_> = numbers.iter().map(borrow).collect();
         let spent = |part: usize, values| parts[part].release(values);
         let weights = PackedLinear::pack_and_tell(pool, &values, first.in_features, dtype, &spent)
             .map_err(|error| EngineError::load(&first.module, error.to_string()))?;
@@ -48,12 +51,24 @@ impl WeightStore {
 }
 
 /// A choice hangs on small differences, and costs next to nothing; logits and embeddings suffer more from few bits than
-/// projections do, and are read row by row.
-fn held_as(module: &str, dtype: WeightDtype) -> WeightDtype {
+/// projections do.
+fn held_as(parts: &[Matrix<'_>], module: &str, dtype: WeightDtype) -> WeightDtype {
+    let in_blocks = || parts.iter().any(|part| matches!(part.values, Values::Blocks(..)));
     match (layout::role(module), dtype) {
         (MatrixRole::Choice, _) => WeightDtype::F32,
-        (MatrixRole::Vocabulary, WeightDtype::Int8 | WeightDtype::Nf4) => WeightDtype::Bf16,
+        (MatrixRole::Vocabulary, WeightDtype::Nf4) => WeightDtype::Bf16,
+        (_, WeightDtype::Blocks) if !in_blocks() => WeightDtype::F32,
         (_, dtype) => dtype,
+    }
+}
+
+/// The values as they are, but blocks as numbers unless blocks are wanted.
+fn as_wanted<'a>(values: &'a Values<'_>, dtype: WeightDtype) -> Values<'a> {
+    match values {
+        Values::Blocks(kind, bytes) if dtype != WeightDtype::Blocks => {
+            Values::F32(Cow::Owned(kind.numbers(bytes)))
+        }
+        values => values.reborrow(),
     }
 }
 
@@ -61,13 +76,12 @@ fn borrow<'a>(values: &'a Values<'_>) -> kernels::Values<'a> {
     match values {
         Values::F32(values) => kernels::Values::F32(values),
         Values::Bf16(values) => kernels::Values::Bf16(values),
+        Values::Blocks(kind, bytes) => kernels::Values::Blocks(*kind, bytes),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
     fn matrix(module: &str) -> Vec<Matrix<'static>> {
@@ -93,10 +107,17 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &pack(&store.clone(), name, WeightDtype::Nf4)));
         assert_eq!(first.dtype(), WeightDtype::Nf4);
         assert_eq!(pack(&store, "model.embed_tokens", WeightDtype::Nf4).dtype(), WeightDtype::Bf16);
+        assert_eq!(pack(&store, "lm_head", WeightDtype::Int8).dtype(), WeightDtype::Int8);
+        // Not in blocks, so that there are none to keep.
+        assert_eq!(
+            pack(&store, "model.layers.2.mlp.down_proj", WeightDtype::Blocks).dtype(),
+            WeightDtype::F32
+        );
         assert_eq!(pack(&store, layout::SCORE_HEAD, WeightDtype::Bf16).dtype(), WeightDtype::F32);
         assert_eq!(pack(&store, name, WeightDtype::F32).dtype(), WeightDtype::F32);
-        // Half a byte a weight and a scale for each 64, two and four bytes for the others.
-        let (few, half, whole) = (16 * 32 / 2 + 16 * 4, 2 * 16 * 32, 4 * 16 * 32);
-        assert_eq!(store.num_bytes(), few + half + 2 * whole);
+        // Half a byte a weight and a scale for each 64; eight bits in blocks of 64, half of which are empty; two and four
+        // bytes for the others.
+        let (few, eight, half, whole) = (16 * 32 / 2 + 16 * 4, 16 * 64 + 16 * 2, 2 * 16 * 32, 4 * 16 * 32);
+        assert_eq!(store.num_bytes(), few + eight + half + 3 * whole);
     }
 }

@@ -80,6 +80,7 @@ impl Form {
     }
 
     /// Puts four codes of an output in their place; the words held zeros there.
+    #[inline(always)]
     fn set_quad(self, words: &mut [u32], (quad, lane): (usize, usize), codes: u32) {
         if self.bits == 8 {
             words[quad * LANES + lane] = codes;
@@ -244,6 +245,7 @@ impl<'a> TileMut<'a> {
     }
 
     /// Sets the codes of an output's block; those that are missing at the end stand for zero.
+    #[inline(always)]
     pub(super) fn set_codes(&mut self, block: usize, lane: usize, codes: &[u8]) {
         let words = &mut self.codes[block * self.form.words()..][..self.form.words()];
         for quad in 0..self.form.quads() {

@@ -116,7 +116,10 @@ impl<'a> Stored<'a> {
         let mut codes = Buffer::streamed(num_tiles * codes_per_tile);
         let mut scales = Buffer::zeroed(num_tiles * scales_per_tile);
         let (all_codes, all_scales): (&mut [u8], &mut [f32]) = (&mut codes, &mut scales);
-        self.for_each_tile(pool, (all_codes, codes_per_tile), (all_scales, scales_per_tile), FillNf4::run);
+        let (codes_of, scales_of) = ((all_codes, codes_per_tile), (all_scales, scales_per_tile));
+        self.for_each_tile(pool, codes_of, scales_of, |tile, codes, scales| {
+            dispatch(pool.isa(), FillNf4 { tile, codes, scales });
+        });
         Quantised { codes, scales }
     }
 
@@ -125,7 +128,8 @@ impl<'a> Stored<'a> {
         let mut coded = Coded::zeroed(form, self.num_tiles(), self.in_features);
         let (codes, scales) = coded.parts_mut();
         self.for_each_tile(pool, codes, scales, |tile, codes, scales| {
-            fill_coded(tile, TileMut::new(form, self.in_features, codes, scales));
+            let out = TileMut::new(form, self.in_features, codes, scales);
+            dispatch(pool.isa(), FillCoded { tile, out });
         });
         coded
     }
@@ -266,21 +270,30 @@ fn make_words(row: &Values<'_>, dtype: WeightDtype, first: usize, out: &mut [u32
 }
 
 /// A tile as codes `[depth / 2][LANES]` and scales `[blocks][LANES]`; both hold zeros before.
-struct FillNf4;
+struct FillNf4<'a> {
+    tile: &'a Tile<'a>,
+    codes: &'a mut [u8],
+    scales: &'a mut [f32],
+}
 
-impl FillNf4 {
-    fn run(tile: &Tile<'_>, codes: &mut [u8], scales: &mut [f32]) {
+impl Op for FillNf4<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
         let mut values = [0.0; quant::BLOCK];
-        let blocks = codes.chunks_mut(quant::BLOCK / 2 * LANES).zip(scales.chunks_mut(LANES));
+        let per_block = quant::BLOCK / 2 * LANES;
+        let blocks = self.codes.chunks_mut(per_block).zip(self.scales.chunks_mut(LANES));
         for (block, (codes, scales)) in blocks.enumerate() {
             let first = block * quant::BLOCK;
-            let values = &mut values[..quant::BLOCK.min(tile.width - first)];
-            for (lane, row) in tile.lanes[..tile.count].iter().enumerate() {
+            let values = &mut values[..quant::BLOCK.min(self.tile.width - first)];
+            for (lane, row) in self.tile.lanes[..self.tile.count].iter().enumerate() {
                 row.read(first, values);
                 scales[lane] = quant::nf4_scale(values);
                 let code = |x: Option<&f32>| x.map_or(0, |x| quant::nf4_code(*x, scales[lane]));
-                let places = codes[lane..].iter_mut().step_by(LANES);
-                places
+                codes[lane..]
+                    .iter_mut()
+                    .step_by(LANES)
                     .zip(values.chunks(2))
                     .for_each(|(place, x)| *place = code(x.first()) | code(x.get(1)) << 4);
             }
@@ -289,16 +302,28 @@ impl FillNf4 {
 }
 
 /// A tile as codes and their scales; it holds zeros before.
-fn fill_coded(tile: &Tile<'_>, mut out: TileMut<'_>) {
-    for (lane, row) in tile.lanes[..tile.count].iter().enumerate() {
-        match row {
-            Values::Blocks(kind, bytes) => fill_blocks(*kind, bytes, &mut out, lane),
-            numbers => fill_int8(numbers, tile.width, &mut out, lane),
+struct FillCoded<'a> {
+    tile: &'a Tile<'a>,
+    out: TileMut<'a>,
+}
+
+impl Op for FillCoded<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { tile, mut out } = self;
+        for (lane, row) in tile.lanes[..tile.count].iter().enumerate() {
+            match row {
+                Values::Blocks(kind, bytes) => fill_blocks(*kind, bytes, &mut out, lane),
+                numbers => fill_int8(numbers, tile.width, &mut out, lane),
+            }
         }
     }
 }
 
 /// A row of numbers as codes of eight bits.
+#[inline(always)]
 fn fill_int8(row: &Values<'_>, width: usize, out: &mut TileMut<'_>, lane: usize) {
     let (mut values, mut codes) = ([0.0; MAX_BLOCK], [0; MAX_BLOCK]);
     for block in 0..width.div_ceil(MAX_BLOCK) {
@@ -315,6 +340,7 @@ fn fill_int8(row: &Values<'_>, width: usize, out: &mut TileMut<'_>, lane: usize)
 }
 
 /// A row of blocks as they are.
+#[inline(always)]
 fn fill_blocks(kind: BlockKind, bytes: &[u8], out: &mut TileMut<'_>, lane: usize) {
     let (form, mut block) = (kind.form(), Block::default());
     let groups = kind.num_values() / form.block;

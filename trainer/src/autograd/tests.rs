@@ -249,7 +249,9 @@ fn a_frozen_base_of_few_bits_is_the_base_it_stands_for() {
             let few = on(&config, &Checkpoint::random(&config, 1), Some(dtype));
             let same = on(&config, &rounded(&config, dtype), Some(WeightDtype::F32));
             assert_eq!(few.0, same.0, "{dtype:?}");
-            assert!(few.0 != whole.0 && few.1 < same.1, "{dtype:?}");
+            assert_ne!(few.0, whole.0, "{dtype:?}");
+            // Whole blocks of eight bits are wider than these matrices.
+            assert!(few.1 < same.1 || dtype == WeightDtype::Int8, "{dtype:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::backend::Result;
 use super::mmap::MappedFile;
 use crate::EngineError;
-use blocks::BlockKind;
+use blocks::Storage;
 use reader::Reader;
 
 /// What starts every file.
@@ -50,7 +50,7 @@ pub(super) struct TensorInfo {
 pub(super) struct Stored {
     pub(super) name: String,
     pub(super) shape: Vec<usize>,
-    pub(super) kind: BlockKind,
+    pub(super) kind: Storage,
     pub(super) start: usize,
     pub(super) end: usize,
     /// Rows come by pairs of a head's dimensions; how many heads there are.
@@ -124,17 +124,17 @@ impl Gguf {
         let mut stored = Vec::with_capacity(self.tensors.len());
         for (own, info) in &self.tensors {
             let Some((name, interleaved_heads)) = names.find(own)? else { continue };
-            let Some(kind) = BlockKind::find(info.kind) else {
+            let Some(kind) = Storage::find(info.kind) else {
                 let message = format!(
                     "the tensor `{own}` is of type {}, which is not known; known are {}",
                     info.kind,
-                    BlockKind::known()
+                    Storage::known()
                 );
                 return Err(self.error(message));
             };
             let count: usize = info.shape.iter().product();
             let start = self.data_start + info.offset;
-            let end = kind.num_bytes(count).map(|len| start + len);
+            let end = kind.num_bytes(count, info.shape.last().copied().unwrap_or(1)).map(|len| start + len);
             let Some(end) = end.filter(|&end| end <= self.bytes.len()) else {
                 return Err(self.error(format!("ends before the tensor `{own}` does: it is a broken copy")));
             };

@@ -94,6 +94,7 @@ struct Machine {
     read_bytes_per_s: f64,
     bf16_flops: f64,
     f32_flops: f64,
+    int8_ops: f64,
 }
 
 /// One measured run.
@@ -159,6 +160,7 @@ fn best(a: MachineLimits, b: MachineLimits) -> MachineLimits {
         read_bytes_per_s: a.read_bytes_per_s.max(b.read_bytes_per_s),
         bf16_flops: a.bf16_flops.max(b.bf16_flops),
         f32_flops: a.f32_flops.max(b.f32_flops),
+        int8_ops: a.int8_ops.max(b.int8_ops),
     }
 }
 
@@ -239,7 +241,8 @@ impl Setting<'_> {
         runs.sort_by(|a, b| a.total_s.total_cmp(&b.total_s));
         let median = runs[runs.len() / 2];
         let kv_dtype = self.config.cache.dtype.map_or(models.dtype, Dtype::from);
-        let cost = ModelCost::new(&models.config, models.weight_dtype, kv_dtype.weights());
+        let cost =
+            ModelCost::new(&models.config, models.weight_dtype, models.weight_bytes, kv_dtype.weights());
         let work = Workload {
             prompt_len: args.prompt_len,
             gen_len: args.gen_len,
@@ -254,7 +257,7 @@ impl Setting<'_> {
         let tokens_per_s = median.tokens_per_s();
         // The last token is never put into the cache.
         let blocks = (args.prompt_len + args.gen_len - 1).div_ceil(self.config.cache.block_size);
-        let MachineLimits { read_bytes_per_s, bf16_flops, f32_flops } = self.machine;
+        let MachineLimits { read_bytes_per_s, bf16_flops, f32_flops, int8_ops } = self.machine;
         Ok(Report {
             model: models.policy_name.to_string(),
             dtype: models.dtype.as_str(),
@@ -280,7 +283,7 @@ impl Setting<'_> {
             },
             model_bytes: cost.weight_bytes(),
             kv_bytes_per_token: cost.kv_bytes_per_token,
-            machine: Machine { threads: self.threads, read_bytes_per_s, bf16_flops, f32_flops },
+            machine: Machine { threads: self.threads, read_bytes_per_s, bf16_flops, f32_flops, int8_ops },
         })
     }
 
@@ -292,7 +295,7 @@ impl Setting<'_> {
             return Ok(policy);
         }
         let dtype = self.local.models.dtype.weights();
-        Ok(ModelCost::new(&ModelConfig::load(&source)?, dtype, dtype))
+        Ok(ModelCost::new(&ModelConfig::load(&source)?, dtype, 0, dtype))
     }
 }
 
@@ -304,7 +307,7 @@ fn table(report: &Report) -> String {
          {:.1} tokens/s, {:.1} % of the machine's limit of {:.1}\n\
          prompt {:.3} s, then {:.3} s in {} steps\n\
          KV blocks {} of {} ({} without sharing), weights {:.1} MB, {:.0} bytes of KV per token\n\
-         machine: {} threads, {:.1} GB/s, {:.0} GFLOP/s bf16, {:.0} GFLOP/s f32",
+         machine: {} threads, {:.1} GB/s, {:.0} GFLOP/s bf16, {:.0} GFLOP/s f32, {:.0} Gop/s int8",
         if report.scored { ", scored" } else { "" },
         report.tokens_per_s,
         100.0 * report.share_of_limit,
@@ -321,5 +324,6 @@ fn table(report: &Report) -> String {
         machine.read_bytes_per_s / 1e9,
         machine.bf16_flops / 1e9,
         machine.f32_flops / 1e9,
+        machine.int8_ops / 1e9,
     )
 }

@@ -14,6 +14,8 @@ pub(super) struct ModelCost {
     pub(super) head_params: f64,
     /// Bytes of a weight.
     pub(super) param_bytes: f64,
+    /// How weights are held, which says what multiplies them.
+    pub(super) dtype: WeightDtype,
     /// Bytes of one token's keys and values over all layers.
     pub(super) kv_bytes_per_token: f64,
 }
@@ -28,28 +30,40 @@ pub(super) struct Workload {
     pub(super) max_num_batched_tokens: usize,
 }
 
-/// Bytes of a number; those of few bits share the four of a scale with the others of their block.
-fn bytes(dtype: WeightDtype) -> f64 {
+/// Bytes of a number; those of few bits share a scale with the others of their block. Of a file's own blocks it is the
+/// mean of all, `whole` bytes.
+fn bytes(dtype: WeightDtype, whole: f64) -> f64 {
     match dtype {
         WeightDtype::F32 => 4.0,
         WeightDtype::Bf16 => 2.0,
-        WeightDtype::Int8 => 1.0 + 4.0 / 64.0,
+        WeightDtype::Int8 => 1.0 + 2.0 / 64.0,
         WeightDtype::Nf4 => 0.5 + 4.0 / 64.0,
+        WeightDtype::Blocks => whole,
     }
 }
 
 impl ModelCost {
-    pub(super) fn new(config: &ModelConfig, weights: WeightDtype, kv: WeightDtype) -> Self {
+    /// Of a model whose packed matrices take `weight_bytes`.
+    pub(super) fn new(
+        config: &ModelConfig,
+        weights: WeightDtype,
+        weight_bytes: usize,
+        kv: WeightDtype,
+    ) -> Self {
         let (hidden, head_dim) = (config.hidden_size as f64, config.head_dim as f64);
         let (q, kv_width) = (config.num_heads as f64 * head_dim, config.num_kv_heads as f64 * head_dim);
         let attention = hidden * (q + 2.0 * kv_width) + q * hidden;
         let mlp = 3.0 * hidden * config.intermediate_size as f64;
         let layers = config.num_layers as f64;
+        let (layer_params, head_params) = (layers * (attention + mlp), config.vocab_size as f64 * hidden);
+        let tables = if config.tie_word_embeddings { 1.0 } else { 2.0 };
+        let mean = weight_bytes as f64 / (layer_params + tables * head_params);
         Self {
-            layer_params: layers * (attention + mlp),
-            head_params: config.vocab_size as f64 * hidden,
-            param_bytes: bytes(weights),
-            kv_bytes_per_token: layers * 2.0 * kv_width * bytes(kv),
+            layer_params,
+            head_params,
+            param_bytes: bytes(weights, mean),
+            dtype: weights,
+            kv_bytes_per_token: layers * 2.0 * kv_width * bytes(kv, mean),
         }
     }
 
@@ -67,7 +81,11 @@ impl ModelCost {
     }
 
     fn peak(&self, machine: &MachineLimits) -> f64 {
-        if self.param_bytes < 4.0 { machine.bf16_flops } else { machine.f32_flops }
+        match self.dtype {
+            WeightDtype::F32 => machine.f32_flops,
+            WeightDtype::Bf16 | WeightDtype::Nf4 => machine.bf16_flops,
+            WeightDtype::Int8 | WeightDtype::Blocks => machine.int8_ops,
+        }
     }
 
     /// Least seconds of the whole run: the prompt in chunks, whose last row gives every candidate's first token, then
@@ -106,12 +124,13 @@ mod tests {
                 * (hidden * (896.0 + 2.0 * 128.0) + 896.0 * hidden + 3.0 * hidden * intermediate),
             head_params: vocab * hidden,
             param_bytes: 2.0,
+            dtype: WeightDtype::Bf16,
             kv_bytes_per_token: layers * 2.0 * 128.0 * 2.0,
         }
     }
 
     const MACHINE: MachineLimits =
-        MachineLimits { read_bytes_per_s: 45e9, bf16_flops: 990e9, f32_flops: 520e9 };
+        MachineLimits { read_bytes_per_s: 45e9, bf16_flops: 990e9, f32_flops: 520e9, int8_ops: 2.1e12 };
 
     /// Generated tokens per second at the limit.
     fn limit(n: usize) -> f64 {
@@ -136,7 +155,7 @@ mod tests {
 
     #[test]
     fn f32_weights_are_twice_the_bytes() {
-        let f32_cost = ModelCost { param_bytes: 4.0, ..cost() };
+        let f32_cost = ModelCost { param_bytes: 4.0, dtype: WeightDtype::F32, ..cost() };
         assert_eq!(f32_cost.weight_bytes(), 2.0 * cost().weight_bytes());
         assert_eq!(f32_cost.peak(&MACHINE), MACHINE.f32_flops);
     }
