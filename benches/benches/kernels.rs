@@ -13,9 +13,9 @@ use criterion::{Criterion, Throughput};
 use rectify_kernels::peak::{MachineLimits, measure};
 use rectify_kernels::train::{self, Dropout, Factor, Orientation, Precision, Product, Thin, View, WideRows};
 use rectify_kernels::{
-    Activation, AttentionParams, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows, RowsMut,
-    Values, WeightDtype, exp_shifted, gated, linear, log_sum_exp, paged_attention, reshape_and_cache,
-    rms_norm,
+    Activation, AttentionParams, BlockKind, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows,
+    RowsMut, Values, WeightDtype, exp_shifted, gated, linear, log_sum_exp, paged_attention,
+    reshape_and_cache, rms_norm,
 };
 
 /// A model's linear layers: shapes `(inputs, outputs)` of one layer, how many layers, and the shape of the head.

@@ -16,6 +16,12 @@ const NIBBLES: u32 = 0x0f0f_0f0f;
 /// The lowest bit of each byte.
 const ONES: u32 = 0x0101_0101;
 
+/// The lowest bits of each byte, as many as a code has above the lower four.
+#[inline(always)]
+fn upper_bits(count: usize) -> u32 {
+    ONES * ((1 << count) - 1)
+}
+
 /// What codes stand for: `scale · (code − offset) − minimum`, where scale and minimum belong to blocks of inputs, and are
 /// numbers in half precision, or such numbers times small integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ impl Form {
             0 => low,
             high => {
                 let word = words[(self.block / 8 + quad * high / 8) * LANES + lane];
-                low | (word >> (quad * high % 8) & ONES * ((1 << high) - 1)) << 4
+                low | ((word >> (quad * high % 8)) & upper_bits(high)) << 4
             }
         }
     }
@@ -90,7 +96,7 @@ impl Form {
         let high = self.bits - 4;
         if high > 0 {
             let place = &mut words[(self.block / 8 + quad * high / 8) * LANES + lane];
-            *place |= (codes >> 4 & ONES * ((1 << high) - 1)) << (quad * high % 8);
+            *place |= ((codes >> 4) & upper_bits(high)) << (quad * high % 8);
         }
     }
 
@@ -110,10 +116,10 @@ impl Form {
             if bits == 0 {
                 continue;
             }
-            let mask = ONES * ((1 << bits) - 1);
+            let mask = upper_bits(bits);
             for (quad, out) in [even, odd].into_iter().enumerate() {
                 let at = (2 * pair + quad) * bits;
-                let high = high[at / 8].map(|word| (word >> (at % 8) & mask) << 4);
+                let high = high[at / 8].map(|word| ((word >> (at % 8)) & mask) << 4);
                 *out = std::array::from_fn(|lane| out[lane] | high[lane]);
             }
         }
@@ -161,10 +167,14 @@ impl Coded {
         self.blocks * (self.form.quads() + EXTRA)
     }
 
-    /// Codes and scales, and how much of them a tile has.
-    pub(super) fn parts_mut(&mut self) -> ((&mut [u32], usize), (&mut [u8], usize)) {
-        let (codes, scales) = (self.blocks * self.form.words(), self.form.scale_bytes(self.blocks));
-        ((&mut self.codes, codes), (&mut self.scales, scales))
+    /// Codes and scales, to be filled.
+    pub(super) fn parts_mut(&mut self) -> (&mut [u32], &mut [u8]) {
+        (&mut self.codes, &mut self.scales)
+    }
+
+    /// Codes and scales that a tile has.
+    pub(super) fn per_tile(&self) -> (usize, usize) {
+        (self.blocks * self.form.words(), self.form.scale_bytes(self.blocks))
     }
 
     /// The words of a block.

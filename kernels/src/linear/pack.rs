@@ -126,7 +126,9 @@ impl<'a> Stored<'a> {
     /// All rows as codes of this form: those of their blocks, or, if they are numbers, made here.
     pub(super) fn coded(&self, pool: &Pool, form: Form) -> Coded {
         let mut coded = Coded::zeroed(form, self.num_tiles(), self.in_features);
+        let (codes_per_tile, scales_per_tile) = coded.per_tile();
         let (codes, scales) = coded.parts_mut();
+        let (codes, scales) = ((codes, codes_per_tile), (scales, scales_per_tile));
         self.for_each_tile(pool, codes, scales, |tile, codes, scales| {
             let out = TileMut::new(form, self.in_features, codes, scales);
             dispatch(pool.isa(), FillCoded { tile, out });
