@@ -284,9 +284,9 @@ impl Checkpoint {
 
     /// Lets go of a tensor's bytes in the file.
     fn release(&self, name: &str) {
-        let data = self.find(name).map(|entry| &entry.data);
-        if let Some(&(Data::File { file, start, end, .. } | Data::Blocks { file, start, end, .. })) = data
-            && let FileBytes::Mapped(file) = &self.files[file].1
+        let (file, data) = (self.mapped(name), self.find(name).map(|entry| &entry.data));
+        if let (Some(file), Some(&(Data::File { start, end, .. } | Data::Blocks { start, end, .. }))) =
+            (file, data)
         {
             file.release(&file[start..end]);
         }
@@ -361,7 +361,7 @@ impl Checkpoint {
         }
         let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         // A file of the trunk alone holds all names without what stands before them.
-        let trunk = TRUNKS.into_iter().find(|trunk| config.family.names.embedding.starts_with(trunk));
+        let trunk = layout::TRUNKS.into_iter().find(|trunk| config.family.names.embedding.starts_with(trunk));
         let is_trunk =
             !self.names().into_iter().any(|name| trunk.is_some_and(|trunk| name.starts_with(trunk)));
         let is_known = |name: &str| known.contains(name) || layout::is_ignored(config, name);
@@ -380,7 +380,7 @@ impl Checkpoint {
 
     /// A tensor by its name in a model with a head, if need be by its name in the trunk alone.
     fn find(&self, name: &str) -> Option<&Entry> {
-        let trunk = || TRUNKS.iter().find_map(|trunk| self.tensors.get(name.strip_prefix(trunk)?));
+        let trunk = || layout::TRUNKS.iter().find_map(|trunk| self.tensors.get(name.strip_prefix(trunk)?));
         self.tensors.get(name).or_else(trunk)
     }
 
@@ -396,9 +396,6 @@ fn unreadable(path: &Path, name: &str, dtype: Dtype) -> EngineError {
     let message = format!("the tensor `{name}` is {dtype:?}, but must be F32, BF16 or F16");
     EngineError::load(path, message)
 }
-
-/// What stands before the names of a model with a head, and may be missing in a file of its trunk alone.
-const TRUNKS: [&str; 2] = ["model.", "transformer."];
 
 #[cfg(test)]
 mod tests {

@@ -67,6 +67,8 @@ impl Part {
 
 /// Name of the output head, without `.weight`.
 pub const LM_HEAD: &str = "lm_head";
+/// What stands before the names of a model with a head, and may be missing in a file of its trunk alone.
+pub(super) const TRUNKS: [&str; 2] = ["model.", "transformer."];
 /// Name of the head of a `ForSequenceClassification` model, without `.weight`.
 pub const SCORE_HEAD: &str = "score";
 /// Name of the value head that trainers put beside the output head of a critic, without `.weight`.
