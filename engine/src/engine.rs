@@ -201,11 +201,14 @@ impl Engine {
         if step.is_empty() {
             self.fail_all("requests wait, but none of them can be scheduled");
         }
-        for work in step.models.iter().filter(|work| !work.items.is_empty()) {
+        let mut begun = started;
+        for work in step.models.iter_mut().filter(|work| !work.items.is_empty()) {
             self.run_model(work);
+            let ended = Instant::now();
+            work.time = ended - std::mem::replace(&mut begun, ended);
         }
+        self.scheduler.observe(&step);
         let time = started.elapsed();
-        self.scheduler.observe(&step, time);
         self.num_steps += 1;
         let num_seqs = step.models.iter().map(|work| work.items.len()).sum();
         self.metrics.step(step.num_tokens(), num_seqs, time);

@@ -107,6 +107,11 @@ impl SequenceGroup {
         self.alive().any(|candidate| candidate.output.is_empty() && !candidate.is_held)
     }
 
+    /// More than the next token of a candidate that may run is to be computed.
+    pub fn wants_prefill(&self) -> bool {
+        self.prompt.is_some() || self.alive().any(|candidate| !candidate.is_held && !candidate.is_decoding())
+    }
+
     /// None of its candidates may run before their strategy says so.
     pub fn is_held(&self) -> bool {
         self.prompt.is_none() && self.alive().all(|candidate| candidate.is_held)

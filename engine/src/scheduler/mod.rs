@@ -63,6 +63,8 @@ struct Plan {
     blocked: Option<GroupKey>,
     /// Whoever was next to start found no blocks.
     is_full: bool,
+    /// Prompts, texts, or what has to be computed again wait for it.
+    has_prefill: bool,
 }
 
 /// The scheduler. Steps run as `schedule → execute → advance, fork, append, finish`.
@@ -107,7 +109,7 @@ impl Scheduler {
             next_arrival: 0,
             next_seq_id: 0,
             step_number: 0,
-            pacer: Pacer::new(Duration::from_millis(config.step_target_ms)),
+            pacer: Pacer::new(Duration::from_millis(config.step_target_ms), specs.len()),
             pass: Vec::new(),
         }
     }
@@ -254,10 +256,12 @@ impl Scheduler {
         self.groups[*self.requests.get(&request)?].as_ref()
     }
 
-    /// Tells how long a step took, so that the next mixed one can be cut to measure.
-    pub fn observe(&mut self, step: &Step, time: Duration) {
-        let num_prefill = step.num_prefill_tokens();
-        self.pacer.observe(step.num_tokens() - num_prefill, num_prefill, time);
+    /// Learns from how long each model took, so that the next mixed step can be cut to measure.
+    pub fn observe(&mut self, step: &Step) {
+        for work in step.models.iter().filter(|work| !work.items.is_empty()) {
+            let num_prefill = work.num_prefill_tokens();
+            self.pacer.observe(work.model, work.num_tokens() - num_prefill, num_prefill, work.time);
+        }
     }
 
     /// Requests not yet admitted or preempted, and requests that only score.

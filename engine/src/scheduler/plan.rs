@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::pacing::Work;
 use super::preempt::Victim;
 use super::step::{Item, LogitRows, Step};
 use super::{Model, Plan, Scheduler};
@@ -82,11 +83,19 @@ impl Scheduler {
             let plan = &mut self.models[group.model.index()].plan;
             plan.is_busy = true;
             plan.num_running += group.num_running();
+            plan.has_prefill |= group.wants_prefill();
+        }
+        for group in self.scoring.values().filter_map(|&index| self.groups[index].as_ref()) {
+            group.scores.iter().for_each(|score| self.models[score.model.index()].plan.has_prefill = true);
         }
         let num_running: usize = self.models.iter().map(|model| model.plan.num_running).sum();
+        let work = self.models.iter().zip(&step.models).map(|(model, step)| Work {
+            num_decodes: step.items.len(),
+            has_prefill: model.plan.has_prefill || !model.waiting.is_empty(),
+        });
         let mut room = Room {
             tokens,
-            prefill: tokens.min(self.pacer.prefill_limit(num_decodes)),
+            prefill: tokens.min(self.pacer.prefill_limit(work)),
             logits: MAX_PROMPT_LOGITS,
             num_seqs: self.config.max_num_seqs.saturating_sub(num_running),
             calm: self.num_preemptions() == preemptions,

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::batch::{AdapterRun, Batch, ExecutorSpec};
 use crate::group::Part;
@@ -45,6 +46,8 @@ pub struct ModelStep {
     /// What the rows mean, in the order of the batch's sequences.
     pub items: Vec<Item>,
     pub(super) copies: Vec<(BlockId, BlockId)>,
+    /// How long it took, once it has run.
+    pub time: Duration,
 }
 
 /// The work of all models in a step. Kept and refilled, so that a steady state allocates nothing.
@@ -62,22 +65,14 @@ impl Step {
 
     /// Tokens over all models.
     pub fn num_tokens(&self) -> usize {
-        self.items().map(|item| item.num_scheduled_tokens).sum()
-    }
-
-    /// Tokens that are not decodes.
-    pub fn num_prefill_tokens(&self) -> usize {
-        self.items().filter(|item| item.num_scheduled_tokens > 1).map(|item| item.num_scheduled_tokens).sum()
-    }
-
-    fn items(&self) -> impl Iterator<Item = &Item> {
-        self.models.iter().flat_map(|model| &model.items)
+        self.models.iter().map(ModelStep::num_tokens).sum()
     }
 
     pub(super) fn clear(&mut self, num_models: usize) {
         for index in self.models.len()..num_models {
             let model = ModelId(index as u16);
-            self.models.push(ModelStep { model, batch: Batch::default(), items: vec![], copies: vec![] });
+            let (batch, time) = (Batch::default(), Duration::ZERO);
+            self.models.push(ModelStep { model, batch, items: vec![], copies: vec![], time });
         }
         for model in &mut self.models {
             model.batch.clear();
@@ -88,6 +83,17 @@ impl Step {
 }
 
 impl ModelStep {
+    /// Tokens.
+    pub fn num_tokens(&self) -> usize {
+        self.items.iter().map(|item| item.num_scheduled_tokens).sum()
+    }
+
+    /// Tokens that are not decodes.
+    pub fn num_prefill_tokens(&self) -> usize {
+        let tokens = self.items.iter().map(|item| item.num_scheduled_tokens);
+        tokens.filter(|&num_tokens| num_tokens > 1).sum()
+    }
+
     /// Lays the items out as a flat batch; `sequence` finds an item's sequence. Sequences under one adapter stand
     /// together, so that its product runs once.
     pub(super) fn build<'a>(
