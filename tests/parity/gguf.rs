@@ -12,6 +12,9 @@ use rectify_tests::harness::Setup;
 use rectify_tests::sheet::{Sheet, log_softmax};
 
 const MODELS: [&str; 2] = ["llama2", "qwen3"];
+/// Files of other architectures: `tests/fixtures/gguf_families.py`.
+const FAMILIES: [&str; 9] =
+    ["gemma2", "gemma3", "phi3", "olmo2", "granite", "starcoder2", "gpt2", "qwen3moe", "mixtral"];
 /// Of the largest difference between log-probabilities, in nats.
 const TOLERANCE: f64 = 1e-4;
 /// The same of products with blocks, in which both sides round activations: where a value lies between two codes, a last
@@ -78,6 +81,49 @@ fn log_probabilities_are_llama_cpps_of_whole_weights_and_pytorchs_of_blocks() {
             assert!(largest <= TOLERANCE, "{file_name}.gguf beside {reference}: {largest}");
         }
     }
+}
+
+#[test]
+fn every_architecture_has_pytorchs_log_probabilities() {
+    let mut wrong = Vec::new();
+    for name in FAMILIES {
+        let expected = Expected::of(name);
+        let ids = expected.ids();
+        let (largest, mean) =
+            differences(&logits(file(name), &ids, WeightDtype::F32), &expected.logits("logits"), ids.len());
+        eprintln!("{name}.gguf: largest difference {largest:.1e}, mean {mean:.1e}");
+        if largest.is_nan() || largest > TOLERANCE {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[derive(serde::Deserialize)]
+struct Tokenised {
+    file: String,
+    text: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn sentence_piece_has_llama_cpps_tokens_and_turns_them_back() {
+    let json = std::fs::read(fixtures().join("gguf/spm.json")).unwrap();
+    let texts: Vec<Tokenised> = serde_json::from_slice(&json).unwrap();
+    let mut wrong = Vec::new();
+    for case in &texts {
+        let tokenizer = Tokenizer::load(&ModelSource::Folder(file(&case.file))).unwrap();
+        let found = tokenizer.encode(&case.text, true).unwrap();
+        if found != case.ids {
+            wrong.push(format!("{} {:?}: {found:?} instead of {:?}", case.file, case.text, case.ids));
+        }
+        let text = tokenizer.decode(&case.ids, true).unwrap();
+        // The lower block is how the tokenizer writes a space.
+        if !case.text.contains('<') && text != case.text.replace('▁', " ") {
+            wrong.push(format!("{} {:?} comes back as {text:?}", case.file, case.text));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -50,7 +50,7 @@ enum Data {
         kind: Storage,
         start: usize,
         end: usize,
-        interleaved_heads: Option<usize>,
+        change: gguf::Change,
     },
     Memory(Values<'static>),
 }
@@ -83,8 +83,8 @@ impl Checkpoint {
         let gguf = Gguf::open(path)?;
         let mut tensors = HashMap::new();
         for stored in gguf.stored()? {
-            let gguf::Stored { name, shape, kind, start, end, interleaved_heads } = stored;
-            let data = Data::Blocks { file: 0, kind, start, end, interleaved_heads };
+            let gguf::Stored { name, shape, kind, start, end, change } = stored;
+            let data = Data::Blocks { file: 0, kind, start, end, change };
             tensors.insert(name, Entry { shape, data });
         }
         let files = vec![(gguf.path, FileBytes::Mapped(gguf.bytes))];
@@ -246,8 +246,8 @@ impl Checkpoint {
         let entry = self.entry(name, shape)?;
         match &entry.data {
             Data::Memory(values) => Ok(values.reborrow()),
-            &Data::Blocks { file, kind, start, end, interleaved_heads } => {
-                Ok(of_gguf(kind, &self.files[file].1[start..end], interleaved_heads, shape))
+            &Data::Blocks { file, kind, start, end, change } => {
+                Ok(of_gguf(kind, &self.files[file].1[start..end], change, shape))
             }
             &Data::File { file, dtype, start, end } => {
                 let (path, bytes) = &self.files[file];

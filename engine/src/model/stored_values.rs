@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::Dtype;
 
 use super::backend::Values;
+use super::gguf::Change;
 use super::gguf::blocks::Storage;
 
 /// The transpose of `[_, width]`.
@@ -27,22 +28,14 @@ pub(super) fn halves_of_heads<T: Copy>(values: &[T], heads: usize, shape: &[usiz
     (0..rows).flat_map(|row| values[from(row) * width..][..width].iter().copied()).collect()
 }
 
-/// Values of a GGUF file: blocks of few bits as they are, all others as numbers; rows of heads as they are elsewhere.
-pub(super) fn of_gguf<'a>(
-    storage: Storage,
-    bytes: &'a [u8],
-    interleaved_heads: Option<usize>,
-    shape: &[usize],
-) -> Values<'a> {
-    match (storage, interleaved_heads) {
-        (Storage::Blocks(kind), None) => Values::Blocks(kind, Cow::Borrowed(bytes)),
-        (Storage::Blocks(kind), Some(heads)) => {
+/// Values of a GGUF file as a folder has them: blocks of few bits as they are, all others as numbers.
+pub(super) fn of_gguf<'a>(storage: Storage, bytes: &'a [u8], change: Change, shape: &[usize]) -> Values<'a> {
+    match (storage, change) {
+        (Storage::Blocks(kind), Change::None) => Values::Blocks(kind, Cow::Borrowed(bytes)),
+        (Storage::Blocks(kind), Change::Interleaved(heads)) => {
             Values::Blocks(kind, Cow::Owned(halves_of_heads(bytes, heads, shape)))
         }
-        (storage, None) => Values::F32(Cow::Owned(storage.numbers(bytes))),
-        (storage, Some(heads)) => {
-            Values::F32(Cow::Owned(halves_of_heads(&storage.numbers(bytes), heads, shape)))
-        }
+        (storage, change) => Values::F32(Cow::Owned(change.undo(storage.numbers(bytes), shape))),
     }
 }
 

@@ -1,10 +1,11 @@
 //! GGUF files: their header, and the files of a Hugging Face folder that one stands for. Leaves the blocks that weights
-//! are stored in to `blocks`, the configuration to `config`, the tokenizer to `tokenizer`.
+//! are stored in to `blocks`, the configuration to `config`, names of tensors to `names`, the tokenizer to `tokenizer`.
 //!
 //! The format is that of <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian.
 
 pub(super) mod blocks;
 mod config;
+mod names;
 mod reader;
 mod tokenizer;
 
@@ -17,6 +18,8 @@ use super::backend::Result;
 use super::mmap::MappedFile;
 use crate::EngineError;
 use blocks::Storage;
+pub(super) use names::Change;
+use names::{Place, TensorNames};
 use reader::Reader;
 
 /// What starts every file.
@@ -53,8 +56,8 @@ pub(super) struct Stored {
     pub(super) kind: Storage,
     pub(super) start: usize,
     pub(super) end: usize,
-    /// Rows come by pairs of a head's dimensions; how many heads there are.
-    pub(super) interleaved_heads: Option<usize>,
+    /// What is to be undone.
+    pub(super) change: Change,
 }
 
 /// The files of a Hugging Face folder that one may stand for.
@@ -120,10 +123,9 @@ impl Gguf {
     /// # Errors
     /// [`EngineError::Load`] naming a tensor that is not known or lies past the end.
     pub(super) fn stored(&self) -> Result<Vec<Stored>> {
-        let names = config::TensorNames::new(self)?;
+        let names = TensorNames::new(self)?;
         let mut stored = Vec::with_capacity(self.tensors.len());
         for (own, info) in &self.tensors {
-            let Some((name, interleaved_heads)) = names.find(own)? else { continue };
             let Some(kind) = Storage::find(info.kind) else {
                 let message = format!(
                     "the tensor `{own}` is of type {}, which is not known; known are {}",
@@ -138,7 +140,35 @@ impl Gguf {
             let Some(end) = end.filter(|&end| end <= self.bytes.len()) else {
                 return Err(self.error(format!("ends before the tensor `{own}` does: it is a broken copy")));
             };
-            stored.push(Stored { name, shape: info.shape.clone(), kind, start, end, interleaved_heads });
+            match names.find(own)? {
+                Place::Setting => {}
+                Place::Tensor(name, change) => {
+                    let shape = change.shape(&info.shape);
+                    stored.push(Stored { name, shape, kind, start, end, change });
+                }
+                Place::Experts(experts) => {
+                    let shape = info.shape.get(1..).unwrap_or_default();
+                    let width = shape.last().copied().unwrap_or(1);
+                    let len = kind.num_bytes(shape.iter().product(), width).unwrap_or(0);
+                    if info.shape.first() != Some(&experts.len()) || len * experts.len() != end - start {
+                        let count = experts.len();
+                        let message = format!(
+                            "the tensor `{own}` has shape {:?}, but there are {count} experts",
+                            info.shape
+                        );
+                        return Err(self.error(message));
+                    }
+                    let expert = |(number, name)| Stored {
+                        name,
+                        shape: shape.to_vec(),
+                        kind,
+                        start: start + number * len,
+                        end: start + (number + 1) * len,
+                        change: Change::None,
+                    };
+                    stored.extend(experts.into_iter().enumerate().map(expert));
+                }
+            }
         }
         Ok(stored)
     }

@@ -14,7 +14,9 @@ const ADDED: [u64; 3] = [2, 3, 4];
 const SPECIAL: [u64; 2] = [2, 3];
 /// How GPT-4 splits text, up to three digits at a time; Llama 3 took it over.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The same, one digit at a time.
+/// How GPT-2 does, but for digits, which stand alone before that.
+const DIGITS: &str = r"\p{N}";
+/// The same as Llama 3's, one digit at a time.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The tokens of a file.
@@ -57,21 +59,30 @@ impl<'a> Tokens<'a> {
         added.map(entry).collect()
     }
 
-    /// Puts the beginning of text in front, if the file says so.
-    fn post_processor(&self, default: bool) -> Value {
-        let add_bos =
-            self.gguf.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool).unwrap_or(default);
-        let id = self.gguf.get("tokenizer.ggml.bos_token_id").and_then(Value::as_u64);
-        match (self.special("bos"), id) {
-            (Some(bos), Some(id)) if add_bos => {
-                let one = |text: &str, kind: usize| json!({"Sequence": {"id": text, "type_id": kind}});
-                let begin = json!({"SpecialToken": {"id": bos, "type_id": 0}});
-                json!({"type": "TemplateProcessing", "single": [begin, one("A", 0)],
-                    "pair": [begin, one("A", 0), one("B", 1)],
-                    "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}})
-            }
-            _ => Value::Null,
+    /// Puts the beginning of text in front, and its end behind, if the file says so.
+    fn post_processor(&self, default_bos: bool) -> Value {
+        let flag =
+            |name: &str| self.gguf.get(&format!("tokenizer.ggml.add_{name}_token")).and_then(Value::as_bool);
+        let wanted = [("bos", flag("bos").unwrap_or(default_bos)), ("eos", flag("eos").unwrap_or(false))];
+        let [bos, eos] = wanted.map(|(name, is_wanted)| {
+            let id = self.gguf.get(&format!("tokenizer.ggml.{name}_token_id")).and_then(Value::as_u64);
+            self.special(name).zip(id).filter(|_| is_wanted)
+        });
+        if bos.is_none() && eos.is_none() {
+            return Value::Null;
         }
+        let around = |texts: &[Value]| -> Value {
+            let token = |token: Option<(&str, u64)>| {
+                token.map(|(text, _)| json!({"SpecialToken": {"id": text, "type_id": 0}}))
+            };
+            token(bos).into_iter().chain(texts.iter().cloned()).chain(token(eos)).collect()
+        };
+        let text = |id: &str, kind: usize| json!({"Sequence": {"id": id, "type_id": kind}});
+        let entry =
+            |(text, id): (&str, u64)| (text.to_owned(), json!({"id": text, "ids": [id], "tokens": [text]}));
+        let special: Map<String, Value> = bos.into_iter().chain(eos).map(entry).collect();
+        json!({"type": "TemplateProcessing", "single": around(&[text("A", 0)]),
+            "pair": around(&[text("A", 0), text("B", 1)]), "special_tokens": special})
     }
 }
 
@@ -106,13 +117,22 @@ fn byte_level(tokens: &Tokens<'_>) -> Result<Value> {
     };
     let whole =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
-    let (normalizer, pre_tokenizer) = match tokens.gguf.string(FIELD).unwrap_or("default") {
-        "default" | "gpt-2" => (Value::Null, whole.clone()),
-        "llama-bpe" | "llama3" | "llama-v3" => (Value::Null, split(LLAMA3)),
+    let digits = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": DIGITS}, "behavior": "Isolated", "invert": false}, whole]});
+    let pre = tokens.gguf.string(FIELD).unwrap_or("default");
+    // Llama 3's knows words that its merges do not lead to, and begins texts.
+    let is_llama3 = matches!(pre, "llama-bpe" | "llama3" | "llama-v3");
+    let (normalizer, pre_tokenizer) = match pre {
+        "default" | "gpt-2" | "olmo" => (Value::Null, whole.clone()),
+        "starcoder" | "refact" | "smollm" | "command-r" => (Value::Null, digits),
+        "dbrx" | "smaug-bpe" => (Value::Null, split(LLAMA3)),
+        _ if is_llama3 => (Value::Null, split(LLAMA3)),
         "qwen2" => (json!({"type": "NFC"}), split(QWEN2)),
         other => {
-            let message =
-                format!("`{FIELD}` is \"{other}\", which is not known; known are gpt-2, llama-bpe, qwen2");
+            let message = format!(
+                "`{FIELD}` is \"{other}\", which is not known; known are gpt-2, olmo, starcoder, refact, smollm, \
+                 command-r, dbrx, smaug-bpe, llama-bpe, qwen2"
+            );
             return Err(tokens.gguf.error(message));
         }
     };
@@ -120,9 +140,9 @@ fn byte_level(tokens: &Tokens<'_>) -> Result<Value> {
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": tokens.added(), "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
-        "post_processor": tokens.post_processor(false), "decoder": whole,
+        "post_processor": tokens.post_processor(is_llama3), "decoder": whole,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": is_llama3,
             "vocab": tokens.vocabulary(), "merges": merges},
     }))
 }
