@@ -8,6 +8,10 @@ use std::path::Path;
 use super::backend::Result;
 use crate::EngineError;
 
+/// Bytes that are read ahead at a time, or left alone if their first is in memory.
+#[cfg(target_os = "linux")]
+const READ_AHEAD: usize = 1 << 20;
+
 /// A whole file, read-only.
 #[derive(Debug)]
 pub struct MappedFile(Option<memmap2::Mmap>);
@@ -31,8 +35,8 @@ impl MappedFile {
         // SAFETY: the mapping is read-only and private to this value; its bytes stay as they are unless someone
         // changes the file in place, which the documentation above forbids, as every user of mapped weights does.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-        #[cfg(unix)]
-        if let Err(error) = map.advise(memmap2::Advice::WillNeed) {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = read_ahead(file, map.len()) {
             tracing::debug!(%error, "no read-ahead for {}", path.display());
         }
         Ok(Self(Some(map)))
@@ -56,6 +60,30 @@ impl MappedFile {
             tracing::debug!(%error, "pages of a mapped file stay");
         }
     }
+}
+
+/// Has the disk read the file from its start on while others already look at it. Without it each first look at a page
+/// waits for the disk by itself, and of advice about a whole file the system heeds the first few MiB only.
+#[cfg(target_os = "linux")]
+fn read_ahead(file: File, len: usize) -> std::io::Result<()> {
+    use std::io::IoSliceMut;
+    use std::os::unix::fs::FileExt;
+
+    use rustix::io::{ReadWriteFlags, preadv2};
+
+    let read = move || {
+        let mut piece = vec![0; READ_AHEAD];
+        for start in (0..len as u64).step_by(READ_AHEAD) {
+            let mut first = [0];
+            let first = &mut [IoSliceMut::new(&mut first)];
+            if preadv2(&file, first, start, ReadWriteFlags::NOWAIT).is_err()
+                && file.read_at(&mut piece, start).is_err()
+            {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("read-ahead".to_owned()).spawn(read).map(drop)
 }
 
 impl Deref for MappedFile {
