@@ -120,9 +120,23 @@ impl SequenceGroup {
     /// A held candidate gives back what it does not share with the others; it recomputes that when it goes on. Returns
     /// whether there was one that had anything to give.
     pub fn release_held(&mut self, pool: &mut BlockPool, block_size: usize) -> bool {
-        let mut held =
-            self.candidates.iter_mut().rev().filter(|candidate| candidate.is_held && candidate.is_alive());
-        held.any(|candidate| {
+        self.release_tail(pool, block_size, |candidate| candidate.is_held)
+    }
+
+    /// As [`SequenceGroup::release_held`], of one that may go on but does not run yet.
+    pub fn release_waiting(&mut self, pool: &mut BlockPool, block_size: usize) -> bool {
+        self.release_tail(pool, block_size, |candidate| !candidate.is_running())
+    }
+
+    fn release_tail(
+        &mut self,
+        pool: &mut BlockPool,
+        block_size: usize,
+        of: impl Fn(&Sequence) -> bool,
+    ) -> bool {
+        let mut candidates =
+            self.candidates.iter_mut().rev().filter(|candidate| candidate.is_alive() && of(candidate));
+        candidates.any(|candidate| {
             let num_blocks = candidate.block_table.len();
             candidate.release_tail(pool, block_size);
             candidate.block_table.len() < num_blocks

@@ -59,7 +59,7 @@ impl Scheduler {
     }
 
     /// Gives up the newest group that holds blocks, when nothing else can get on. The oldest of all keeps its own but for
-    /// held candidates and texts. Returns whether anything was given up.
+    /// texts and the tails of candidates that do not run. Returns whether anything was given up.
     pub(super) fn preempt_newest(&mut self, model: ModelId) -> bool {
         let Some(newest) = self.newest_holder(model) else { return false };
         let key = self.groups[newest].as_ref().map(|group| group.key);
@@ -68,6 +68,12 @@ impl Scheduler {
         let oldest = firsts.flatten().min();
         if oldest >= key {
             if self.release_held(newest, model) || self.preempt_scores(newest, model) {
+                return true;
+            }
+            // Candidates that went on after a check keep their tails until it is their turn.
+            let Model { pool, spec, .. } = &mut self.models[model.index()];
+            let group = self.groups[newest].as_mut().filter(|group| group.model == model);
+            if group.is_some_and(|group| group.release_waiting(pool, spec.block_size)) {
                 return true;
             }
             // Its texts may need the very blocks of the prompt that its held candidates share.
