@@ -26,7 +26,7 @@ pub struct ModelArgs {
     /// Precision of weights and KV cache.
     #[arg(long, value_enum)]
     pub dtype: Option<Dtype>,
-    /// The policy's projections in fewer bits: half the memory of bfloat16, and faster where memory is the limit.
+    /// The policy's weights in fewer bits, and activations too where they meet them: half the memory of bfloat16, and faster.
     #[arg(long, value_enum)]
     pub quantize: Option<Quantization>,
     /// Threads that compute; by default one per core.
@@ -55,7 +55,7 @@ pub enum Dtype {
     Bfloat16,
 }
 
-/// Bits of projections.
+/// Bits of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Quantization {
     /// Eight.

@@ -19,7 +19,7 @@ pub struct ModelSection {
     pub served_names: Vec<String>,
     /// Precision of the weights; the checkpoint's own if unset.
     pub precision: Option<Precision>,
-    /// Projections in fewer bits.
+    /// Weights in fewer bits, and activations too where they meet them.
     pub quantize: Option<Quantization>,
     /// Longest sequence in tokens; the model's own if unset.
     pub max_model_len: Option<usize>,
@@ -49,7 +49,7 @@ pub enum Precision {
     Bfloat16,
 }
 
-/// Bits of projections.
+/// Bits of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
