@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rectify_lab::data::preference_prompts;
 use serde_json::json;
@@ -77,12 +77,12 @@ async fn a_neighbour_teaches(store: &str, registry: &str, variables: &[(&str, &s
     }
     server.post("/v1/training/runs", json!({"by": "ann"})).await.ok();
     run_in(&server, &["published", "probation"], PATIENCE).await;
-    // People go on asking; half of them meet the candidate.
-    let mut met = 0;
-    for (number, item) in items.iter().enumerate().skip(16) {
+    // People go on asking until it is over; half of them meet the candidate, once the server has seen that there is one.
+    let (mut met, asking) = (0, Instant::now());
+    for (number, item) in items.iter().cycle().enumerate().skip(16) {
         let answer = ask(&server, chat(&item.prompt, &format!("p-{number}"))).await;
         met += usize::from(text(&answer["system_fingerprint"]) == "demo@1");
-        if server.get("/v1/adapters/demo").await.ok()["active"] == "demo@1" {
+        if server.get("/v1/adapters/demo").await.ok()["active"] == "demo@1" || asking.elapsed() > PATIENCE {
             break;
         }
     }
