@@ -9,7 +9,7 @@ use super::reading::STRIPE_BYTES;
 use super::rounding::EXTRA;
 use super::{AHEAD, Part, Product};
 use crate::buffer::Buffer;
-use crate::simd::tile::{MAX_COLUMNS, columns_for};
+use crate::simd::tile::{MAX_COLUMNS, columns_for, of_shape};
 use crate::simd::{LANES, Op, Simd, dispatch};
 
 /// Inputs whose codes of fewer than eight bits are turned into bytes at once, in the first-level cache.
@@ -158,19 +158,8 @@ impl Op for MultiplyBytes {
     fn run<S: Simd>(self, s: S) {
         let (rows, columns) = self.shape;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
-        macro_rules! tiles {
-            ($($rows:literal: $($columns:literal)*;)*) => {
-                match (rows, columns) {
-                    // The condition is known when compiling: tiles that do not fit the registers are left out.
-                    $($(($rows, $columns) if const { $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) } => {
-                        // SAFETY: promised to `new`.
-                        unsafe { self.tile::<S, $rows, $columns>(s) }
-                    })*)*
-                    _ => {}
-                }
-            };
-        }
-        tiles! { 1: 1 2 3 4; 2: 1 2 3 4; 3: 1 2 3 4; 4: 1 2 3 4; 5: 1 2 3 4; 6: 1 2 3 4; 7: 1 2 3; 8: 1 2 3; }
+        // SAFETY: promised to `new`.
+        of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe { self.tile::<S, ROWS, COLUMNS>(s) });
     }
 }
 

@@ -197,7 +197,9 @@ impl Part<'_> {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.words / panels.ratio;
         let num_panels = self.panels.len();
-        let Reading { weights, step, chunk, operand, widen } = Reading::new(w, depth, columns);
+        let Some(Reading { weights, step, chunk, operand, widen }) = Reading::new(w, depth, columns) else {
+            return;
+        };
         let tile_len = depth * step;
         let first_row = panels.first_row(self.panels.start);
         let mut k = 0;

@@ -25,21 +25,22 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// The way through `columns` tiles of `depth` inputs (pairs). Of codes there is another way: see `bytes`.
+    /// The way through `columns` tiles of `depth` inputs (pairs); codes have another, see `bytes`, and stacks are taken apart
+    /// before.
     #[inline(always)]
-    pub(super) fn new(w: &PackedLinear, depth: usize, columns: usize) -> Self {
+    pub(super) fn new(w: &PackedLinear, depth: usize, columns: usize) -> Option<Self> {
         let whole = |data: &[u32], operand| {
             let chunks = (4 * columns * depth * LANES).div_ceil(STRIPE_BYTES);
             Self { weights: data.as_ptr(), step: LANES, chunk: depth.div_ceil(chunks), operand, widen: false }
         };
-        match w.storage() {
+        Some(match w.storage() {
             Storage::F32(data) => whole(data, Operand::Single),
             Storage::Bf16(data) => whole(data, Operand::Pairs),
             Storage::Nf4(data) => {
                 let weights = data.codes.as_ptr().cast();
                 Self { weights, step: LANES / 8, chunk: CHUNK, operand: Operand::Single, widen: true }
             }
-            Storage::Coded(..) | Storage::Stacked(_) => whole(&[], Operand::Single),
-        }
+            Storage::Coded(..) | Storage::Stacked(_) => return None,
+        })
     }
 }

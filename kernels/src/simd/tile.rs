@@ -51,6 +51,28 @@ pub(crate) const fn columns_for<S: Simd>(rows: usize) -> usize {
     if columns > MAX_COLUMNS { MAX_COLUMNS } else { columns }
 }
 
+/// Runs `$call` with `$rows` and `$columns` as constants, for a tile of that shape; nothing for one that does not fit the
+/// registers, which is known when compiling: such tiles are left out.
+macro_rules! of_shape {
+    ($simd:ident, $shape:expr, $rows:ident, $columns:ident => $call:expr) => {
+        of_shape! { $simd, $shape, $rows, $columns => $call;
+            1: 1 2 3 4; 2: 1 2 3 4; 3: 1 2 3 4; 4: 1 2 3 4; 5: 1 2 3 4; 6: 1 2 3 4; 7: 1 2 3; 8: 1 2 3; }
+    };
+    ($simd:ident, $shape:expr, $rows:ident, $columns:ident => $call:expr; $($row:literal: $($column:literal)*;)*) => {
+        match $shape {
+            $($(($row, $column)
+                if const { $row <= $simd::MAX_ROWS && $column <= $crate::simd::tile::columns_for::<$simd>($row) } =>
+            {
+                const $rows: usize = $row;
+                const $columns: usize = $column;
+                $call
+            })*)*
+            _ => {}
+        }
+    };
+}
+pub(crate) use of_shape;
+
 /// `sums (+)= a · b` over `depth` words of each block of the right operand, for `(rows, columns)` rows and column tiles,
 /// which must fit the registers: an operation of its own, so that every tile is compiled once.
 pub(crate) struct Multiply<'a> {
@@ -81,19 +103,8 @@ impl<'a> Multiply<'a> {
     fn run_as<S: Simd, const PAIRS: bool>(self, s: S) {
         let Self { shape: (rows, columns), depth, a, b, c, .. } = self;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
-        macro_rules! tiles {
-            ($($rows:literal: $($columns:literal)*;)*) => {
-                match (rows, columns) {
-                    // The condition is known when compiling: tiles that do not fit the registers are left out.
-                    $($(($rows, $columns) if const { $rows <= S::MAX_ROWS && $columns <= columns_for::<S>($rows) } => {
-                        // SAFETY: promised to `new`.
-                        unsafe { tile::<S, PAIRS, $rows, $columns>(s, depth, a, b, c) }
-                    })*)*
-                    _ => {}
-                }
-            };
-        }
-        tiles! { 1: 1 2 3 4; 2: 1 2 3 4; 3: 1 2 3 4; 4: 1 2 3 4; 5: 1 2 3 4; 6: 1 2 3 4; 7: 1 2 3; 8: 1 2 3; }
+        // SAFETY: promised to `new`.
+        of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe { tile::<S, PAIRS, ROWS, COLUMNS>(s, depth, a, b, c) });
     }
 }
 
