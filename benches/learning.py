@@ -7,12 +7,9 @@ versions once a second; `shadow` (W7), training in the shadow of the server.
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
-import os
 import pathlib
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,34 +19,14 @@ import time
 import urllib.error
 import urllib.request
 
+from served import bench, served
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-@contextlib.contextmanager
-def served(args, *options):
-    """The URL of a server that answers; it ends with the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [args.rectify, "serve", "--port", str(port), *options]
+def serve(args, *options):
     # The same traffic comes twice: its prompts must not be cheaper the second time.
-    env = {**os.environ, "RECTIFY_CACHE__PREFIX_CACHING": "false"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([str(part) for part in command], env=env, **quiet)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=1).read()
-                break
-            except (urllib.error.URLError, OSError):
-                if server.poll() is not None:
-                    sys.exit(f"the server ended with {server.returncode}")
-                time.sleep(0.002)
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
+    return served([args.rectify, "serve", *options], {"RECTIFY_CACHE__PREFIX_CACHING": "false"})
 
 
 def call(url, path, body=None):
@@ -68,10 +45,8 @@ def metric(url, name):
 
 def traffic(args, url):
     """Ragged traffic (W3) as a report of `rectify bench serving`."""
-    command = [args.rectify, "bench", "serving", "--url", url, "--model", "policy", "--requests", str(args.requests)]
-    command += ["--json", "--rate", str(args.rate), "--progress", "never"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    traffic = ["--requests", args.requests, "--rate", args.rate]
+    return bench(args.rectify, "serving", "--url", url, "--model", "policy", *traffic)
 
 
 def latency(report):
@@ -111,7 +86,7 @@ def swap(args):
         pairs(work / "pairs.jsonl", 8)
         for number in (1, 2):
             version(args, work, number)
-        with served(args, "--policy", args.policy, "--data-dir", work / "data") as url:
+        with serve(args, "--policy", args.policy, "--data-dir", work / "data") as (url, _):
             call(url, f"/v1/adapters/{args.policy.name}/1/promote", {})
             time.sleep(2)
             rounds = [swap_round(args, url) for _ in range(args.rounds)]
@@ -166,7 +141,7 @@ def shadow(args):
         # JSON is YAML.
         (work / "config.yaml").write_text(json.dumps(config))
         options = ["--policy", args.policy, "--data-dir", work / "data", "--config", work / "config.yaml"]
-        with served(args, *options) as url:
+        with serve(args, *options) as (url, _):
             for index in range(64):
                 messages = [{"role": "user", "content": f"question {index} about the number {7 * index}"}]
                 body = {"model": "policy", "messages": messages, "n": 2, "max_tokens": 64, "ignore_eos": True, "user": f"u-{index}"}

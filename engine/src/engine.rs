@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -53,6 +53,8 @@ pub struct Engine {
     metrics: EngineMetrics,
     num_steps: u64,
     generated_tokens: u64,
+    forward_time: Duration,
+    sampling_time: Duration,
 }
 
 /// A policy beside its weights.
@@ -159,6 +161,8 @@ impl Engine {
             is_draining: false,
             num_steps: 0,
             generated_tokens: 0,
+            forward_time: Duration::ZERO,
+            sampling_time: Duration::ZERO,
             executors,
             policies,
             rewards,
@@ -305,6 +309,8 @@ impl Engine {
             preemptions: self.scheduler.num_preemptions(),
             prefix_hit_tokens: self.scheduler.prefix_hit_tokens(),
             generated_tokens: self.generated_tokens,
+            forward_time: self.forward_time,
+            sampling_time: self.sampling_time,
         }
     }
 

@@ -251,7 +251,7 @@ impl Generating {
             false => candidate.detokenizer.push(sampled.token, &WithSpecial(vocabulary)),
         };
         let is_armed = candidate.tokens.len() >= params.min_tokens;
-        let result = candidate.stop.push(&piece, &params.stop, params.include_stop, is_armed);
+        let result = candidate.stop.push(piece, &params.stop, params.include_stop, is_armed);
         candidate.text.push_str(&result.text);
         let reason = match () {
             () if is_end || result.stopped => Some(FinishReason::Stop),
@@ -284,7 +284,7 @@ impl Generating {
         let mut text = String::new();
         if !by_stop_string {
             let rest = candidate.detokenizer.finish();
-            text = candidate.stop.push(rest, &params.stop, params.include_stop, true).text;
+            text = candidate.stop.push(rest.to_owned(), &params.stop, params.include_stop, true).text;
             text.push_str(&candidate.stop.finish());
         }
         candidate.text.push_str(&text);

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -69,6 +70,10 @@ pub struct EngineStats {
     pub prefix_hit_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Time in the models' forward passes.
+    pub forward_time: Duration,
+    /// Time in drawing tokens from their logits.
+    pub sampling_time: Duration,
 }
 
 /// A cheap, cloneable way to talk to the engine thread about one of its policies; [`EngineHandle::of`] gives those of the

@@ -19,11 +19,18 @@ pub struct StopResult {
 impl StopMatcher {
     /// Takes the next piece. The earliest stop string wins, and of those at one place the first in the list; with
     /// `include_stop` it belongs to the text. While not `armed` nothing stops and nothing is held back.
-    pub fn push(&mut self, piece: &str, stops: &[String], include_stop: bool, armed: bool) -> StopResult {
-        if stops.is_empty() || !armed {
-            return StopResult { text: std::mem::take(&mut self.held) + piece, stopped: false };
+    pub fn push(&mut self, piece: String, stops: &[String], include_stop: bool, armed: bool) -> StopResult {
+        let mut text = std::mem::take(&mut self.held);
+        // Mostly nothing is held back, and the piece goes on as it came.
+        if text.is_empty() {
+            text = piece;
+        } else {
+            text.push_str(&piece);
         }
-        self.held.push_str(piece);
+        if stops.is_empty() || !armed {
+            return StopResult { text, stopped: false };
+        }
+        self.held = text;
         let found = stops.iter().filter_map(|stop| self.held.find(stop.as_str()).map(|start| (start, stop)));
         // `min_by_key` keeps the first of equals.
         if let Some((start, stop)) = found.min_by_key(|(start, _)| *start) {
@@ -64,7 +71,7 @@ mod tests {
     fn run(pieces: &[&str], stops: &[&str], include_stop: bool) -> (String, bool) {
         let (mut matcher, stops, mut text) = (StopMatcher::default(), strings(stops), String::new());
         for piece in pieces {
-            let result = matcher.push(piece, &stops, include_stop, true);
+            let result = matcher.push((*piece).to_owned(), &stops, include_stop, true);
             text.push_str(&result.text);
             if result.stopped {
                 return (text, true);
@@ -84,7 +91,7 @@ mod tests {
     #[test]
     fn shows_text_as_soon_as_it_can_be_no_stop_string() {
         let (mut matcher, stops) = (StopMatcher::default(), strings(&["</s>"]));
-        let mut push = |piece| matcher.push(piece, &stops, false, true).text;
+        let mut push = |piece: &str| matcher.push(piece.to_owned(), &stops, false, true).text;
         assert_eq!(push("a<"), "a");
         assert_eq!(push("b<"), "<b");
         assert_eq!(push("/"), "");
@@ -96,7 +103,7 @@ mod tests {
         assert_eq!(run(&["xyz"], &["z", "y"], false), ("x".into(), true));
         assert_eq!(run(&["xyz"], &["yz", "y"], true), ("xyz".into(), true));
         let mut matcher = StopMatcher::default();
-        assert_eq!(matcher.push("stop", &strings(&["stop"]), false, false).text, "stop");
+        assert_eq!(matcher.push("stop".to_owned(), &strings(&["stop"]), false, false).text, "stop");
     }
 
     proptest! {

@@ -32,8 +32,11 @@ impl Engine {
     pub(super) fn run_model(&mut self, work: &ModelStep) {
         let executor = &mut self.executors[work.model.index()];
         let vocab_size = executor.spec().vocab_size;
+        let started = Instant::now();
         match executor.execute(&work.batch) {
             Ok(output) => {
+                let computed = Instant::now();
+                self.forward_time += computed - started;
                 let (num_logits, num_scores) =
                     (work.batch.logit_rows.len() * vocab_size, work.batch.score_rows.len());
                 if output.logits.len() != num_logits || output.scores.len() != num_scores {
@@ -47,6 +50,7 @@ impl Engine {
                     output,
                     vocab_size,
                 );
+                self.sampling_time += computed.elapsed();
                 self.apply(work, outputs);
             }
             Err(error) => self.fail_batch(work, &error),

@@ -35,7 +35,11 @@ pub(super) struct Mass {
 impl Mass {
     /// Sums a row; `None` unless the row is a distribution: no NaN, no infinity, something finite.
     pub(super) fn new(row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
-        let max = kernels::max(row);
+        Self::below(kernels::max(row), row, scale, sums)
+    }
+
+    /// Sums a row whose largest value is known.
+    fn below(max: f32, row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
         let mut mass = Self { max, scale, total: 0.0 };
         sums.clear();
         let mut buffer = [0.0; CHUNK];
@@ -69,9 +73,10 @@ impl Mass {
     }
 }
 
-/// `ln Σ exp(scale · row)` in nats; `None` unless the row is a distribution.
-pub(super) fn log_sum_exp(row: &[f32], scale: f32, scratch: &mut Scratch) -> Option<f32> {
-    Some(Mass::new(row, scale, &mut scratch.sums)?.log_sum_exp())
+/// `ln Σ exp(scale · row)` in nats; `None` unless the row is a distribution. `max` is its largest value, where that is known.
+pub(super) fn log_sum_exp(row: &[f32], max: Option<f32>, scale: f32, scratch: &mut Scratch) -> Option<f32> {
+    let max = max.unwrap_or_else(|| kernels::max(row));
+    Some(Mass::below(max, row, scale, &mut scratch.sums)?.log_sum_exp())
 }
 
 /// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.

@@ -80,7 +80,7 @@ impl Sampler {
         num_top: usize,
     ) -> Vec<Result<Logprobs, EngineError>> {
         self.map(pool, rows, |&(logits, token), scratch| {
-            let lse = choose::log_sum_exp(logits, 1.0, scratch).ok_or_else(not_a_distribution)?;
+            let lse = choose::log_sum_exp(logits, None, 1.0, scratch).ok_or_else(not_a_distribution)?;
             Ok(report(logits, token, (1.0, lse), num_top, scratch))
         })
     }
@@ -151,9 +151,12 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
         return Some(Sampled { token, logprob: 0.0, logprobs: None });
     }
     let scale = if row.params.logprobs_at_temperature && temperature > 0.0 { 1.0 / temperature } else { 1.0 };
-    let lse = match mass.filter(|mass| !is_changed && mass.scale == scale) {
-        Some(mass) => mass.log_sum_exp(),
-        None => choose::log_sum_exp(row.logits, scale, scratch)?,
+    let lse = match mass {
+        _ if is_changed => choose::log_sum_exp(row.logits, None, scale, scratch)?,
+        Some(mass) if mass.scale == scale => mass.log_sum_exp(),
+        Some(mass) => choose::log_sum_exp(row.logits, Some(mass.max), scale, scratch)?,
+        // Greedy.
+        None => choose::log_sum_exp(row.logits, Some(row.logits[token as usize]), scale, scratch)?,
     };
     let logprob = scale * row.logits[token as usize] - lse;
     let logprobs =

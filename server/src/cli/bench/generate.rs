@@ -15,6 +15,7 @@ use rectify_kernels::peak::{self, MachineLimits};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::apart::{self, Apart};
 use super::limit::{ModelCost, Workload};
 use crate::boot;
 use crate::cli::local::Local;
@@ -68,12 +69,24 @@ struct Report {
     prefill_s: f64,
     /// After the prompt, scoring included.
     decode_s: f64,
+    /// In forward passes.
+    forward_s: f64,
+    /// In drawing tokens.
+    sampling_s: f64,
+    /// In neither: planning steps, taking tokens in, telling of them.
+    rest_s: f64,
     generated_tokens: usize,
     scored_tokens: usize,
     steps: u64,
     preemptions: u64,
     limit_tokens_per_s: f64,
     share_of_limit: f64,
+    /// With scoring: the same work in two halves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    apart: Option<Apart>,
+    /// The share of `total_s` beyond the two halves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beyond_apart: Option<f64>,
     kv_blocks: KvBlocks,
     model_bytes: f64,
     kv_bytes_per_token: f64,
@@ -106,6 +119,8 @@ struct Run {
     scored_tokens: usize,
     steps: u64,
     preemptions: u64,
+    forward_s: f64,
+    sampling_s: f64,
 }
 
 impl Run {
@@ -136,17 +151,22 @@ pub(super) fn run(args: &BenchGenerateArgs, mode: ProgressMode) -> Result<(), Cl
     // The first run meets cold weights and empty caches: it is short and not counted.
     let warm_up = BenchGenerateArgs { gen_len: args.gen_len.min(8), ..args.clone() };
     runtime.block_on(measure(&warm_up, &local, scored, u64::MAX))?;
-    let mut runs = Vec::with_capacity(args.repeats);
+    let (mut runs, mut halves) = (Vec::with_capacity(args.repeats), Vec::new());
     for repeat in 0..args.repeats {
         let run = runtime.block_on(measure(args, &local, scored, repeat as u64))?;
         runs.push(run);
+        if scored {
+            // Another prompt: of this one the prefix caches hold everything.
+            let alone = request(args, &local, false, (args.repeats + repeat) as u64);
+            halves.push(runtime.block_on(apart::measure(&local, alone))?);
+        }
         progress.update(repeat as u64 + 1, |_| format!("{:.1} tokens/s", run.tokens_per_s()));
     }
     let stats = runtime.block_on(local.engine.stats())?;
     progress.finish("");
     let machine = best(before, peak::measure(&pool));
     let report =
-        Setting { args, config: &config, local: &local, threads, machine }.report(scored, runs, stats)?;
+        Setting { args, config: &config, local: &local, threads, machine }.report(&halves, runs, stats)?;
     if args.json {
         let value = serde_json::to_value(&report).unwrap_or(Value::Null);
         super::print(&value.to_string())
@@ -190,6 +210,8 @@ async fn measure(
                     scored_tokens: usage.scored_tokens,
                     steps: after.steps - before.steps,
                     preemptions: after.preemptions - before.preemptions,
+                    forward_s: (after.forward_time - before.forward_time).as_secs_f64(),
+                    sampling_s: (after.sampling_time - before.sampling_time).as_secs_f64(),
                 });
             }
             _ => {}
@@ -235,8 +257,10 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn report(&self, scored: bool, mut runs: Vec<Run>, stats: EngineStats) -> Result<Report, CliError> {
+    fn report(&self, halves: &[Apart], mut runs: Vec<Run>, stats: EngineStats) -> Result<Report, CliError> {
         let (args, models) = (self.args, &self.local.models);
+        let scored = !halves.is_empty();
+        let apart = scored.then(|| Apart::median(halves));
         let runs_tokens_per_s = runs.iter().map(Run::tokens_per_s).collect();
         runs.sort_by(|a, b| a.total_s.total_cmp(&b.total_s));
         let median = runs[runs.len() / 2];
@@ -270,12 +294,17 @@ impl Setting<'_> {
             total_s: median.total_s,
             prefill_s: median.prefill_s,
             decode_s: median.total_s - median.prefill_s,
+            forward_s: median.forward_s,
+            sampling_s: median.sampling_s,
+            rest_s: median.total_s - median.forward_s - median.sampling_s,
             generated_tokens: median.generated_tokens,
             scored_tokens: median.scored_tokens,
             steps: median.steps,
             preemptions: median.preemptions,
             limit_tokens_per_s,
             share_of_limit: tokens_per_s / limit_tokens_per_s,
+            apart,
+            beyond_apart: apart.map(|apart| apart.beyond(median.total_s)),
             kv_blocks: KvBlocks {
                 total: stats.total_blocks,
                 peak_used: stats.peak_used_blocks,
@@ -306,6 +335,8 @@ fn table(report: &Report) -> String {
         "{model} in {dtype}: prompt {prompt_len}, {n} × {gen_len} tokens{}\n\
          {:.1} tokens/s, {:.1} % of the machine's limit of {:.1}\n\
          prompt {:.3} s, then {:.3} s in {} steps\n\
+         of the time {:.2} % in forward passes, {:.2} % in drawing tokens, {:.2} % in the rest\n\
+{}\
          KV blocks {} of {} ({} without sharing), weights {:.1} MB, {:.0} bytes of KV per token\n\
          machine: {} threads, {:.1} GB/s, {:.0} GFLOP/s bf16, {:.0} GFLOP/s f32, {:.0} Gop/s int8",
         if report.scored { ", scored" } else { "" },
@@ -315,6 +346,10 @@ fn table(report: &Report) -> String {
         report.prefill_s,
         report.decode_s,
         report.steps,
+        100.0 * report.forward_s / report.total_s,
+        100.0 * report.sampling_s / report.total_s,
+        100.0 * report.rest_s / report.total_s,
+        report.apart.map_or_else(String::new, |apart| apart.line(report.total_s) + "\n"),
         report.kv_blocks.peak_used,
         report.kv_blocks.total,
         report.kv_blocks.unshared,

@@ -1,10 +1,12 @@
 //! `rectify bench`: speed of the engine alone and of a running server.
 
+mod apart;
 mod generate;
 mod limit;
 mod load;
 mod serving;
 mod stats;
+mod traffic;
 mod votes;
 
 use std::io::Write;
@@ -23,8 +25,8 @@ pub enum BenchCommand {
     Generate(Box<BenchGenerateArgs>),
     /// A policy from its files into memory, beside reading the files once.
     Load(Box<BenchLoadArgs>),
-    /// A running server under ragged traffic with Poisson arrivals.
-    Serving(BenchServingArgs),
+    /// A running server, or the engine without one, under ragged traffic with Poisson arrivals.
+    Serving(Box<BenchServingArgs>),
     /// Votes at a steady rate beside live streams of a running server.
     Votes(BenchVotesArgs),
 }

@@ -7,8 +7,9 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::serving::{Arrival, request};
+use super::serving::request;
 use super::stats::Summary;
+use super::traffic::Arrival;
 use crate::cli::client::Client;
 use crate::cli::progress::Progress;
 use crate::cli::{CliError, ProgressMode, random};
@@ -65,7 +66,7 @@ async fn live(client: &Client, model: &str, stream: usize, end: Instant) -> (Vec
         if Instant::now() >= end {
             break;
         }
-        let draw = |position: u64| random::between(stream as u64, 64 * round + position, 10, 399);
+        let draw = |position: u64| random::between(stream as u64, 64 * round + position, 10, 399) as u32;
         let arrival = Arrival { at: Duration::ZERO, prompt: (0..48).map(draw).collect(), max_tokens: 64 };
         match request(client, model, &arrival).await {
             Ok(trace) => gaps.extend(trace.gaps),
