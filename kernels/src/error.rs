@@ -16,6 +16,9 @@ pub enum KernelError {
     /// An argument is outside what the operation is defined for.
     #[error("{0}")]
     Invalid(String),
+    /// What was to be packed cannot be read.
+    #[error("{0}")]
+    Read(String),
     /// The operating system gave no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(String),

@@ -26,7 +26,7 @@ pub use elementwise::{add, scale, soft_cap};
 pub use error::KernelError;
 pub use ggml::BlockKind;
 pub use isa::Isa;
-pub use linear::{Epilogue, PackedLinear, Values, WeightDtype, linear};
+pub use linear::{Epilogue, PackedLinear, Scratch, Source, Values, WeightDtype, linear};
 pub use norm::{add_rms_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::Pool;
 pub use reduce::{argmax, exp_shifted, log_sum_exp, logprob_gather, max, sum};

@@ -135,10 +135,21 @@ pub(crate) fn for_each_row_run<T: Send, U: Send>(
     (b, b_width): (&mut [U], usize),
     task: impl Fn(usize, &mut [T], &mut [U]) + Sync,
 ) {
+    let run = rows_per_task(pool, parallel, a.len() / a_width);
+    for_each_run(pool, run, (a, a_width), (b, b_width), task);
+}
+
+/// As [`for_each_row_run`], for runs of `run` rows; those of `b` may be empty.
+pub(crate) fn for_each_run<T: Send, U: Send>(
+    pool: &Pool,
+    run: usize,
+    (a, a_width): (&mut [T], usize),
+    (b, b_width): (&mut [U], usize),
+    task: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+) {
     let num_rows = a.len() / a_width;
     let (a, b) = (Shared::new(a), Shared::new(b));
-    let run = rows_per_task(pool, parallel, num_rows);
-    pool.run_if(parallel, num_rows.div_ceil(run), |i| {
+    pool.run(num_rows.div_ceil(run), |i| {
         let rows = i * run..num_rows.min((i + 1) * run);
         // SAFETY: runs of rows are disjoint, and each task has its own.
         let (a, b) = unsafe {

@@ -3,7 +3,6 @@
 //! batches to the backends: each knows the positions and sequences of the tokens it is about to see.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use rectify_kernels::{Activation, BlockKind};
 
@@ -28,23 +27,8 @@ pub struct Matrix<'a> {
     pub values: Values<'a>,
     /// `[out_features]`.
     pub bias: Option<Vec<f32>>,
-    /// The file the values are borrowed from, if it is mapped: whoever has read them may let go of them.
+    /// The file the values are borrowed from, if it is mapped.
     pub file: Option<&'a MappedFile>,
-}
-
-impl Matrix<'_> {
-    /// Says that nobody will read these values again.
-    pub fn release(&self, values: Range<usize>) {
-        let Some(file) = self.file else { return };
-        match &self.values {
-            Values::F32(all) => file.release(bytemuck::cast_slice(&all[values])),
-            Values::Bf16(all) => file.release(bytemuck::cast_slice(&all[values])),
-            Values::Blocks(kind, all) => {
-                let byte = |value: usize| value / kind.num_values() * kind.num_bytes();
-                file.release(&all[byte(values.start)..byte(values.end)]);
-            }
-        }
-    }
 }
 
 /// Stored numbers.

@@ -247,11 +247,11 @@ impl Checkpoint {
         match &entry.data {
             Data::Memory(values) => Ok(values.reborrow()),
             &Data::Blocks { file, kind, start, end, change } => {
-                Ok(of_gguf(kind, &self.files[file].1[start..end], change, shape))
+                Ok(of_gguf(kind, self.files[file].1.part(start..end), change, shape))
             }
             &Data::File { file, dtype, start, end } => {
                 let (path, bytes) = &self.files[file];
-                read(&bytes[start..end], dtype).ok_or_else(|| unreadable(path, name, dtype))
+                read(bytes.part(start..end), dtype).ok_or_else(|| unreadable(path, name, dtype))
             }
         }
     }
@@ -346,7 +346,7 @@ impl Checkpoint {
                 Values::F32(Cow::Owned(transposed(&kind.numbers(bytes), out_features)))
             }
         };
-        stored.release(0..values.len());
+        self.release(&format!("{module}.weight"));
         Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias, file: None })
     }
 

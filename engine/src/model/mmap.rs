@@ -2,19 +2,31 @@
 #![expect(unsafe_code, reason = "mapping a file into memory has no safe interface")]
 
 use std::fs::File;
-use std::ops::Deref;
-use std::path::Path;
+use std::io;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::backend::Result;
 use crate::EngineError;
 
-/// Bytes that are read ahead at a time, or left alone if their first is in memory.
-#[cfg(target_os = "linux")]
-const READ_AHEAD: usize = 1 << 20;
+/// Bytes that the disk is asked for at a time: of advice about more, Linux heeds no more than it reads ahead at once.
+const PIECE: usize = 8 << 20;
+/// Pieces that are asked for before anybody looks at them.
+const AHEAD: usize = 8;
 
 /// A whole file, read-only.
 #[derive(Debug)]
-pub struct MappedFile(Option<memmap2::Mmap>);
+pub struct MappedFile {
+    path: PathBuf,
+    file: File,
+    /// None of an empty file, which some systems do not map.
+    map: Option<memmap2::Mmap>,
+    /// Of each piece, whether the disk was asked for it.
+    #[cfg(target_os = "linux")]
+    asked: Vec<AtomicBool>,
+}
 
 impl MappedFile {
     /// Maps the file at `path`. Model files must not be changed in place while they are being loaded; writers replace
@@ -29,32 +41,94 @@ impl MappedFile {
         if !metadata.is_file() {
             return Err(EngineError::load(path, "is not a regular file"));
         }
-        if metadata.len() == 0 {
-            return Ok(Self(None)); // An empty mapping is an error on some systems.
-        }
         // SAFETY: the mapping is read-only and private to this value; its bytes stay as they are unless someone
         // changes the file in place, which the documentation above forbids, as every user of mapped weights does.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
-        #[cfg(target_os = "linux")]
-        if let Err(error) = read_ahead(file, map.len()) {
-            tracing::debug!(%error, "no read-ahead for {}", path.display());
+        let map = || unsafe { memmap2::Mmap::map(&file) }.map_err(failed);
+        let map = (metadata.len() > 0).then(map).transpose()?;
+        Ok(Self {
+            path: path.to_owned(),
+            #[cfg(target_os = "linux")]
+            asked: (0..map.as_ref().map_or(0, |map| map.len().div_ceil(PIECE)))
+                .map(|_| AtomicBool::new(false))
+                .collect(),
+            file,
+            map,
+        })
+    }
+
+    /// Bytes `range`, which are about to be looked at: the disk is asked for them and for some that follow. Without this
+    /// each first look at a page waits for the disk by itself.
+    pub fn part(&self, range: Range<usize>) -> &[u8] {
+        self.ask(&range);
+        &self[range]
+    }
+
+    /// Reads `part`, a slice of this file, into `out`, which is as long. That is faster than to look at the slice, where
+    /// every page has to be found its place in memory first. `false` if the slice is not of this file.
+    ///
+    /// # Errors
+    /// If it cannot be read; the message names the file.
+    pub fn read(&self, part: &[u8], out: &mut [u8]) -> io::Result<bool> {
+        let Some(range) = self.range_of(part) else { return Ok(false) };
+        self.ask(&range);
+        self.read_at(range, out).map_err(|error| {
+            io::Error::new(error.kind(), format!("{} cannot be read: {error}", self.path.display()))
+        })?;
+        Ok(true)
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, range: Range<usize>, out: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, range.start as u64)
+    }
+
+    #[cfg(not(unix))]
+    fn read_at(&self, range: Range<usize>, out: &mut [u8]) -> io::Result<()> {
+        out.copy_from_slice(&self[range]);
+        Ok(())
+    }
+
+    /// Has the disk read these bytes and some that follow while others are being worked on.
+    #[cfg(target_os = "linux")]
+    fn ask(&self, range: &Range<usize>) {
+        use rustix::fs::{Advice, fadvise};
+
+        let last = (range.end.div_ceil(PIECE) + AHEAD).min(self.asked.len());
+        for piece in (range.start / PIECE).min(last)..last {
+            if !self.asked[piece].swap(true, Ordering::Relaxed)
+                && let Err(error) = fadvise(
+                    &self.file,
+                    (piece * PIECE) as u64,
+                    std::num::NonZero::new(PIECE as u64),
+                    Advice::WillNeed,
+                )
+            {
+                tracing::debug!(%error, "{} is not read ahead", self.path.display());
+            }
         }
-        Ok(Self(Some(map)))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn ask(&self, _: &Range<usize>) {}
+
+    /// Where `part` lies in this file, if it does.
+    fn range_of(&self, part: &[u8]) -> Option<Range<usize>> {
+        let map = self.map.as_ref()?;
+        let start = part.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
+        (start + part.len() <= map.len()).then(|| start..start + part.len())
     }
 
     /// Lets go of the memory behind `part`, a slice of this file: who looks again finds the same bytes, read anew. Slices
     /// of anything else are left alone.
     pub fn release(&self, part: &[u8]) {
-        let Some(map) = &self.0 else { return };
-        let Some(start) = part.as_ptr().addr().checked_sub(map.as_ptr().addr()) else { return };
-        if part.is_empty() || start + part.len() > map.len() {
-            return;
-        }
+        let Some(range) = self.range_of(part).filter(|range| !range.is_empty()) else { return };
+        let Some(map) = &self.map else { return };
         #[cfg(unix)]
         // SAFETY: dropping pages of a mapping that is read-only and backed by a file changes nothing anybody can see, and
         // the range lies inside the mapping, by the check above.
-        let advised =
-            unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len()) };
+        let advised = unsafe {
+            map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+        };
         #[cfg(unix)]
         if let Err(error) = advised {
             tracing::debug!(%error, "pages of a mapped file stay");
@@ -62,35 +136,11 @@ impl MappedFile {
     }
 }
 
-/// Has the disk read the file from its start on while others already look at it. Without it each first look at a page
-/// waits for the disk by itself, and of advice about a whole file the system heeds the first few MiB only.
-#[cfg(target_os = "linux")]
-fn read_ahead(file: File, len: usize) -> std::io::Result<()> {
-    use std::io::IoSliceMut;
-    use std::os::unix::fs::FileExt;
-
-    use rustix::io::{ReadWriteFlags, preadv2};
-
-    let read = move || {
-        let mut piece = vec![0; READ_AHEAD];
-        for start in (0..len as u64).step_by(READ_AHEAD) {
-            let mut first = [0];
-            let first = &mut [IoSliceMut::new(&mut first)];
-            if preadv2(&file, first, start, ReadWriteFlags::NOWAIT).is_err()
-                && file.read_at(&mut piece, start).is_err()
-            {
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("read-ahead".to_owned()).spawn(read).map(drop)
-}
-
 impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        self.map.as_deref().unwrap_or_default()
     }
 }
 
@@ -113,5 +163,24 @@ mod tests {
         map.release(&bytes);
         map.release(&[]);
         assert_eq!(*map, *bytes);
+    }
+
+    #[test]
+    fn a_slice_is_read_as_it_lies_and_others_are_not() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..PIECE as u32 * 2 + 77).map(|i| (i % 251) as u8).collect();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let map = MappedFile::open(file.path()).unwrap();
+        for range in [0..10, PIECE - 3..PIECE + 5, 2 * PIECE..bytes.len(), bytes.len()..bytes.len()] {
+            let mut out = vec![0; range.len()];
+            assert_eq!(map.part(range.clone()), &bytes[range.clone()]);
+            assert!(map.read(&map[range.clone()], &mut out).unwrap());
+            assert_eq!(out, bytes[range]);
+        }
+        assert!(!map.read(&bytes[..5], &mut [0; 5]).unwrap());
+        // Somebody cuts the file off after all.
+        file.as_file().set_len(100).unwrap();
+        let message = map.read(&map[90..120], &mut [0; 30]).unwrap_err().to_string();
+        assert!(message.starts_with(&file.path().display().to_string()), "{message}");
     }
 }

@@ -2,7 +2,7 @@
 //! their meaning to the readers.
 
 use std::borrow::Cow;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use super::backend::Result;
@@ -33,6 +33,16 @@ pub enum FileBytes {
     Static(&'static [u8]),
     /// Written by us from what another file says.
     Made(Vec<u8>),
+}
+
+impl FileBytes {
+    /// Bytes `range`, which are about to be looked at.
+    pub fn part(&self, range: Range<usize>) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file.part(range),
+            Self::Static(_) | Self::Made(_) => &self[range],
+        }
+    }
 }
 
 impl Deref for FileBytes {

@@ -3,12 +3,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rectify_kernels::{self as kernels, PackedLinear, Pool, WeightDtype};
+use rectify_kernels::{self as kernels, PackedLinear, Pool, Scratch, Source, WeightDtype};
 
 use super::backend::{Matrix, Result, Values};
 use super::layout::{self, MatrixRole};
+use super::mmap::MappedFile;
 use crate::EngineError;
 
 type ByNameAndFormat = HashMap<(String, WeightDtype), Arc<PackedLinear>>;
@@ -24,7 +27,12 @@ impl WeightStore {
     ///
     /// # Errors
     /// [`EngineError::Load`] if a matrix has another size than it says.
-    pub fn pack(&self, pool: &Pool, parts: &[Matrix<'_>], dtype: WeightDtype) -> Result<Arc<PackedLinear>> {
+    pub fn pack<'a>(
+        &self,
+        pool: &Pool,
+        parts: &[Matrix<'a>],
+        dtype: WeightDtype,
+    ) -> Result<Arc<PackedLinear>> {
         let Some(first) = parts.first() else {
             return Err(EngineError::Execution("a projection has no matrix".into()));
         };
@@ -34,9 +42,9 @@ impl WeightStore {
             return Ok(Arc::clone(weights));
         }
         let numbers: Vec<_> = parts.iter().map(|part| as_wanted(&part.values, dtype)).collect();
-        let values: Vec<_> = numbers.iter().map(borrow).collect();
-        let spent = |part: usize, values| parts[part].release(values);
-        let weights = PackedLinear::pack_and_tell(pool, &values, first.in_features, dtype, &spent)
+        let source = |(part, numbers): (&Matrix<'a>, _)| InFile { values: borrow(numbers), file: part.file };
+        let sources: Vec<_> = parts.iter().zip(&numbers).map(source).collect();
+        let weights = PackedLinear::pack(pool, &sources, first.in_features, dtype)
             .map_err(|error| EngineError::load(&first.module, error.to_string()))?;
         let weights = Arc::new(weights);
         packed.insert((first.module.clone(), dtype), Arc::clone(&weights));
@@ -77,6 +85,26 @@ fn borrow<'a>(values: &'a Values<'_>) -> kernels::Values<'a> {
         Values::F32(values) => kernels::Values::F32(values),
         Values::Bf16(values) => kernels::Values::Bf16(values),
         Values::Blocks(kind, bytes) => kernels::Values::Blocks(*kind, bytes),
+    }
+}
+
+/// Values that may lie in a mapped file, which is then read rather than looked at.
+struct InFile<'a> {
+    values: kernels::Values<'a>,
+    file: Option<&'a MappedFile>,
+}
+
+impl Source for InFile<'_> {
+    fn values(&self) -> kernels::Values<'_> {
+        self.values
+    }
+
+    fn read<'a>(&'a self, range: Range<usize>, scratch: &'a mut Scratch) -> io::Result<kernels::Values<'a>> {
+        let values = self.values.slice(range);
+        let Some(file) = self.file else { return Ok(values) };
+        let part = values.bytes();
+        let out = scratch.bytes(part.len());
+        Ok(if file.read(part, out)? { values.at(out) } else { values })
     }
 }
 

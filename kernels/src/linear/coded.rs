@@ -7,7 +7,9 @@ use half::f16;
 
 use super::rounding::EXTRA;
 use crate::buffer::Buffer;
+use crate::ggml::{Block, SUPER};
 use crate::simd::LANES;
+use crate::transpose::transpose;
 
 /// Most inputs of a block.
 pub(super) const MAX_BLOCK: usize = 64;
@@ -85,18 +87,28 @@ impl Form {
         }
     }
 
-    /// Puts four codes of an output in their place; the words held zeros there.
+    /// Puts a block of sixteen outputs in its place: bytes, `[quads][16]` words.
     #[inline(always)]
-    fn set_quad(self, words: &mut [u32], (quad, lane): (usize, usize), codes: u32) {
+    fn pack(self, bytes: &[u32], words: &mut [u32]) {
+        let (bytes, words) = (bytes.as_chunks::<LANES>().0, words.as_chunks_mut::<LANES>().0);
         if self.bits == 8 {
-            words[quad * LANES + lane] = codes;
+            words.copy_from_slice(&bytes[..words.len()]);
             return;
         }
-        words[quad / 2 * LANES + lane] |= (codes & NIBBLES) << (4 * (quad % 2));
-        let high = self.bits - 4;
-        if high > 0 {
-            let place = &mut words[(self.block / 8 + quad * high / 8) * LANES + lane];
-            *place |= ((codes >> 4) & upper_bits(high)) << (quad * high % 8);
+        let (low, high) = words.split_at_mut(self.block / 8);
+        let bits = self.bits - 4;
+        high.fill([0; LANES]);
+        for (pair, (words, [even, odd])) in low.iter_mut().zip(bytes.as_chunks::<2>().0).enumerate() {
+            *words = std::array::from_fn(|lane| even[lane] & NIBBLES | (odd[lane] & NIBBLES) << 4);
+            if bits == 0 {
+                continue;
+            }
+            let mask = upper_bits(bits);
+            for (quad, codes) in [even, odd].into_iter().enumerate() {
+                let at = (2 * pair + quad) * bits;
+                let words = &mut high[at / 8];
+                *words = std::array::from_fn(|lane| words[lane] | (codes[lane] >> 4 & mask) << (at % 8));
+            }
         }
     }
 
@@ -254,24 +266,51 @@ impl<'a> TileMut<'a> {
         Self { form, blocks: in_features.div_ceil(form.block), codes, scales }
     }
 
-    /// Sets the codes of an output's block; those that are missing at the end stand for zero.
+    /// What the codes stand for.
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Sets the codes of a block of `count` outputs: of the bytes of each those from `first` on.
     #[inline(always)]
-    pub(super) fn set_codes(&mut self, block: usize, lane: usize, codes: &[u8]) {
+    pub(super) fn set_codes(
+        &mut self,
+        block: usize,
+        count: usize,
+        codes: &[[u32; SUPER / 4]; LANES],
+        first: usize,
+    ) {
         let words = &mut self.codes[block * self.form.words()..][..self.form.words()];
-        for quad in 0..self.form.quads() {
-            let four = [0, 1, 2, 3].map(|i| codes.get(4 * quad + i).copied().unwrap_or(self.form.offset));
-            self.form.set_quad(words, (quad, lane), u32::from_le_bytes(four));
+        let mut bytes = [0; MAX_BLOCK / 4 * LANES];
+        let rows: &[f32] = bytemuck::cast_slice(codes);
+        let bytes_of = bytemuck::cast_slice_mut(&mut bytes);
+        transpose(&rows[first / 4..], SUPER / 4, (count, self.form.quads()), bytes_of, LANES);
+        self.form.pack(&bytes, words);
+    }
+
+    /// Sets the scales that a block of a file has for an output, from block `first` on.
+    #[inline(always)]
+    pub(super) fn set_scales(&mut self, first: usize, lane: usize, block: &Block) {
+        for level in 0..self.form.levels() {
+            self.set_factor(level, first, lane, block.factors[level]);
+            if self.form.blocks_per_factor > 1 {
+                for (group, &part) in block.parts[level][..self.form.blocks_per_factor].iter().enumerate() {
+                    self.set_part(level, first + group, lane, part);
+                }
+            }
         }
     }
 
     /// Sets the factor of an output's block and of those it shares it with; level 0 is that of scales, 1 of minima.
+    #[inline(always)]
     pub(super) fn set_factor(&mut self, level: usize, block: usize, lane: usize, factor: u16) {
         let at = (block / self.form.blocks_per_factor * self.form.levels() + level) * LANES + lane;
         self.scales[2 * at..2 * at + 2].copy_from_slice(&factor.to_ne_bytes());
     }
 
     /// Sets what the factor is multiplied by for an output's block.
-    pub(super) fn set_part(&mut self, level: usize, block: usize, lane: usize, part: i8) {
+    #[inline(always)]
+    fn set_part(&mut self, level: usize, block: usize, lane: usize, part: i8) {
         let at = (block * self.form.levels() + level) * LANES + lane;
         self.scales[self.form.factor_bytes(self.blocks) + at] = part.cast_unsigned();
     }

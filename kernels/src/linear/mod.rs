@@ -13,10 +13,12 @@ mod panels;
 mod quant;
 mod reading;
 mod rounding;
+mod source;
 mod widen;
 
 pub(crate) use coded::Form;
-pub use packed::{PackedLinear, Values, WeightDtype};
+pub use packed::{PackedLinear, WeightDtype};
+pub use source::{Scratch, Source, Values};
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -1,17 +1,21 @@
-//! From rows as a checkpoint stores them to packed weights: some MiB of tiles a task, every row read once and let go of.
-//! Leaves what the layouts are to `packed`.
+//! From rows as a checkpoint stores them to packed weights: some MiB of tiles a task, every row read once. Leaves what the
+//! layouts are to `packed`.
 
+use std::cell::Cell;
+use std::io;
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::coded::{Coded, Form, MAX_BLOCK, TileMut};
-use super::packed::{Quantised, Values, WeightDtype};
+use super::packed::{Quantised, WeightDtype};
 use super::quant;
+use super::source::{Scratch, Source, Values};
 use crate::buffer::Buffer;
 use crate::error::ensure;
-use crate::ggml::{Block, BlockKind};
-use crate::rows::{for_each_chunk, for_each_row_run};
+use crate::ggml::{Block, BlockKind, SUPER};
+use crate::rows::for_each_run;
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::transpose::transpose;
 use crate::{KernelError, Pool};
@@ -19,112 +23,100 @@ use crate::{KernelError, Pool};
 /// Words of a row that are put in their places at a time: those of all rows of a tile stay in the first-level cache.
 const BLOCK: usize = 64;
 /// Bytes that a task packs at most. Less, and two threads would often ask the system for the same huge page, of which one
-/// is then thrown away; more, and spent rows would stay for long.
+/// is then thrown away.
 const TASK_BYTES: usize = 4 << 20;
+/// Bytes that are packed between two reads, at most: what was read is still in the second-level cache.
+const PIECE_BYTES: usize = 512 << 10;
+
+thread_local! {
+    /// What parts are read into.
+    static SCRATCH: Cell<Vec<Scratch>> = const { Cell::new(Vec::new()) };
+}
+
+/// Rows of parts one below the other: of each part, how many there are with those before it.
+struct Ends(Vec<usize>);
+
+impl Ends {
+    fn new(parts: impl Iterator<Item = usize>) -> Self {
+        let ends = parts.scan(0, |end, rows| {
+            *end += rows;
+            Some(*end)
+        });
+        Self(ends.collect())
+    }
+
+    fn num_rows(&self) -> usize {
+        self.0.last().copied().unwrap_or(0)
+    }
+
+    /// The parts that hold `rows`, with the rows of each, counted from its own first.
+    fn parts_of(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let ends = &self.0;
+        let first = ends.partition_point(|&end| end <= rows.start);
+        (first..ends.len()).map_while(move |part| {
+            let start = part.checked_sub(1).map_or(0, |before| ends[before]);
+            let of_part = rows.start.max(start)..rows.end.min(ends[part]);
+            (of_part.start < rows.end)
+                .then(|| (part, of_part.start - start..of_part.end.max(of_part.start) - start))
+        })
+    }
+}
 
 /// Rows to pack.
 pub(super) struct Stored<'a> {
-    parts: &'a [Values<'a>],
+    parts: &'a [&'a dyn Source],
     in_features: usize,
-    /// Rows of each part and those before it.
-    ends: Vec<usize>,
-    spent: &'a (dyn Fn(usize, Range<usize>) + Sync),
+    ends: Ends,
 }
 
 impl<'a> Stored<'a> {
-    pub(super) fn new(
-        parts: &'a [Values<'a>],
-        in_features: usize,
-        spent: &'a (dyn Fn(usize, Range<usize>) + Sync),
-    ) -> Result<Self, KernelError> {
+    pub(super) fn new(parts: &'a [&'a dyn Source], in_features: usize) -> Result<Self, KernelError> {
         ensure(in_features > 0, || "a matrix needs at least one input".to_owned())?;
-        let (mut ends, mut end) = (Vec::with_capacity(parts.len()), 0);
         for (p, part) in parts.iter().enumerate() {
-            ensure(part.len().is_multiple_of(in_features), || {
-                format!("part {p} holds {} values, which are not whole rows of {in_features}", part.len())
+            let len = part.values().len();
+            ensure(len.is_multiple_of(in_features), || {
+                format!("part {p} holds {len} values, which are not whole rows of {in_features}")
             })?;
-            end += part.len() / in_features;
-            ends.push(end);
         }
-        Ok(Self { parts, in_features, ends, spent })
+        let ends = Ends::new(parts.iter().map(|part| part.values().len() / in_features));
+        Ok(Self { parts, in_features, ends })
     }
 
     pub(super) fn num_rows(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
+        self.ends.num_rows()
     }
 
     fn num_tiles(&self) -> usize {
         self.num_rows().div_ceil(LANES)
     }
 
-    /// The parts that hold `rows`, with the rows of each, counted from its own first.
-    fn parts_of(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let first = self.ends.partition_point(|&end| end <= rows.start);
-        (first..self.parts.len()).map_while(move |part| {
-            let start = part.checked_sub(1).map_or(0, |before| self.ends[before]);
-            let of_part = rows.start.max(start)..rows.end.min(self.ends[part]);
-            (of_part.start < rows.end)
-                .then(|| (part, of_part.start - start..of_part.end.max(of_part.start) - start))
-        })
-    }
-
-    fn tile(&self, tile: usize) -> Tile<'a> {
-        let rows = tile * LANES..self.num_rows().min((tile + 1) * LANES);
-        let mut lanes = [Values::F32(&[]); LANES];
-        let (mut count, mut in_one_part) = (0, None);
-        for (part, of_part) in self.parts_of(rows.clone()) {
-            let values = of_part.start * self.in_features..of_part.end * self.in_features;
-            if of_part.len() == rows.len() {
-                in_one_part = Some(self.parts[part].slice(values));
-            }
-            for row in of_part {
-                lanes[count] = self.parts[part].slice(row * self.in_features..(row + 1) * self.in_features);
-                count += 1;
-            }
-        }
-        Tile { lanes, count, in_one_part, width: self.in_features }
-    }
-
-    fn tell(&self, tiles: Range<usize>) {
-        for (part, rows) in self.parts_of(tiles.start * LANES..self.num_rows().min(tiles.end * LANES)) {
-            (self.spent)(part, rows.start * self.in_features..rows.end * self.in_features);
-        }
-    }
-
     /// All rows as words: f32, or pairs of bf16.
-    pub(super) fn words(&self, pool: &Pool, dtype: WeightDtype) -> Buffer<u32> {
+    pub(super) fn words(&self, pool: &Pool, dtype: WeightDtype) -> Result<Buffer<u32>, KernelError> {
         let depth = if dtype == WeightDtype::F32 { self.in_features } else { self.in_features.div_ceil(2) };
-        let (num_tiles, per_tile) = (self.num_tiles(), depth * LANES);
-        let most = num_tiles.div_ceil(4 * pool.num_threads());
-        let per_task = (TASK_BYTES / (per_tile * size_of::<u32>())).min(most).max(1);
-        let mut words = Buffer::streamed(num_tiles * per_tile);
-        for_each_chunk(pool, true, &mut words, per_task * per_tile, |task, words| {
-            let first = task * per_task;
-            for (index, out) in words.chunks_mut(per_tile).enumerate() {
-                dispatch(pool.isa(), FillWords { tile: &self.tile(first + index), dtype, depth, out });
-            }
-            self.tell(first..first + words.len() / per_tile);
-        });
-        words
+        let per_tile = depth * LANES;
+        let mut words = Buffer::streamed(self.num_tiles() * per_tile);
+        self.for_each_tile(pool, (&mut words, per_tile), (&mut [0u8; 0], 0), |tile, out, _| {
+            dispatch(pool.isa(), FillWords { tile, dtype, depth, out });
+        })?;
+        Ok(words)
     }
 
     /// All rows as NF4, two codes to a byte.
-    pub(super) fn quantised(&self, pool: &Pool) -> Quantised {
+    pub(super) fn quantised(&self, pool: &Pool) -> Result<Quantised, KernelError> {
         let num_tiles = self.num_tiles();
         let codes_per_tile = self.in_features.div_ceil(2) * LANES;
         let scales_per_tile = self.in_features.div_ceil(quant::BLOCK) * LANES;
         let mut codes = Buffer::streamed(num_tiles * codes_per_tile);
         let mut scales = Buffer::zeroed(num_tiles * scales_per_tile);
-        let (all_codes, all_scales): (&mut [u8], &mut [f32]) = (&mut codes, &mut scales);
-        let (codes_of, scales_of) = ((all_codes, codes_per_tile), (all_scales, scales_per_tile));
-        self.for_each_tile(pool, codes_of, scales_of, |tile, codes, scales| {
+        let (codes_of, scales_of) = ((&mut *codes, codes_per_tile), (&mut *scales, scales_per_tile));
+        self.for_each_tile(pool, codes_of, scales_of, |tile, codes: &mut [u8], scales: &mut [f32]| {
             dispatch(pool.isa(), FillNf4 { tile, codes, scales });
-        });
-        Quantised { codes, scales }
+        })?;
+        Ok(Quantised { codes, scales })
     }
 
     /// All rows as codes of this form: those of their blocks, or, if they are numbers, made here.
-    pub(super) fn coded(&self, pool: &Pool, form: Form) -> Coded {
+    pub(super) fn coded(&self, pool: &Pool, form: Form) -> Result<Coded, KernelError> {
         let mut coded = Coded::zeroed(form, self.num_tiles(), self.in_features);
         let (codes_per_tile, scales_per_tile) = coded.per_tile();
         let (codes, scales) = coded.parts_mut();
@@ -132,59 +124,81 @@ impl<'a> Stored<'a> {
         self.for_each_tile(pool, codes, scales, |tile, codes, scales| {
             let out = TileMut::new(form, self.in_features, codes, scales);
             dispatch(pool.isa(), FillCoded { tile, out });
-        });
-        coded
+        })?;
+        Ok(coded)
     }
 
-    /// Runs `fill(tile, its codes, its scales)` for all tiles.
+    /// Runs `fill(tile, its part of a, its part of b)` for all tiles; `a` and `b` come with what is one tile's.
     fn for_each_tile<T: Send, U: Send>(
         &self,
         pool: &Pool,
-        codes: (&mut [T], usize),
-        scales: (&mut [U], usize),
+        a: (&mut [T], usize),
+        b: (&mut [U], usize),
         fill: impl Fn(&Tile<'_>, &mut [T], &mut [U]) + Sync,
-    ) {
-        let (per_tile, scales_per_tile) = (codes.1, scales.1);
-        for_each_row_run(pool, true, codes, scales, |first, codes, scales| {
-            let tiles = codes.chunks_mut(per_tile).zip(scales.chunks_mut(scales_per_tile));
-            for (index, (codes, scales)) in tiles.enumerate() {
-                fill(&self.tile(first + index), codes, scales);
+    ) -> Result<(), KernelError> {
+        let (of_a, of_b) = (a.1, b.1);
+        let most = self.num_tiles().div_ceil(4 * pool.num_threads());
+        let fitting = |bytes: usize| (bytes / (of_a * size_of::<T>()).max(1)).max(1);
+        let (task, piece) = (fitting(TASK_BYTES).min(most.max(1)), fitting(PIECE_BYTES));
+        let failure = OnceLock::new();
+        for_each_run(pool, task, a, b, |first, a, b| {
+            let (mut scratch, count) = (SCRATCH.take(), a.len() / of_a);
+            for start in (0..count).step_by(piece) {
+                let tiles = start..count.min(start + piece);
+                let rows = (first + tiles.start) * LANES..self.num_rows().min((first + tiles.end) * LANES);
+                match self.read(rows, &mut scratch) {
+                    Ok(rows) => tiles.for_each(|tile| {
+                        let (a, b) = (&mut a[tile * of_a..][..of_a], &mut b[tile * of_b..][..of_b]);
+                        fill(&rows.tile(tile - start), a, b);
+                    }),
+                    // The first is as good as any.
+                    Err(error) => drop(failure.set(KernelError::Read(error.to_string()))),
+                }
             }
-            self.tell(first..first + codes.len() / per_tile);
+            SCRATCH.set(scratch);
         });
+        failure.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn read<'b>(&'b self, rows: Range<usize>, scratch: &'b mut Vec<Scratch>) -> io::Result<Rows<'b>> {
+        let width = self.in_features;
+        let parts: Vec<_> = self.ends.parts_of(rows).collect();
+        if scratch.len() < parts.len() {
+            scratch.resize_with(parts.len(), Scratch::default);
+        }
+        let ends = Ends::new(parts.iter().map(|(_, rows)| rows.len()));
+        let read = |((part, rows), scratch): ((usize, Range<usize>), &'b mut Scratch)| {
+            self.parts[part].read(rows.start * width..rows.end * width, scratch)
+        };
+        let parts = parts.into_iter().zip(scratch).map(read).collect::<io::Result<_>>()?;
+        Ok(Rows { parts, ends, width })
     }
 }
 
-impl Values<'_> {
-    /// How many.
-    fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-            Self::Blocks(kind, bytes) => bytes.len() / kind.num_bytes() * kind.num_values(),
-        }
-    }
+/// Rows at hand.
+struct Rows<'a> {
+    parts: Vec<Values<'a>>,
+    ends: Ends,
+    /// Values of a row.
+    width: usize,
+}
 
-    /// Values `range`, of blocks whole ones.
-    fn slice(&self, range: Range<usize>) -> Self {
-        match self {
-            Self::F32(values) => Self::F32(&values[range]),
-            Self::Bf16(values) => Self::Bf16(&values[range]),
-            Self::Blocks(kind, bytes) => {
-                let byte = |value: usize| value / kind.num_values() * kind.num_bytes();
-                Self::Blocks(*kind, &bytes[byte(range.start)..byte(range.end)])
+impl<'a> Rows<'a> {
+    fn tile(&self, tile: usize) -> Tile<'a> {
+        let rows = tile * LANES..self.ends.num_rows().min((tile + 1) * LANES);
+        let mut lanes = [Values::F32(&[]); LANES];
+        let (mut count, mut in_one_part) = (0, None);
+        for (part, of_part) in self.ends.parts_of(rows.clone()) {
+            let values = of_part.start * self.width..of_part.end * self.width;
+            if of_part.len() == rows.len() {
+                in_one_part = Some(self.parts[part].slice(values));
+            }
+            for row in of_part {
+                lanes[count] = self.parts[part].slice(row * self.width..(row + 1) * self.width);
+                count += 1;
             }
         }
-    }
-
-    /// Values `from..from + out.len()` in single precision; not of blocks, which nobody asks for numbers.
-    #[inline(always)]
-    fn read(&self, from: usize, out: &mut [f32]) {
-        match self {
-            Self::F32(values) => out.copy_from_slice(&values[from..from + out.len()]),
-            Self::Bf16(values) => out.iter_mut().zip(&values[from..]).for_each(|(out, x)| *out = x.to_f32()),
-            Self::Blocks(..) => {}
-        }
+        Tile { lanes, count, in_one_part, width: self.width }
     }
 }
 
@@ -315,51 +329,47 @@ impl Op for FillCoded<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Self { tile, mut out } = self;
-        for (lane, row) in tile.lanes[..tile.count].iter().enumerate() {
-            match row {
-                Values::Blocks(kind, bytes) => fill_blocks(*kind, bytes, &mut out, lane),
-                numbers => fill_int8(numbers, tile.width, &mut out, lane),
-            }
-        }
-    }
-}
-
-/// A row of numbers as codes of eight bits.
-#[inline(always)]
-fn fill_int8(row: &Values<'_>, width: usize, out: &mut TileMut<'_>, lane: usize) {
-    let (mut values, mut codes) = ([0.0; MAX_BLOCK], [0; MAX_BLOCK]);
-    for block in 0..width.div_ceil(MAX_BLOCK) {
-        let first = block * MAX_BLOCK;
-        let count = MAX_BLOCK.min(width - first);
-        let (values, codes) = (&mut values[..count], &mut codes[..count]);
-        row.read(first, values);
-        let half = quant::int8_scale(values);
-        let scale = half.to_f32();
-        codes.iter_mut().zip(&*values).for_each(|(code, x)| *code = quant::int8_code(*x, scale));
-        out.set_codes(block, lane, codes);
-        out.set_factor(0, block, lane, half.to_bits());
-    }
-}
-
-/// A row of blocks as they are.
-#[inline(always)]
-fn fill_blocks(kind: BlockKind, bytes: &[u8], out: &mut TileMut<'_>, lane: usize) {
-    let (form, mut block) = (kind.form(), Block::default());
-    let groups = kind.num_values() / form.block;
-    for (index, bytes) in bytes.chunks_exact(kind.num_bytes()).enumerate() {
-        block.read(kind, bytes);
-        for level in 0..form.levels() {
-            out.set_factor(level, index * groups, lane, block.factors[level]);
-        }
-        for (group, codes) in block.codes[..kind.num_values()].chunks_exact(form.block).enumerate() {
-            out.set_codes(index * groups + group, lane, codes);
-            if form.blocks_per_factor > 1 {
-                for level in 0..form.levels() {
-                    out.set_part(level, index * groups + group, lane, block.parts[level][group]);
+        let kind = match tile.lanes[0] {
+            Values::Blocks(kind, _) => Some(kind),
+            Values::F32(_) | Values::Bf16(_) => None,
+        };
+        let per_read = kind.map_or(MAX_BLOCK, BlockKind::num_values);
+        let (form, mut codes, mut block) = (out.form(), [[0; SUPER / 4]; LANES], Block::default());
+        let groups = per_read / form.block;
+        for index in 0..tile.width.div_ceil(per_read) {
+            for (lane, (row, codes)) in tile.lanes[..tile.count].iter().zip(&mut codes).enumerate() {
+                let (first, codes) = (index * groups, bytemuck::cast_slice_mut::<u32, u8>(codes));
+                match (kind, row) {
+                    (Some(kind), Values::Blocks(_, bytes)) => {
+                        block.read(kind, &bytes[index * kind.num_bytes()..][..kind.num_bytes()]);
+                        codes[..per_read].copy_from_slice(&block.codes[..per_read]);
+                        out.set_scales(first, lane, &block);
+                    }
+                    _ => {
+                        let count = per_read.min(tile.width - index * per_read);
+                        let factor = int8_codes(row, index * per_read, &mut codes[..count]);
+                        codes[count..per_read].fill(form.offset);
+                        out.set_factor(0, first, lane, factor.to_bits());
+                    }
                 }
             }
+            for group in 0..groups {
+                out.set_codes(index * groups + group, tile.count, &codes, group * form.block);
+            }
         }
     }
+}
+
+/// Codes of eight bits for the values of a block from `first` on, and their scale.
+#[inline(always)]
+fn int8_codes(row: &Values<'_>, first: usize, codes: &mut [u8]) -> f16 {
+    let mut values = [0.0; MAX_BLOCK];
+    let values = &mut values[..codes.len()];
+    row.read(first, values);
+    let factor = quant::int8_scale(values);
+    let scale = factor.to_f32();
+    codes.iter_mut().zip(&*values).for_each(|(code, x)| *code = quant::int8_code(*x, scale));
+    factor
 }
 
 #[cfg(test)]
@@ -369,31 +379,69 @@ mod tests {
     use super::*;
     use crate::PackedLinear;
 
+    /// A part that is read, like one in a file, and counts who asks for what.
+    struct Counted<'a> {
+        values: Values<'a>,
+        times: Mutex<Vec<usize>>,
+        fails: bool,
+    }
+
+    impl Source for Counted<'_> {
+        fn values(&self) -> Values<'_> {
+            self.values
+        }
+
+        fn read<'a>(&'a self, range: Range<usize>, scratch: &'a mut Scratch) -> io::Result<Values<'a>> {
+            if self.fails && range.contains(&0) {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            self.times.lock().unwrap()[range.clone()].iter_mut().for_each(|times| *times += 1);
+            Ok(match self.values.slice(range) {
+                Values::F32(values) => Values::F32(copied(values, scratch)),
+                Values::Bf16(values) => Values::Bf16(copied(values, scratch)),
+                Values::Blocks(kind, bytes) => Values::Blocks(kind, copied(bytes, scratch)),
+            })
+        }
+    }
+
+    fn copied<'a, T: bytemuck::Pod>(values: &[T], scratch: &'a mut Scratch) -> &'a [T] {
+        let bytes = scratch.bytes(size_of_val(values));
+        bytes.copy_from_slice(bytemuck::cast_slice(values));
+        bytemuck::cast_slice(bytes)
+    }
+
     #[test]
-    fn every_value_is_spent_once_and_only_after_it_was_read() {
+    fn every_value_is_read_once_and_a_part_that_cannot_be_read_is_an_error() {
         let pool = Pool::new(3).unwrap();
         let width = 70;
-        let values: Vec<f32> = (0..width * 150).map(|i| i as f32).collect();
-        let halves: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+        let numbers: Vec<f32> = (0..width * 150).map(|i| i as f32).collect();
+        let halves: Vec<bf16> = numbers.iter().map(|x| bf16::from_f32(*x)).collect();
         // Borders of parts in the middle of tiles, and a part without rows.
         let cuts = [0, 5 * width, 5 * width, 37 * width, 150 * width];
-        let parts: Vec<Values<'_>> = (0..4)
-            .map(|p| match p {
-                0 => Values::F32(&values[cuts[p]..cuts[p + 1]]),
-                _ => Values::Bf16(&halves[cuts[p]..cuts[p + 1]]),
-            })
-            .collect();
-        for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
-            let spent = Mutex::new(vec![0; values.len()]);
-            let told = |part: usize, range: Range<usize>| {
-                let all = cuts[part] + range.start..cuts[part] + range.end;
-                spent.lock().unwrap()[all].iter_mut().for_each(|times| *times += 1);
+        let values = |p: usize| match p {
+            0 => Values::F32(&numbers[cuts[p]..cuts[p + 1]]),
+            _ => Values::Bf16(&halves[cuts[p]..cuts[p + 1]]),
+        };
+        let parts = |fails: Option<usize>| -> Vec<Counted<'_>> {
+            let part = |p| Counted {
+                values: values(p),
+                times: Mutex::new(vec![0; cuts[p + 1] - cuts[p]]),
+                fails: fails == Some(p),
             };
-            let packed = PackedLinear::pack_and_tell(&pool, &parts, width, dtype, &told).unwrap();
+            (0..4).map(part).collect()
+        };
+        for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
+            let counted = parts(None);
+            let packed = PackedLinear::pack(&pool, &counted, width, dtype).unwrap();
             assert_eq!(packed.out_features(), 150);
-            assert!(spent.into_inner().unwrap().iter().all(|&times| times == 1), "{dtype:?}");
-            let same = PackedLinear::pack(&pool, &parts, width, dtype).unwrap();
+            let times =
+                counted.iter().flat_map(|part| part.times.lock().unwrap().clone()).collect::<Vec<_>>();
+            assert_eq!(times, vec![1; numbers.len()], "{dtype:?}");
+            let all: Vec<_> = (0..4).map(values).collect();
+            let same = PackedLinear::pack(&pool, &all, width, dtype).unwrap();
             assert_eq!(packed.unpack(), same.unpack());
+            let error = PackedLinear::pack(&pool, &parts(Some(2)), width, dtype).unwrap_err();
+            assert_eq!(error, KernelError::Read("the disk is gone".to_owned()));
         }
     }
 }

@@ -1,16 +1,13 @@
 //! Weights in the layout the kernels read. Leaves filling it to `pack`, and the product to its siblings.
 
-use std::ops::Range;
 use std::sync::OnceLock;
-
-use half::bf16;
 
 use super::coded::{Coded, Form};
 use super::pack::Stored;
 use super::quant;
+use super::source::{Source, Values};
 use crate::buffer::Buffer;
 use crate::error::{check_len, ensure};
-use crate::ggml::BlockKind;
 use crate::simd::LANES;
 use crate::{KernelError, Pool};
 
@@ -30,17 +27,6 @@ pub enum WeightDtype {
     /// The blocks of a GGUF file as they are, each part in its own kind; products as with [`WeightDtype::Int8`]. Parts
     /// that are not in blocks are kept in their own precision.
     Blocks,
-}
-
-/// Numbers as a checkpoint stores them.
-#[derive(Clone, Copy, Debug)]
-pub enum Values<'a> {
-    /// Single precision.
-    F32(&'a [f32]),
-    /// bfloat16.
-    Bf16(&'a [bf16]),
-    /// Blocks of a GGUF file, whole ones in each row.
-    Blocks(BlockKind, &'a [u8]),
 }
 
 /// A matrix `[out_features, in_features]`, packed: tiles of 16 outputs, in each the inputs in order, in each (or, for
@@ -81,68 +67,58 @@ impl PackedLinear {
     /// Packs `parts`, each `[_, in_features]` row-major, stacked along the output.
     ///
     /// # Errors
-    /// [`KernelError::Invalid`] if `in_features` is zero or a part is not whole rows.
-    pub fn pack(
+    /// [`KernelError::Invalid`] if `in_features` is zero or a part is not whole rows, [`KernelError::Read`] if one cannot be
+    /// read.
+    pub fn pack<S: Source>(
         pool: &Pool,
-        parts: &[Values<'_>],
+        parts: &[S],
         in_features: usize,
         dtype: WeightDtype,
     ) -> Result<Self, KernelError> {
-        Self::pack_and_tell(pool, parts, in_features, dtype, &|_, _| {})
+        let parts: Vec<&dyn Source> = parts.iter().map(|part| part as &dyn Source).collect();
+        if dtype == WeightDtype::Blocks {
+            Self::stack(pool, &parts, in_features)
+        } else {
+            Self::pack_as(pool, &parts, in_features, dtype)
+        }
     }
 
-    /// As [`PackedLinear::pack`]. Every few MiB, from whichever thread, `spent` is told the part and those of its values
-    /// that nobody will read again: the memory they lie in may go, so that weights are never there twice.
-    ///
-    /// # Errors
-    /// As [`PackedLinear::pack`].
-    pub fn pack_and_tell(
+    /// All parts as numbers of one kind.
+    fn pack_as(
         pool: &Pool,
-        parts: &[Values<'_>],
+        parts: &[&dyn Source],
         in_features: usize,
         dtype: WeightDtype,
-        spent: &(dyn Fn(usize, Range<usize>) + Sync),
     ) -> Result<Self, KernelError> {
-        if dtype == WeightDtype::Blocks {
-            return Self::stack(pool, parts, in_features, spent);
-        }
-        let stored = Stored::new(parts, in_features, spent)?;
-        ensure(!parts.iter().any(|part| matches!(part, Values::Blocks(..))), || {
+        let stored = Stored::new(parts, in_features)?;
+        ensure(!parts.iter().any(|part| matches!(part.values(), Values::Blocks(..))), || {
             "weights in blocks are packed as they are, or read as numbers first".to_owned()
         })?;
         let storage = match dtype {
-            WeightDtype::F32 => Storage::F32(stored.words(pool, dtype)),
-            WeightDtype::Bf16 => Storage::Bf16(stored.words(pool, dtype)),
-            WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool)),
-            WeightDtype::Int8 | WeightDtype::Blocks => Storage::Coded(stored.coded(pool, Form::INT8), dtype),
+            WeightDtype::F32 => Storage::F32(stored.words(pool, dtype)?),
+            WeightDtype::Bf16 => Storage::Bf16(stored.words(pool, dtype)?),
+            WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool)?),
+            WeightDtype::Int8 | WeightDtype::Blocks => Storage::Coded(stored.coded(pool, Form::INT8)?, dtype),
         };
         Ok(Self::new(stored.num_rows(), in_features, storage))
     }
 
     /// Every part as it is; neighbours of the same kind together.
-    fn stack(
-        pool: &Pool,
-        parts: &[Values<'_>],
-        in_features: usize,
-        spent: &(dyn Fn(usize, Range<usize>) + Sync),
-    ) -> Result<Self, KernelError> {
+    fn stack(pool: &Pool, parts: &[&dyn Source], in_features: usize) -> Result<Self, KernelError> {
         let mut stack = Vec::new();
-        let mut first = 0;
-        for alike in parts.chunk_by(Values::is_alike) {
-            let told = |part: usize, values: Range<usize>| spent(first + part, values);
-            stack.push(match alike[0] {
-                Values::F32(_) => Self::pack_and_tell(pool, alike, in_features, WeightDtype::F32, &told)?,
-                Values::Bf16(_) => Self::pack_and_tell(pool, alike, in_features, WeightDtype::Bf16, &told)?,
+        for alike in parts.chunk_by(|one, another| one.values().is_alike(&another.values())) {
+            stack.push(match alike[0].values() {
+                Values::F32(_) => Self::pack_as(pool, alike, in_features, WeightDtype::F32)?,
+                Values::Bf16(_) => Self::pack_as(pool, alike, in_features, WeightDtype::Bf16)?,
                 Values::Blocks(kind, _) => {
                     ensure(in_features.is_multiple_of(kind.num_values()), || {
                         format!("rows of {in_features} are not whole blocks of {}", kind.num_values())
                     })?;
-                    let stored = Stored::new(alike, in_features, &told)?;
-                    let coded = stored.coded(pool, kind.form());
+                    let stored = Stored::new(alike, in_features)?;
+                    let coded = stored.coded(pool, kind.form())?;
                     Self::new(stored.num_rows(), in_features, Storage::Coded(coded, WeightDtype::Blocks))
                 }
             });
-            first += alike.len();
         }
         if stack.len() == 1 {
             return Ok(stack.swap_remove(0));
@@ -259,16 +235,6 @@ pub(super) fn part_of(parts: &[PackedLinear], index: usize) -> (usize, &PackedLi
         first += part.out_features;
     }
     (first, &parts[parts.len() - 1])
-}
-
-impl Values<'_> {
-    /// Whether both are kept in the same way.
-    fn is_alike(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Blocks(one, _), Self::Blocks(another, _)) => one == another,
-            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
-        }
-    }
 }
 
 impl Quantised {

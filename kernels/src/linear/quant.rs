@@ -28,30 +28,37 @@ pub(crate) const NF4: [f32; 16] = [
 ];
 
 /// The scale of a block: what a code of full magnitude stands for is its largest value, nearly.
+#[inline(always)]
 pub(super) fn int8_scale(block: &[f32]) -> f16 {
     f16::from_f32(largest(block) / 127.0)
 }
 
 /// The code of `x`, of which that of zero is `128`: nearest, ties to even.
+#[inline(always)]
 pub(super) fn int8_code(x: f32, scale: f32) -> u8 {
-    let code = if scale > 0.0 { (x / scale).round_ties_even().clamp(-127.0, 127.0) } else { 0.0 };
-    (code + 128.0) as u8
+    let code = if scale > 0.0 { (x / scale).clamp(-127.0, 127.0) } else { 0.0 };
+    // From 2²³ on numbers are integers, and their lowest bits are those of the integer.
+    (code + (8_388_608.0 + 128.0)).to_bits() as u8
 }
 
 /// As [`int8_scale`].
+#[inline(always)]
 pub(super) fn nf4_scale(block: &[f32]) -> f32 {
     largest(block)
 }
 
 /// The code of the nearest of [`NF4`]'s values.
+#[inline(always)]
 pub(super) fn nf4_code(x: f32, scale: f32) -> u8 {
     let x = if scale > 0.0 { x / scale } else { 0.0 };
     // Codes ascend with their values, so the nearest is the number of midpoints below.
     NF4.windows(2).filter(|pair| x > (pair[0] + pair[1]) / 2.0).count() as u8
 }
 
+/// The largest magnitude; not a number if one is not. Magnitudes are ordered as their bits are, which vectorises.
+#[inline(always)]
 fn largest(block: &[f32]) -> f32 {
-    block.iter().fold(0.0, |largest, x| x.abs().max(largest))
+    f32::from_bits(block.iter().fold(0, |largest, x| x.abs().to_bits().max(largest)))
 }
 
 #[cfg(test)]
