@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
+use rectify_lab::data::preference_prompts;
 use rectify_trainer::registry::{Base, Provenance, Registry};
 use serde_json::{Value, json};
 
 use crate::bad_input::refusal;
 use crate::harness::{Server, fixtures, model, number, text};
+use crate::people::{self, BLIND_SUITE, ask, run_in, vote, with};
 
 /// Both policies and the three reward models: two on a base or another, and one with weights of its own.
 fn config() -> String {
@@ -265,6 +267,57 @@ async fn adapters_and_versions_belong_to_one_policy() {
     assert_eq!(server.get("/v1/adapters/llama").await.ok()["active"], "llama@base");
     server.get("/v1/adapters/gpt-9").await.refused(404);
     server.post("/v1/adapters/qwen/rollback", json!({})).await.ok();
+}
+
+#[tokio::test]
+async fn one_of_them_learns_from_the_votes_on_its_own_answers() {
+    let data = tempfile::tempdir().unwrap();
+    let demo = fixtures().join("../../assets/demo");
+    let (file, suite) = (data.path().join("rectify.yaml"), data.path().join("suite.yaml"));
+    std::fs::write(&suite, BLIND_SUITE).unwrap();
+    let config = format!(
+        "
+models: {{other: {{path: {}}}, demo: {{path: {}}}}}
+default_model: other
+rewards: {{judge: {{path: {}, policy: demo}}}}
+shadow: {{enabled: true, automatic: false, policy: demo, algorithm: dpo, threads: 2, priority: normal}}
+dpo: {{max_steps: 2, per_device_train_batch_size: 4, report_to: none}}
+quality: {{stop: {{min_accuracy: 0.0}}}}
+gate: {{suite: {}, probation: 1h}}
+probation: {{share: 0.5}}
+",
+        model("llama/policy"),
+        demo.join("policy").display(),
+        demo.join("reward").display(),
+        suite.display(),
+    );
+    std::fs::write(&file, config).unwrap();
+    let server = Server::at(data.path(), &["--config", file.to_str().unwrap()]).await;
+    const VOTES: usize = 16;
+    for name in ["demo", "other"] {
+        for (number, item) in preference_prompts(VOTES, 77).iter().enumerate() {
+            let person = format!("voter-{number}");
+            let two = with(people::chat(&item.prompt, &person), json!({"n": 2, "model": name}));
+            let answer = ask(&server, two).await;
+            vote(&server, &answer, &person, "comparison", json!({"better": 0, "worse": 1})).await;
+        }
+    }
+    server.post("/v1/training/runs", json!({"by": "ann"})).await.ok();
+    let run = run_in(&server, &["probation"], std::time::Duration::from_secs(120)).await;
+    assert_eq!((&run["version"], &run["base_version"]), (&json!("demo@1"), &json!("demo@base")));
+    let counts = &run["detail"]["counts"];
+    let seen = number(&counts["pairs"]) + number(&counts["left_out"]);
+    assert!(number(&counts["pairs"]) > 0.0 && seen <= VOTES as f64, "{counts}");
+    // A share of people meets the candidate; those who ask the other policy do not.
+    let mut met = std::collections::BTreeSet::new();
+    for person in 0..40 {
+        for name in ["demo", "other"] {
+            let body =
+                with(people::chat("Hello!", &format!("p-{person}")), json!({"model": name, "max_tokens": 1}));
+            met.insert(text(&ask(&server, body).await["system_fingerprint"]).to_owned());
+        }
+    }
+    assert_eq!(met.into_iter().collect::<Vec<_>>(), ["demo@1", "demo@base", "other@base"]);
 }
 
 #[tokio::test]
