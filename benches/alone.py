@@ -2,7 +2,8 @@
 `/health`; `neighbour`, what a busy loop beside it leaves of generation; `votes`, how long votes wait for their commit
 beside live streams, and what the streams feel of them and of a store that another program holds; `load`, how long a
 policy takes from its files into memory beside reading them once, from the page cache and from the disk; `server`, what
-64 streams over HTTP cost beside the same requests to the engine without a server.
+64 streams over HTTP cost beside the same requests to the engine without a server; `long-prompt`, what eight streams feel of
+a prompt of 1,900 tokens that arrives.
 
     cargo build --release
     python3 benches/alone.py start
@@ -10,12 +11,14 @@ policy takes from its files into memory beside reading them once, from the page 
     python3 benches/alone.py votes --rate 1000 --seconds 10
     python3 benches/alone.py load --policy MODELS/w1
     python3 benches/alone.py server --policy MODELS/w2
+    python3 benches/alone.py long-prompt --policy MODELS/w2
 """
 
 import argparse
 import json
 import os
 import pathlib
+import random
 import resource
 import sqlite3
 import statistics
@@ -24,6 +27,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
+from concurrent import futures
 
 from served import bench, served
 
@@ -155,15 +160,49 @@ def server(args):
     print(json.dumps({key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}))
 
 
+def completion(url, prompt_len, max_tokens):
+    """Streams an answer to a random prompt; the moments at which its tokens came."""
+    prompt = [random.randrange(10, 400) for _ in range(prompt_len)]
+    body = {"prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
+    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return [time.perf_counter() for line in answer if line.startswith(b'data: {"')]
+
+
+def long_prompt(args):
+    rows = []
+    held = ["--policy", args.policy, "--dtype", "bfloat16"]
+    with tempfile.TemporaryDirectory() as data_dir, futures.ThreadPoolExecutor(8) as pool:
+        with served([args.rectify, "serve", "--data-dir", data_dir, *held]) as (url, _):
+            for _ in range(args.rounds):
+                streams = [pool.submit(completion, url, 32, args.tokens) for _ in range(8)]
+                time.sleep(args.lead)
+                sent = time.perf_counter()
+                answered = completion(url, 1900, 1)[0]
+                moments = [stream.result() for stream in streams]
+                gaps = [(then, now - then) for times in moments for then, now in zip(times, times[1:])]
+                # The first half second is that of the streams' own prompts.
+                ordinary = [gap for then, gap in gaps if moments[0][0] + 0.5 < then < sent - 0.1]
+                beside = [gap for then, gap in gaps if sent < then < answered]
+                p99 = lambda values: statistics.quantiles(values, n=100)[98]
+                row = {"ordinary_p50": statistics.median(ordinary), "ordinary_p99": p99(ordinary), "first_token_s": answered - sent}
+                rows.append(row | {"beside_p50": statistics.median(beside), "beside_p99": p99(beside)})
+    medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    ratios = {f"ratio_{part}": medians[f"beside_{part}"] / medians[f"ordinary_{part}"] for part in ("p50", "p99")}
+    print(json.dumps({key: round(value, 4) for key, value in (medians | ratios).items()}))
+
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("what", choices=["start", "neighbour", "votes", "load", "server"])
+parser.add_argument("what", choices=["start", "neighbour", "votes", "load", "server", "long-prompt"])
 parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
-parser.add_argument("--policy", type=pathlib.Path, help="for `neighbour`, `load` and `server`")
+parser.add_argument("--policy", type=pathlib.Path, help="for all but `start` and `votes`")
 parser.add_argument("--rate", type=int, default=1000, help="votes per second")
 parser.add_argument("--seconds", type=int, default=10, help="of each phase of `votes`")
 parser.add_argument("--streams", type=int, default=64, help="of `server`")
-parser.add_argument("--rounds", type=int, default=5, help="of `server`, in which both take turns")
+parser.add_argument("--rounds", type=int, default=5, help="of `server`, in which both take turns, and `long-prompt`")
+parser.add_argument("--tokens", type=int, default=600, help="of each stream of `long-prompt`")
+parser.add_argument("--lead", type=float, default=1.5, help="seconds before the long prompt")
 args = parser.parse_args()
-if args.what in ("neighbour", "load", "server") and args.policy is None:
+if args.what in ("neighbour", "load", "server", "long-prompt") and args.policy is None:
     parser.error(f"{args.what} needs --policy")
-{"start": start, "neighbour": neighbour, "votes": votes, "load": load, "server": server}[args.what](args)
+{"start": start, "neighbour": neighbour, "votes": votes, "load": load, "server": server, "long-prompt": long_prompt}[args.what](args)

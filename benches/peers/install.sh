@@ -27,6 +27,13 @@ printf '%s\n' torch==2.13.0 gguf peft trl accelerate datasets >> "$wheels/requir
 # The last TRL with PPO, beside the new one.
 "${pip[@]}" install --quiet --no-deps --target "$folder/trl-ppo" trl==1.12.0
 
-# Built here, so that it uses what this processor has.
+# Built here, so that it uses what this processor has; the server lies in the same source package.
 "${pip[@]}" install --quiet cmake ninja scikit-build-core
 CMAKE_ARGS=-DGGML_NATIVE=ON "${pip[@]}" install --quiet --no-binary llama-cpp-python llama-cpp-python==0.3.36
+"${pip[@]}" download --quiet --no-deps --no-build-isolation --no-binary llama-cpp-python --dest "$wheels" llama-cpp-python==0.3.36
+tar --extract --gzip --file "$wheels"/llama_cpp_python-*.tar.gz --directory "$wheels"
+PATH="$(cd "$folder" && pwd)/bin:$PATH"
+cmake -G Ninja -S "$wheels"/llama_cpp_python-*/vendor/llama.cpp -B "$folder/llama-build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
+  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+ninja -C "$folder/llama-build" llama-server
+ln --symbolic --force ../llama-build/bin/llama-server "$folder/bin/llama-server"

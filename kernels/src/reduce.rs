@@ -23,7 +23,7 @@ fn log_sum_exp_with(isa: Isa, row: &[f32]) -> f32 {
     if max == f32::NEG_INFINITY {
         return max;
     }
-    (f64::from(max) + dispatch(isa, ExpSum { row, shift: max }).ln()) as f32
+    (f64::from(max) + dispatch(isa, ExpSum { row, shift: max, scale: 1.0 }).ln()) as f32
 }
 
 /// Natural logarithm of the softmax of each row of `logits`, `[rows, vocab]`, at the row's target: `targets` and `out`
@@ -58,6 +58,11 @@ pub fn max(row: &[f32]) -> f32 {
 /// The sum, in a fixed order.
 pub fn sum(row: &[f32]) -> f32 {
     dispatch(Isa::detect(), Sum { row }) as f32
+}
+
+/// `Σ exp(scale · row − shift)`, in the order of [`sum`] over [`exp_shifted`].
+pub fn exp_sum(row: &[f32], shift: f32, scale: f32) -> f32 {
+    dispatch(Isa::detect(), ExpSum { row, shift, scale }) as f32
 }
 
 /// The index of the largest value, the lowest of equals; `None` for an empty row or one of NaN alone. NaN is passed
@@ -141,10 +146,11 @@ impl Op for Sum<'_> {
     }
 }
 
-/// The sum of `exp(value − shift)`.
+/// The sum of `exp(scale · value − shift)`.
 struct ExpSum<'a> {
     row: &'a [f32],
     shift: f32,
+    scale: f32,
 }
 
 impl Op for ExpSum<'_> {
@@ -152,19 +158,19 @@ impl Op for ExpSum<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let shift = s.splat(self.shift);
+        let (scale, shift) = (s.splat(self.scale), s.splat(-self.shift));
         let mut total = 0.0;
         for block in self.row.chunks(BLOCK) {
             let mut sums = [s.splat(0.0); UNROLL];
             let (wide, tail) = block.as_chunks::<{ UNROLL * LANES }>();
             for wide in wide {
                 for (sum, lanes) in sums.iter_mut().zip(wide.as_chunks::<LANES>().0) {
-                    *sum = s.add(*sum, exp(s, s.sub(s.load(lanes), shift)));
+                    *sum = s.add(*sum, exp(s, s.mul_add(s.load(lanes), scale, shift)));
                 }
             }
             for tail in tail.chunks(LANES) {
                 let tail = s.load(&padded(tail, f32::NEG_INFINITY));
-                sums[0] = s.add(sums[0], exp(s, s.sub(tail, shift)));
+                sums[0] = s.add(sums[0], exp(s, s.mul_add(tail, scale, shift)));
             }
             let [a, b, c, d] = sums;
             total += f64::from(s.sum(s.add(s.add(a, b), s.add(c, d))));
@@ -228,6 +234,8 @@ mod tests {
                 prop_assert!((f64::from(log) - plain_log).abs() < 1e-5, "{isa:?}: {log} for {plain_log}");
                 let mut out = vec![f32::NAN; row.len()];
                 dispatch(isa, ExpShifted { row: &row, shift: 3.0, scale: 0.5, out: &mut out });
+                let fused = dispatch(isa, ExpSum { row: &row, shift: 3.0, scale: 0.5 });
+                prop_assert_eq!(fused, dispatch(isa, Sum { row: &out }), "{:?}", isa);
                 for (&x, &out) in row.iter().zip(&out) {
                     let expected = (f64::from(x) * 0.5 - 3.0).exp();
                     prop_assert!((f64::from(out) - expected).abs() < 3e-6 * expected, "{isa:?}: exp at {x}");

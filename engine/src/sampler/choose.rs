@@ -42,9 +42,8 @@ impl Mass {
     fn below(max: f32, row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
         let mut mass = Self { max, scale, total: 0.0 };
         sums.clear();
-        let mut buffer = [0.0; CHUNK];
         for chunk in row.chunks(CHUNK) {
-            let sum = f64::from(kernels::sum(mass.weights(chunk, &mut buffer)?));
+            let sum = f64::from(kernels::exp_sum(chunk, scale * max, scale));
             mass.total += sum;
             sums.push(sum);
         }
