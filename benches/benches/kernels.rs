@@ -53,6 +53,7 @@ struct Cost {
 enum Peak {
     F32,
     Bf16,
+    F16,
     Int8,
 }
 
@@ -76,11 +77,12 @@ fn main() -> Outcome {
     let limits = measure(&pool);
     writeln!(
         std::io::stdout(),
-        "{} threads, {:?}: read {:.1} GB/s, bf16 {:.0} GFLOP/s, f32 {:.0} GFLOP/s, int8 {:.0} Gop/s",
+        "{} threads, {:?}: read {:.1} GB/s, bf16 {:.0} GFLOP/s, f16 {:.0} GFLOP/s, f32 {:.0} GFLOP/s, int8 {:.0} Gop/s",
         pool.num_threads(),
         pool.isa(),
         limits.read_bytes_per_s / 1e9,
         limits.bf16_flops / 1e9,
+        limits.f16_flops / 1e9,
         limits.f32_flops / 1e9,
         limits.int8_ops / 1e9
     )?;
@@ -93,6 +95,7 @@ fn main() -> Outcome {
     let mut bench = Bench { criterion, limits };
     for stack in &STACKS {
         bench_linear(&mut bench, &pool, stack, Held::As(WeightDtype::Bf16))?;
+        bench_linear(&mut bench, &pool, stack, Held::As(WeightDtype::F16))?;
     }
     bench_linear(&mut bench, &pool, &STACKS[1], Held::As(WeightDtype::F32))?;
     bench_linear(&mut bench, &pool, &STACKS[0], Held::As(WeightDtype::Int8))?;
@@ -140,6 +143,7 @@ impl Bench {
             let peak = match peak {
                 Peak::F32 => self.limits.f32_flops,
                 Peak::Bf16 => self.limits.bf16_flops,
+                Peak::F16 => self.limits.f16_flops,
                 Peak::Int8 => self.limits.int8_ops,
             };
             let (reading, computing) = (bandwidth / self.limits.read_bytes_per_s, speed / peak);
@@ -183,6 +187,7 @@ fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Ou
     let deepest = weights.iter().map(PackedLinear::in_features).max().unwrap_or(0);
     let (kind, peak) = match held {
         Held::As(WeightDtype::F32) => ("f32".to_owned(), Peak::F32),
+        Held::As(WeightDtype::F16) => ("f16".to_owned(), Peak::F16),
         Held::As(WeightDtype::Int8) => ("int8".to_owned(), Peak::Int8),
         Held::As(_) => ("bf16".to_owned(), Peak::Bf16),
         Held::Blocks(kind) => (format!("{kind:?}"), Peak::Int8),

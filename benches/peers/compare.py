@@ -83,6 +83,10 @@ def run_rectify_int8(args, folder, counts):
     yield from run_rectify(args, folder, counts, ("--quantize", "int8"))
 
 
+def run_rectify_f16(args, folder, counts):
+    yield from run_rectify(args, folder, counts, ("--dtype", "float16"))
+
+
 def run_rectify_gguf(kind, args, folder, counts):
     yield from run_rectify(args, gguf_file(args, folder, kind), counts, ())
 
@@ -99,6 +103,7 @@ def run_vllm(args, folder, counts):
 
 ENGINES = {
     "rectify": run_rectify,
+    "rectify-f16": run_rectify_f16,
     "rectify-int8": run_rectify_int8,
     "llama.cpp": functools.partial(run_llama_cpp, "BF16"),
     "vllm": run_vllm,

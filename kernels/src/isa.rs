@@ -15,14 +15,23 @@ pub enum Isa {
     Avx512,
     /// 512-bit x86 with dot products of bytes.
     Avx512Vnni,
+    /// 512-bit x86 with dot products of bytes and arithmetic in half precision.
+    Avx512Fp16,
     /// 512-bit x86 with dot products of bytes and of bfloat16.
     Avx512Bf16,
 }
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+    pub const ALL: [Self; 7] = [
+        Self::Portable,
+        Self::Neon,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Fp16,
+        Self::Avx512Bf16,
+    ];
 
     /// The fastest this machine has.
     ///
@@ -58,6 +67,8 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Fp16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512fp16"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
             _ => false,

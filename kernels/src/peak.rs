@@ -24,6 +24,9 @@ pub struct MachineLimits {
     /// Multiplications and additions per second with bf16 operands: of bf16 dot products where they are faster than
     /// f32, else of f32.
     pub bf16_flops: f64,
+    /// Multiplications and additions per second with operands in half precision: in it where the machine has such
+    /// arithmetic, else in f32.
+    pub f16_flops: f64,
     /// Multiplications and additions per second in f32.
     pub f32_flops: f64,
     /// Multiplications and additions per second of dot products of bytes.
@@ -43,10 +46,11 @@ pub fn measure(pool: &Pool) -> MachineLimits {
         });
     });
     let f32_flops = operations(pool, Kind::Single);
-    let has_dot = dispatch(pool.isa(), HasDot);
+    let (has_dot, has_halves) = dispatch(pool.isa(), Has);
+    let f16_flops = if has_halves { operations(pool, Kind::Halves) } else { f32_flops };
     let bf16_flops = if has_dot { operations(pool, Kind::Pairs).max(f32_flops) } else { f32_flops };
     let int8_ops = operations(pool, Kind::Bytes);
-    MachineLimits { read_bytes_per_s: READ_BYTES as f64 / read, bf16_flops, f32_flops, int8_ops }
+    MachineLimits { read_bytes_per_s: READ_BYTES as f64 / read, bf16_flops, f16_flops, f32_flops, int8_ops }
 }
 
 /// Seconds of the fastest attempt.
@@ -63,6 +67,7 @@ fn best(mut run: impl FnMut()) -> f64 {
 enum Kind {
     Single,
     Pairs,
+    Halves,
     Bytes,
 }
 
@@ -99,15 +104,15 @@ impl Op for Read<'_> {
     }
 }
 
-/// Whether the instruction set has bf16 dot products.
-struct HasDot;
+/// Whether the instruction set has bf16 dot products, and arithmetic in half precision.
+struct Has;
 
-impl Op for HasDot {
-    type Output = bool;
+impl Op for Has {
+    type Output = (bool, bool);
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        S::HAS_DOT
+    fn run<S: Simd>(self, _: S) -> (bool, bool) {
+        (S::HAS_DOT, S::HAS_HALVES)
     }
 }
 
@@ -148,6 +153,19 @@ fn chains<S: Simd, const CHAINS: usize>(s: S, steps: usize, kind: Kind) -> (f32,
                 for sum in &mut sums {
                     *sum = s.dot_bf16(*sum, x, y);
                 }
+            }
+            4
+        }
+        Kind::Halves => {
+            let (x, y) = (s.splat_word(0x3800_3800), s.splat_word(0x3c00_3c00));
+            let mut halves = [y; CHAINS];
+            for _ in 0..steps {
+                for half in &mut halves {
+                    *half = s.mul_add_halves(*half, x, y);
+                }
+            }
+            for (sum, half) in sums.iter_mut().zip(halves) {
+                *sum = s.add_halves(*sum, half);
             }
             4
         }

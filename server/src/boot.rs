@@ -91,6 +91,7 @@ impl From<crate::cli::Dtype> for Precision {
         match dtype {
             crate::cli::Dtype::Float32 => Self::Float32,
             crate::cli::Dtype::Bfloat16 => Self::Bfloat16,
+            crate::cli::Dtype::Float16 => Self::Float16,
         }
     }
 }
@@ -100,6 +101,7 @@ impl From<Precision> for Dtype {
         match precision {
             Precision::Float32 => Self::Float32,
             Precision::Bfloat16 => Self::Bfloat16,
+            Precision::Float16 => Self::Float16,
         }
     }
 }

@@ -73,6 +73,7 @@ struct Line {
     greedy: (usize, usize),
     /// Mean divergence of bfloat16.
     bf16: f64,
+    f16: f64,
     /// Sixteen sequences at once give the bits that each gives alone.
     ragged: bool,
     /// Largest difference of a score.
@@ -139,7 +140,6 @@ fn scores(setup: &Setup, fixture: &Expectation, short_len: Option<usize>) -> Opt
 fn line(name: &str, short_len: Option<usize>) -> Line {
     let fixture = Expectation::load(name);
     let setup = Setup::default();
-    let bf16 = Setup { dtype: WeightDtype::Bf16, kv_dtype: KvDtype::Bf16, ..Setup::default() };
     let load = |setup: &Setup, max_model_len| {
         let setup = Setup { max_model_len, ..setup.clone() };
         setup.executor(fixture.path("policy"), setup.pool()).unwrap()
@@ -176,26 +176,30 @@ fn line(name: &str, short_len: Option<usize>) -> Line {
     let found = logits(&mut executor, &prompts[last..], None).remove(0);
     let long = difference(&fixture, "policy", last, &found, vocab_size);
 
-    let (mut sum, mut count) = (0.0, 0);
-    for (index, wanted) in fixture.rows("policy") {
-        let mut executor = load(&bf16, short_len.filter(|_| index != last));
-        let found = logits(&mut executor, &[prompts[index]], None).remove(0);
-        let table = log_softmax(&found, vocab_size);
-        for (&position, wanted) in language.prompts[index].rows.iter().zip(&wanted) {
-            let terms = wanted.iter().zip(&table[position]);
-            sum += terms.map(|(&p, q)| f64::from(p).exp() * (f64::from(p) - q)).sum::<f64>();
-            count += 1;
+    let [bf16, f16] = [WeightDtype::Bf16, WeightDtype::F16].map(|dtype| {
+        let setup = Setup { dtype, kv_dtype: KvDtype::Bf16, ..Setup::default() };
+        let (mut sum, mut count) = (0.0, 0);
+        for (index, wanted) in fixture.rows("policy") {
+            let mut executor = load(&setup, short_len.filter(|_| index != last));
+            let found = logits(&mut executor, &[prompts[index]], None).remove(0);
+            let table = log_softmax(&found, vocab_size);
+            for (&position, wanted) in language.prompts[index].rows.iter().zip(&wanted) {
+                let terms = wanted.iter().zip(&table[position]);
+                sum += terms.map(|(&p, q)| f64::from(p).exp() * (f64::from(p) - q)).sum::<f64>();
+                count += 1;
+            }
         }
-    }
+        sum / f64::from(count)
+    });
     let reward = scores(&setup, &fixture, short_len);
-    Line { short, long, lora, greedy: agreed, bf16: sum / f64::from(count), ragged, reward }
+    Line { short, long, lora, greedy: agreed, bf16, f16, ragged, reward }
 }
 
 #[test]
 fn table() {
     let header = format!(
-        "{:<14} {:>11} {:>11} {:>11} {:>9} {:>11} {:>7} {:>11}\n",
-        "family", "f32 max|Δ|", "long", "adapter", "greedy", "bf16 KL", "ragged", "reward"
+        "{:<14} {:>11} {:>11} {:>11} {:>9} {:>11} {:>11} {:>7} {:>11}\n",
+        "family", "f32 max|Δ|", "long", "adapter", "greedy", "bf16 KL", "f16 KL", "ragged", "reward"
     );
     eprint!("{header}");
     let mut text = header;
@@ -206,15 +210,15 @@ fn table() {
         let greedy = format!("{}/{}", line.greedy.0, line.greedy.1);
         let ragged = if line.ragged { "bits" } else { "differs" };
         let shown = format!(
-            "{name:<14} {:>11.1e} {:>11.1e} {:>11.1e} {greedy:>9} {:>11.1e} {ragged:>7} {reward:>11}\n",
-            line.short, line.long, line.lora, line.bf16,
+            "{name:<14} {:>11.1e} {:>11.1e} {:>11.1e} {greedy:>9} {:>11.1e} {:>11.1e} {ragged:>7} {reward:>11}\n",
+            line.short, line.long, line.lora, line.bf16, line.f16,
         );
         eprint!("{shown}");
         text.push_str(&shown);
         let f32_max = line.short.max(line.long).max(line.lora).max(line.reward.unwrap_or(0.0));
         let all_greedy = line.greedy.0 == line.greedy.1 && line.greedy.1 > 0;
         // Written so that NaN is wrong, too.
-        if !(f32_max <= TOLERANCE && line.bf16 <= BF16_TOLERANCE && line.ragged && all_greedy) {
+        if !(f32_max <= TOLERANCE && line.bf16.max(line.f16) <= BF16_TOLERANCE && line.ragged && all_greedy) {
             wrong.push(name);
         }
     }

@@ -101,8 +101,13 @@ pub fn linear(
     }
     // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
     let mut words = PANELS.take();
-    let panels = dispatch(pool.isa(), panels::Plan { num_rows, w });
-    let depth = panels.words / panels.ratio;
+    // Where it matters, and f32's exponent of numbers that are not finite is beyond all others.
+    let exponent = match w.storage() {
+        Storage::F16(_) => (w.magnitude(pool) >> 23) as i32 - 127,
+        _ => 0,
+    };
+    let panels = dispatch(pool.isa(), panels::Plan { num_rows, w, exponent });
+    let depth = panels.depth / panels.ratio;
     panels.fill(pool, x, w.in_features(), &mut words);
 
     let num_tiles = w.out_features().div_ceil(LANES);
@@ -197,9 +202,10 @@ impl Part<'_> {
     #[inline(always)]
     fn stripe<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &mut [f32], widened: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
-        let depth = panels.words / panels.ratio;
+        let depth = panels.depth / panels.ratio;
         let num_panels = self.panels.len();
-        let Some(Reading { weights, step, chunk, operand, widen }) = Reading::new(w, depth, columns) else {
+        let Some(Reading { weights, step, chunk, operand, widen }) = Reading::new::<S>(w, depth, columns)
+        else {
             return;
         };
         let tile_len = depth * step;
@@ -253,11 +259,14 @@ impl Part<'_> {
     /// Writes sums to the output.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &[f32]) {
-        let Product { panels, w, epilogue, out, stride, column, .. } = self.product;
+        let Product { panels, words, w, epilogue, out, stride, column, .. } = self.product;
         let start = first * LANES;
         let width = (columns * LANES).min(w.out_features() - start);
-        let rows = panels.first_row(self.panels.start)..panels.first_row(self.panels.end);
-        for (row, sums) in rows.zip(sums.chunks_exact(columns * LANES)) {
+        let of_panel = |panel| (0..panels.num_rows(panel)).map(move |i| (panel, i));
+        let rows = self.panels.clone().flat_map(of_panel);
+        for ((panel, i), sums) in rows.zip(sums.chunks_exact(columns * LANES)) {
+            let row = panels.first_row(panel) + i;
+            let epilogue = Epilogue { scale: epilogue.scale * panels.factor(words, panel, i), ..**epilogue };
             let at = row * stride + column + start;
             // Rows lie far from each other, and no machine foresees such steps.
             for line in (0..width).step_by(LANES) {
@@ -266,7 +275,7 @@ impl Part<'_> {
             // SAFETY: tasks own different columns or rows.
             let out = unsafe { out.part(at..at + width) };
             let bias = epilogue.bias.map(|bias| &bias[start..start + width]);
-            finish_row(s, epilogue, sums, bias, out);
+            finish_row(s, &epilogue, sums, bias, out);
         }
     }
 }

@@ -271,6 +271,16 @@ fn make_words(row: &Values<'_>, dtype: WeightDtype, first: usize, out: &mut [u32
         (Values::Bf16(row), WeightDtype::F32) => {
             out.zip(&row[first..]).for_each(|(out, x)| *out = x.to_f32().to_bits());
         }
+        (_, WeightDtype::F16) => {
+            let mut values = [0.0; 2 * BLOCK];
+            let values = &mut values[..(2 * out.len()).min(row.len() - 2 * first)];
+            row.read(2 * first, values);
+            out.zip(values.chunks(2)).for_each(|(out, x)| {
+                let [low, high] =
+                    [x[0], x.get(1).copied().unwrap_or(0.0)].map(|x| f16::from_f32(x).to_bits());
+                *out = u32::from(low) | u32::from(high) << 16;
+            });
+        }
         (Values::F32(row), _) => {
             out.zip(row[2 * first..].chunks(2)).for_each(|(out, x)| {
                 *out = pair(bf16::from_f32(x[0]), bf16::from_f32(x.get(1).copied().unwrap_or(0.0)));

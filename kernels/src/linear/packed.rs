@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use half::{bf16, f16};
+
 use super::coded::{Coded, Form};
 use super::pack::Stored;
 use super::quant;
@@ -18,6 +20,9 @@ pub enum WeightDtype {
     F32,
     /// bfloat16.
     Bf16,
+    /// Half precision. Where the machine multiplies it twice as fast as f32, activations are rounded to it too, and 64
+    /// products of every other input are summed in it, these sums in f32: see [`super::linear`].
+    F16,
     /// Eight bits: blocks of 64 inputs share a scale, by their largest magnitude. Products round activations to eight
     /// bits too.
     Int8,
@@ -30,7 +35,7 @@ pub enum WeightDtype {
 }
 
 /// A matrix `[out_features, in_features]`, packed: tiles of 16 outputs, in each the inputs in order, in each (or, for
-/// bf16 and NF4, in each pair of inputs, and of codes, in each four) the 16 outputs side by side. Missing outputs and
+/// two bytes and NF4, in each pair of inputs, and of codes, in each four) the 16 outputs side by side. Missing outputs and
 /// inputs of the last tile are zero.
 #[derive(Clone, Debug)]
 pub struct PackedLinear {
@@ -48,6 +53,8 @@ pub(crate) enum Storage {
     F32(Buffer<u32>),
     /// `[out / 16][in / 2][16]`, the even input in the low half of each word.
     Bf16(Buffer<u32>),
+    /// `[out / 16][in / 2][16]`, the even input in the low half of each word.
+    F16(Buffer<u32>),
     /// Codes of integers, by which activations are multiplied as bytes, and what the matrix was made as.
     Coded(Coded, WeightDtype),
     /// Codes `[out / 16][in / 2][16]`, the even input in the low half of each byte, and scales `[out / 16][in / 64][16]`.
@@ -97,6 +104,7 @@ impl PackedLinear {
         let storage = match dtype {
             WeightDtype::F32 => Storage::F32(stored.words(pool, dtype)?),
             WeightDtype::Bf16 => Storage::Bf16(stored.words(pool, dtype)?),
+            WeightDtype::F16 => Storage::F16(stored.words(pool, dtype)?),
             WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool)?),
             WeightDtype::Int8 | WeightDtype::Blocks => Storage::Coded(stored.coded(pool, Form::INT8)?, dtype),
         };
@@ -152,6 +160,7 @@ impl PackedLinear {
         match self.storage {
             Storage::F32(_) => WeightDtype::F32,
             Storage::Bf16(_) => WeightDtype::Bf16,
+            Storage::F16(_) => WeightDtype::F16,
             Storage::Coded(_, dtype) => dtype,
             Storage::Nf4(_) => WeightDtype::Nf4,
             Storage::Stacked(_) => WeightDtype::Blocks,
@@ -161,7 +170,7 @@ impl PackedLinear {
     /// Memory of the weights.
     pub fn num_bytes(&self) -> usize {
         match &self.storage {
-            Storage::F32(data) | Storage::Bf16(data) => size_of_val(&**data),
+            Storage::F32(data) | Storage::Bf16(data) | Storage::F16(data) => size_of_val(&**data),
             Storage::Coded(data, _) => data.num_bytes(),
             Storage::Nf4(data) => size_of_val(&*data.codes) + size_of_val(&*data.scales),
             Storage::Stacked(parts) => parts.iter().map(Self::num_bytes).sum(),
@@ -185,12 +194,16 @@ impl PackedLinear {
                     .zip(tile.chunks_exact(LANES))
                     .for_each(|(out, lanes)| *out = f32::from_bits(lanes[lane]));
             }
-            Storage::Bf16(data) => {
+            Storage::Bf16(data) | Storage::F16(data) => {
+                let is_half = matches!(self.storage, Storage::F16(_));
+                let number = |bits| {
+                    if is_half { f16::from_bits(bits).to_f32() } else { bf16::from_bits(bits).to_f32() }
+                };
                 let tile = &data[tile * self.in_features.div_ceil(2) * LANES..];
                 for (out, lanes) in out.chunks_mut(2).zip(tile.chunks_exact(LANES)) {
-                    out[0] = f32::from_bits(lanes[lane] << 16);
+                    out[0] = number(lanes[lane] as u16);
                     if let Some(odd) = out.get_mut(1) {
-                        *odd = f32::from_bits(lanes[lane] & 0xffff_0000);
+                        *odd = number((lanes[lane] >> 16) as u16);
                     }
                 }
             }

@@ -24,6 +24,8 @@ pub(super) struct Panels {
     pub(super) words: usize,
     /// Words of a row for one word of weights.
     pub(super) ratio: usize,
+    /// Words of a row that are multiplied: of numbers in half precision one follows, what sums are multiples of.
+    pub(super) depth: usize,
     /// Column tiles a tile of products takes.
     pub(super) stripe: usize,
     count: usize,
@@ -42,6 +44,9 @@ enum Rounding {
     Single,
     /// A pair of bf16.
     Pairs,
+    /// Pairs in half precision. Each row is multiplied by a power of two that brings its largest magnitude to `2^exponent`
+    /// or up to twice as much.
+    Halves { exponent: i32 },
     /// Four bytes, and what they are multiples of.
     Bytes(Form),
 }
@@ -50,6 +55,8 @@ enum Rounding {
 pub(super) struct Plan<'a> {
     pub(super) num_rows: usize,
     pub(super) w: &'a PackedLinear,
+    /// Binary exponent of the largest weight, if it is in half precision.
+    pub(super) exponent: i32,
 }
 
 impl Op for Plan<'_> {
@@ -63,12 +70,20 @@ impl Op for Plan<'_> {
         let (words, ratio, rounding) = match self.w.storage() {
             Storage::Bf16(_) if S::HAS_DOT => (width.div_ceil(2), 1, Rounding::Pairs),
             Storage::Bf16(_) => (width.next_multiple_of(2), 2, Rounding::Single),
+            // 64 products of magnitudes below 2^(exponent + 1) and 2^(ours + 1) stay within 2^15.
+            Storage::F16(_) if S::HAS_HALVES => {
+                let exponent = (7 - self.exponent).clamp(-14, 14);
+                (width.div_ceil(2) + 1, 1, Rounding::Halves { exponent })
+            }
             Storage::Coded(data, _) => (data.panel_words(), 1, Rounding::Bytes(data.form)),
-            Storage::F32(_) | Storage::Nf4(_) | Storage::Stacked(_) => (width, 1, Rounding::None),
+            Storage::F32(_) | Storage::F16(_) | Storage::Nf4(_) | Storage::Stacked(_) => {
+                (width, 1, Rounding::None)
+            }
         };
         Panels {
             words,
             ratio,
+            depth: if let Rounding::Halves { .. } = rounding { words - 1 } else { words },
             stripe: columns_for::<S>(self.num_rows.div_ceil(count)),
             count,
             rows: self.num_rows / count,
@@ -94,6 +109,15 @@ impl Panels {
         (0..count).map(|i| i * self.count / count..(i + 1) * self.count / count).collect()
     }
 
+    /// What the sums of row `i` of panel `panel` are multiples of.
+    pub(super) fn factor(&self, words: &[u32], panel: usize, i: usize) -> f32 {
+        if self.depth == self.words {
+            return 1.0;
+        }
+        let (first, rows) = (self.first_row(panel), self.num_rows(panel));
+        f32::from_bits(words[first * self.words + self.depth * rows + i])
+    }
+
     /// Packs rows of `width` values into `words`.
     pub(super) fn fill(&self, pool: &Pool, x: Rows<'_>, width: usize, words: &mut Buffer<u32>) {
         let num_rows = self.first_row(self.count);
@@ -109,7 +133,9 @@ impl Panels {
                     Rounding::Bytes(form) => {
                         dispatch(isa, RoundRows { x, width, first_row, rows, form, words })
                     }
-                    rounding => dispatch(isa, Pack { x, width, first_row, rows, rounding, words }),
+                    rounding => {
+                        dispatch(isa, Pack { x, width, first_row, rows, depth: self.depth, rounding, words })
+                    }
                 }
             });
         }
@@ -122,6 +148,7 @@ struct Pack<'a> {
     width: usize,
     first_row: usize,
     rows: usize,
+    depth: usize,
     rounding: Rounding,
     words: &'a mut [u32],
 }
@@ -132,9 +159,18 @@ impl Op for Pack<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // Sixteen values of every row, then side by side.
-        let words = self.words.len() / self.rows;
-        let step = if let Rounding::Pairs = self.rounding { LANES / 2 } else { LANES };
-        for (block, first) in (0..words).step_by(step).enumerate() {
+        let (words, rest) = self.words.split_at_mut(self.depth * self.rows);
+        let mut scales = [1.0; MAX_PANEL_ROWS];
+        if let Rounding::Halves { exponent } = self.rounding {
+            for (i, (scale, factor)) in scales.iter_mut().zip(rest).enumerate() {
+                let inverse;
+                (*scale, inverse) = power_of_two(self.x.row(self.first_row + i, self.width), exponent);
+                *factor = inverse.to_bits();
+            }
+        }
+        let is_pairs = matches!(self.rounding, Rounding::Pairs | Rounding::Halves { .. });
+        let step = if is_pairs { LANES / 2 } else { LANES };
+        for (block, first) in (0..self.depth).step_by(step).enumerate() {
             let mut lines = [[0; LANES]; MAX_PANEL_ROWS];
             for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
                 let row = self.x.row(self.first_row + i, self.width);
@@ -152,13 +188,15 @@ impl Op for Pack<'_> {
                     }
                     Rounding::Pairs => {
                         s.to_bf16(s.load(&values), &mut narrow);
-                        for (word, pair) in line.iter_mut().zip(narrow.as_chunks::<2>().0) {
-                            *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-                        }
+                        put_pairs(&narrow, line);
+                    }
+                    Rounding::Halves { .. } => {
+                        s.to_halves(s.mul(s.load(&values), s.splat(scales[i])), &mut narrow);
+                        put_pairs(&narrow, line);
                     }
                 }
             }
-            let out = &mut self.words[first * self.rows..words.min(first + step) * self.rows];
+            let out = &mut words[first * self.rows..self.depth.min(first + step) * self.rows];
             match self.rows {
                 1 => interleave::<1>(&lines, out),
                 2 => interleave::<2>(&lines, out),
@@ -169,6 +207,28 @@ impl Op for Pack<'_> {
                 7 => interleave::<7>(&lines, out),
                 _ => interleave::<MAX_PANEL_ROWS>(&lines, out),
             }
+        }
+    }
+}
+
+#[inline(always)]
+fn put_pairs(narrow: &[u16; LANES], line: &mut [u32; LANES]) {
+    for (word, pair) in line.iter_mut().zip(narrow.as_chunks::<2>().0) {
+        *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+    }
+}
+
+/// The power of two that brings the largest magnitude of a row to `2^exponent` or up to twice as much, and its inverse, or
+/// not a number if one of the row is not finite: nothing may come of such a row that looks like a number.
+#[inline(always)]
+fn power_of_two(row: &[f32], exponent: i32) -> (f32, f32) {
+    let largest = row.iter().fold(0, |largest, x| x.abs().to_bits().max(largest));
+    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    match largest >> 23 {
+        0xff => (1.0, f32::NAN),
+        biased => {
+            let n = (exponent + 127 - biased as i32).clamp(-126, 126);
+            (power(n), power(-n))
         }
     }
 }

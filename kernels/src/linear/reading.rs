@@ -3,13 +3,15 @@
 
 use super::packed::{PackedLinear, Storage};
 use super::quant;
-use crate::simd::LANES;
 use crate::simd::tile::Operand;
+use crate::simd::{LANES, Simd};
 
 /// Bytes of a stripe's weights that stay in the second-level cache while all panels meet them.
 pub(super) const STRIPE_BYTES: usize = 192 << 10;
 /// Inputs whose weights of few bits are turned into f32 at once, in the first-level cache.
 pub(super) const CHUNK: usize = quant::BLOCK;
+/// Pairs of inputs whose products are summed in half precision: what [`super::panels`] leaves room for.
+pub(super) const HALVES: usize = 64;
 
 /// The way through a stripe.
 pub(super) struct Reading {
@@ -28,7 +30,7 @@ impl Reading {
     /// The way through `columns` tiles of `depth` inputs (pairs); codes have another, see `bytes`, and stacks are taken apart
     /// before.
     #[inline(always)]
-    pub(super) fn new(w: &PackedLinear, depth: usize, columns: usize) -> Option<Self> {
+    pub(super) fn new<S: Simd>(w: &PackedLinear, depth: usize, columns: usize) -> Option<Self> {
         let whole = |data: &[u32], operand| {
             let chunks = (4 * columns * depth * LANES).div_ceil(STRIPE_BYTES);
             Self { weights: data.as_ptr(), step: LANES, chunk: depth.div_ceil(chunks), operand, widen: false }
@@ -36,6 +38,10 @@ impl Reading {
         Some(match w.storage() {
             Storage::F32(data) => whole(data, Operand::Single),
             Storage::Bf16(data) => whole(data, Operand::Pairs),
+            Storage::F16(data) if S::HAS_HALVES => Self { chunk: HALVES, ..whole(data, Operand::Halves) },
+            Storage::F16(data) => {
+                Self { step: LANES / 2, chunk: CHUNK, widen: true, ..whole(data, Operand::Single) }
+            }
             Storage::Nf4(data) => {
                 let weights = data.codes.as_ptr().cast();
                 Self { weights, step: LANES / 8, chunk: CHUNK, operand: Operand::Single, widen: true }

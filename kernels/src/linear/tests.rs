@@ -18,6 +18,10 @@ fn values(seed: u64, len: usize) -> Vec<f32> {
         .collect()
 }
 
+/// Of numbers.
+const DTYPES: [WeightDtype; 5] =
+    [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::F16, WeightDtype::Int8, WeightDtype::Nf4];
+
 fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_supported())
 }
@@ -38,8 +42,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let shape = (1..40usize, 1..300usize, 1..200usize);
-    let dtypes = [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4];
-    let flags = (prop::sample::select(dtypes.to_vec()), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (prop::sample::select(DTYPES.to_vec()), any::<bool>(), any::<bool>(), any::<bool>());
     (shape, flags, prop_oneof![Just(1.0f32), -2.0..2.0f32], 1..4usize, (0..20usize, 0..20usize)).prop_map(
         |((m, k, n), (dtype, bf16_parts, bias, accumulate), scale, threads, padding)| Case {
             m,
@@ -59,7 +62,8 @@ fn cases() -> impl Strategy<Value = Case> {
 /// A row as products with such weights see it.
 fn as_multiplied(row: &[f32], dtype: WeightDtype) -> Vec<f32> {
     match dtype {
-        WeightDtype::F32 | WeightDtype::Nf4 => row.to_vec(),
+        // Half precision is rounded to where the machine has it.
+        WeightDtype::F32 | WeightDtype::F16 | WeightDtype::Nf4 => row.to_vec(),
         WeightDtype::Bf16 => row.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
         WeightDtype::Int8 => rounded(row, 64),
         WeightDtype::Blocks => rounded(row, 32),
@@ -93,6 +97,7 @@ fn weights(pool: &Pool, case: &Case) -> (PackedLinear, Vec<f32>) {
         .collect();
     let step = match case.dtype {
         WeightDtype::F32 | WeightDtype::Bf16 => 0.0,
+        WeightDtype::F16 => 1.0 / 4096.0,
         // Half a step, and the scale's rounding.
         WeightDtype::Int8 => 0.5 / 127.0 + 1.0 / 2048.0,
         // Half the widest gap of the table.
@@ -143,13 +148,63 @@ proptest! {
                     let mut expected = terms().sum::<f64>() * f64::from(case.scale);
                     if case.bias { expected += f64::from(bias[j]) }
                     if case.accumulate { expected += f64::from(old) }
-                    let tolerance = 1e-6 * (1.0 + terms().map(f64::abs).sum::<f64>());
+                    // Sums of 64 products in half precision, where there is such arithmetic: below the error of rounding
+                    // `x` to bfloat16.
+                    let rough = case.dtype == WeightDtype::F16 && isa == Isa::Avx512Fp16;
+                    let size = terms().map(f64::abs).sum::<f64>();
+                    let tolerance = if rough { 2e-3 * (size + 1e-2) } else { 1e-6 * (1.0 + size) };
                     let error = (f64::from(actual) - expected).abs();
                     prop_assert!(error < tolerance, "{isa:?} row {i} output {j}: {actual} for {expected}");
                 }
             }
         }
     }
+}
+
+#[test]
+fn half_precision_is_summed_in_blocks_of_64_and_these_in_f32() {
+    let (k, n, m) = (300, 33, 5);
+    let (mut x, w) = (values(21, m * k), values(22, n * k));
+    x[..k].iter_mut().for_each(|x| *x *= 1e-9);
+    x[k] = 3e9;
+    x[2 * k] = f32::NAN;
+    x[3 * k..4 * k].fill(0.0);
+    let half = |x: f32| f16::from_f32(x).to_f64();
+    for isa in isas().filter(|isa| *isa == Isa::Avx512Fp16) {
+        let pool = Pool::with_isa(2, isa).unwrap();
+        let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, WeightDtype::F16).unwrap();
+        let largest = packed.unpack().iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
+        assert_eq!(packed.magnitude(&pool), largest.to_bits());
+        let mut out = vec![0.0; m * n];
+        linear(&pool, Rows::new(&x, k), m, &packed, &Epilogue::default(), RowsMut::new(&mut out, n)).unwrap();
+        for (i, row) in x.chunks(k).enumerate() {
+            // Weights are below one: rows are brought to 2⁸ and more.
+            let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            let scale = if largest > 0.0 { 2f32.powi(8 - largest.log2().floor() as i32) } else { 1.0 };
+            for j in 0..n {
+                let actual = out[i * n + j];
+                if i == 2 {
+                    assert!(actual.is_nan());
+                    continue;
+                }
+                let mut sum = 0.0f32;
+                for first in (0..k).step_by(128) {
+                    for parity in 0..2 {
+                        let inputs = (first + parity..k.min(first + 128)).step_by(2);
+                        sum += inputs.fold(0.0, |sum, input| {
+                            half_of(half(row[input] * scale) * half(w[j * k + input]) + sum)
+                        }) as f32;
+                    }
+                }
+                assert_eq!(actual, sum / scale, "row {i} output {j}");
+            }
+        }
+    }
+}
+
+/// Rounded to half precision.
+fn half_of(x: f64) -> f64 {
+    crate::simd::halves::rounded(x).to_f64()
 }
 
 /// Blocks of a kind with any codes, and factors of about a hundredth.
@@ -265,7 +320,7 @@ fn a_row_is_the_same_in_any_batch_bit_for_bit() {
     let x = values(5, most * k);
     let w = values(6, n * k);
     for isa in isas() {
-        for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::Int8, WeightDtype::Nf4] {
+        for dtype in DTYPES {
             let pool = Pool::with_isa(1, isa).unwrap();
             let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, dtype).unwrap();
             let run = |pool: &Pool, first: usize, m: usize| {
@@ -289,7 +344,7 @@ fn large_batches_are_cut_into_blocks_of_the_same_rows() {
     let pool = Pool::new(2).unwrap();
     let (m, k, n) = (700, 600, 100);
     let (x, w) = (values(7, m * k), values(8, n * k));
-    for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
+    for dtype in [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::F16] {
         let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, dtype).unwrap();
         let (mut all, mut one) = (vec![0.0; m * n], vec![0.0; n]);
         linear(&pool, Rows::new(&x, k), m, &packed, &Epilogue::default(), RowsMut::new(&mut all, n)).unwrap();

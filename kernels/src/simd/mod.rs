@@ -5,6 +5,7 @@
 //! calls is inlined there.
 #![expect(unsafe_code, reason = "kernels address their operands by pointer")]
 
+pub(crate) mod halves;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -32,6 +33,8 @@ pub(crate) trait Simd: Copy {
     /// There is an instruction for [`Simd::dot_bf16`]: left operands of bf16 products are then kept as pairs, and else
     /// as f32 (rounded to bf16), which the other sets multiply faster.
     const HAS_DOT: bool;
+    /// There is an instruction for [`Simd::mul_add_halves`], twice as wide as that for f32.
+    const HAS_HALVES: bool = false;
     /// Most rows of a tile of products.
     const MAX_ROWS: usize;
     /// Most sums of a tile of products: what the registers hold beside the operands.
@@ -90,6 +93,29 @@ pub(crate) trait Simd: Copy {
     /// `acc + c₀a₀ + c₁a₁ + c₂a₂ + c₃a₃` of the four bytes of each word, those of `c` unsigned, those of `a` signed and
     /// not −128; sums are signed.
     fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W;
+    /// `a · b + acc` of pairs in half precision, each rounded to half precision.
+    #[inline(always)]
+    fn mul_add_halves(self, acc: Self::W, a: Self::W, b: Self::W) -> Self::W {
+        let [mut acc, a, b] = [acc, a, b].map(|words| self.words(words));
+        halves::mul_add(&mut acc, &a, &b);
+        // SAFETY: sixteen words.
+        unsafe { self.load_words_at(acc.as_ptr()) }
+    }
+    /// `acc + pair₀ + pair₁` of finite pairs in half precision.
+    #[inline(always)]
+    fn add_halves(self, acc: Self::V, pairs: Self::W) -> Self::V {
+        let [even, odd] = halves::widen(self.words(pairs));
+        self.add(self.add(acc, self.load(&even)), self.load(&odd))
+    }
+    /// Rounds to half precision, ties to even.
+    #[inline(always)]
+    fn to_halves(self, v: Self::V, out: &mut [u16; LANES]) {
+        let mut values = [0.0; LANES];
+        self.store(v, &mut values);
+        *out = values.map(|x| half::f16::from_f32(x).to_bits());
+    }
+    /// The words, one by one.
+    fn words(self, words: Self::W) -> [u32; LANES];
     /// Signed words as f32.
     fn to_f32(self, words: Self::W) -> Self::V;
     /// Integers in −127..=127 as signed bytes.
@@ -112,7 +138,9 @@ pub(crate) trait Op {
 pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => x86::dispatch(isa, op),
+        Isa::Avx512Bf16 | Isa::Avx512Fp16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => {
+            x86::dispatch(isa, op)
+        }
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => neon::dispatch(op),
         _ => op.run(portable::Portable),

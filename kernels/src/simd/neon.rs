@@ -181,6 +181,11 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
+    fn words(self, words: W) -> [u32; LANES] {
+        // SAFETY: both are sixteen words.
+        unsafe { std::mem::transmute(words) }
+    }
+    #[inline(always)]
     fn to_f32(self, words: W) -> V {
         four!(|i| vcvtq_f32_s32(vreinterpretq_s32_u32(words[i])))
     }

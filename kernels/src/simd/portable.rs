@@ -138,6 +138,10 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
+    fn words(self, words: [u32; LANES]) -> [u32; LANES] {
+        words
+    }
+    #[inline(always)]
     fn to_f32(self, words: [u32; LANES]) -> V {
         words.map(|word| word.cast_signed() as f32)
     }

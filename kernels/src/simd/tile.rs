@@ -34,6 +34,9 @@ pub(crate) enum Operand {
     Single,
     /// Pairs of bf16, of the steps `2 k` and `2 k + 1`.
     Pairs,
+    /// Pairs of numbers in half precision, on both sides; products are summed in half precision to the end of a block, and
+    /// these sums in f32.
+    Halves,
 }
 
 /// Sums: `c[row · row_step + tile · 16 + column]`, started from zero or from what is there.
@@ -108,6 +111,15 @@ impl<'a> Multiply<'a> {
     }
 }
 
+impl Multiply<'_> {
+    #[inline(always)]
+    fn run_halves<S: Simd>(self, s: S) {
+        let Self { shape, depth, a, b, c, .. } = self;
+        // SAFETY: promised to `new`.
+        of_shape!(S, shape, ROWS, COLUMNS => unsafe { halves::<S, ROWS, COLUMNS>(s, depth, a, b, c) });
+    }
+}
+
 impl Op for Multiply<'_> {
     type Output = ();
 
@@ -116,6 +128,7 @@ impl Op for Multiply<'_> {
         match self.operand {
             Operand::Single => self.run_as::<S, false>(s),
             Operand::Pairs => self.run_as::<S, true>(s),
+            Operand::Halves => self.run_halves(s),
         }
     }
 }
@@ -190,6 +203,51 @@ unsafe fn tile<S: Simd, const PAIRS: bool, const ROWS: usize, const COLUMNS: usi
             for j in 0..COLUMNS {
                 s.store_at(sums[i][j], c.start.add(i * c.row_step + j * LANES));
             }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Multiply::new`].
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
+unsafe fn halves<S: Simd, const ROWS: usize, const COLUMNS: usize>(
+    s: S,
+    depth: usize,
+    a: Left,
+    b: Right<'_>,
+    c: Sums,
+) {
+    let mut left = a.words;
+    let mut resume = c.resume;
+    // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
+    unsafe {
+        for (index, &block) in b.blocks.iter().enumerate() {
+            let mut sums = [[s.splat_word(0); COLUMNS]; ROWS];
+            for k in 0..depth {
+                let mut right = [s.splat_word(0); COLUMNS];
+                for j in 0..COLUMNS {
+                    right[j] = s.load_words_at(b.tiles[j].add(block + k * b.step));
+                    if let Some((next, step)) = b.next {
+                        s.prefetch(next[j].wrapping_add((index * depth + k) * step).cast());
+                    }
+                }
+                for i in 0..ROWS {
+                    let a = s.splat_word(*left.add(i * a.row_step + k * a.step));
+                    for j in 0..COLUMNS {
+                        sums[i][j] = s.mul_add_halves(sums[i][j], a, right[j]);
+                    }
+                }
+            }
+            for i in 0..ROWS {
+                for j in 0..COLUMNS {
+                    let out = c.start.add(i * c.row_step + j * LANES);
+                    let before = if resume { s.load_at(out) } else { s.splat(0.0) };
+                    s.store_at(s.add_halves(before, sums[i][j]), out);
+                }
+            }
+            left = left.add(depth * a.step);
+            resume = true;
         }
     }
 }

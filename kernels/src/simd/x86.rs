@@ -1,5 +1,5 @@
 //! The vector operations of x86: AVX2 with FMA in pairs of registers, AVX-512 in one, with dot products of bytes and of
-//! bf16 where the machine has them. Leaves kernels to the operations.
+//! bf16, and half precision, where the machine has them. Leaves kernels to the operations.
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use std::arch::x86_64::*;
@@ -19,6 +19,10 @@ struct Avx512(());
 #[derive(Clone, Copy)]
 struct Avx512Vnni(());
 
+/// 512-bit registers, dot products of bytes, and half precision.
+#[derive(Clone, Copy)]
+struct Avx512Fp16(());
+
 /// 512-bit registers and dot products of bytes and bf16.
 #[derive(Clone, Copy)]
 struct Avx512Bf16(());
@@ -37,6 +41,10 @@ pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     fn avx512_vnni<O: Op>(op: O) -> O::Output {
         op.run(Avx512Vnni(()))
     }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512fp16")]
+    fn avx512_fp16<O: Op>(op: O) -> O::Output {
+        op.run(Avx512Fp16(()))
+    }
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
     fn avx512_bf16<O: Op>(op: O) -> O::Output {
         op.run(Avx512Bf16(()))
@@ -48,6 +56,7 @@ pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     unsafe {
         match isa {
             Isa::Avx512Bf16 => avx512_bf16(op),
+            Isa::Avx512Fp16 => avx512_fp16(op),
             Isa::Avx512Vnni => avx512_vnni(op),
             Isa::Avx512 => avx512(op),
             _ => avx2(op),
@@ -124,6 +133,11 @@ macro_rules! avx512_methods {
             fn odd(self, a: __m512i) -> __m512 {
                 _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
             }
+            fn words(self, words: __m512i) -> [u32; LANES] { std::mem::transmute(words) }
+            fn to_halves(self, v: __m512, out: &mut [u16; LANES]) {
+                let narrow = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+            }
             fn to_f32(self, words: __m512i) -> __m512 { _mm512_cvtepi32_ps(words) }
             fn to_bytes(self, v: __m512, out: &mut [i8; LANES]) {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -172,6 +186,29 @@ impl Simd for Avx512Bf16 {
         fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
             let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
             _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        }
+    }
+}
+
+impl Simd for Avx512Fp16 {
+    const ISA: Isa = Isa::Avx512Fp16;
+    const HAS_DOT: bool = false;
+    const HAS_HALVES: bool = true;
+    avx512_methods!();
+    vnni_methods!();
+    rounded_bf16_methods!();
+    intrinsics! {
+        fn mul_add_halves(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            let [acc, a, b] = [acc, a, b].map(|pairs| _mm512_castsi512_ph(pairs));
+            _mm512_castph_si512(_mm512_fmadd_ph(a, b, acc))
+        }
+        fn add_halves(self, acc: __m512, pairs: __m512i) -> __m512 {
+            // Sign, exponent and digits in the places that f32 has for them; the exponent is short by a constant factor.
+            let places = _mm512_set1_epi32(0x8fff_e000_u32 as i32);
+            let [even, odd] = [_mm512_slli_epi32::<16>(pairs), pairs]
+                .map(|high| _mm512_castsi512_ps(_mm512_and_si512(_mm512_srai_epi32::<3>(high), places)));
+            let bias = _mm512_set1_ps(super::halves::BIAS);
+            _mm512_fmadd_ps(odd, bias, _mm512_fmadd_ps(even, bias, acc))
         }
     }
 }
@@ -279,6 +316,7 @@ impl Simd for Avx2 {
         fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W {
             [dot_bytes256(acc[0], c[0], a[0]), dot_bytes256(acc[1], c[1], a[1])]
         }
+        fn words(self, words: Self::W) -> [u32; LANES] { std::mem::transmute(words) }
         fn to_f32(self, words: Self::W) -> Self::V { [_mm256_cvtepi32_ps(words[0]), _mm256_cvtepi32_ps(words[1])] }
         fn to_bytes(self, v: Self::V, out: &mut [i8; LANES]) {
             // As below; then the lower eight bytes of each half.

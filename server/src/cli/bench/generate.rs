@@ -106,6 +106,7 @@ struct Machine {
     threads: usize,
     read_bytes_per_s: f64,
     bf16_flops: f64,
+    f16_flops: f64,
     f32_flops: f64,
     int8_ops: f64,
 }
@@ -179,6 +180,7 @@ fn best(a: MachineLimits, b: MachineLimits) -> MachineLimits {
     MachineLimits {
         read_bytes_per_s: a.read_bytes_per_s.max(b.read_bytes_per_s),
         bf16_flops: a.bf16_flops.max(b.bf16_flops),
+        f16_flops: a.f16_flops.max(b.f16_flops),
         f32_flops: a.f32_flops.max(b.f32_flops),
         int8_ops: a.int8_ops.max(b.int8_ops),
     }
@@ -281,7 +283,7 @@ impl Setting<'_> {
         let tokens_per_s = median.tokens_per_s();
         // The last token is never put into the cache.
         let blocks = (args.prompt_len + args.gen_len - 1).div_ceil(self.config.cache.block_size);
-        let MachineLimits { read_bytes_per_s, bf16_flops, f32_flops, int8_ops } = self.machine;
+        let MachineLimits { read_bytes_per_s, bf16_flops, f16_flops, f32_flops, int8_ops } = self.machine;
         Ok(Report {
             model: models.policy_name.to_string(),
             dtype: models.dtype.as_str(),
@@ -312,7 +314,14 @@ impl Setting<'_> {
             },
             model_bytes: cost.weight_bytes(),
             kv_bytes_per_token: cost.kv_bytes_per_token,
-            machine: Machine { threads: self.threads, read_bytes_per_s, bf16_flops, f32_flops, int8_ops },
+            machine: Machine {
+                threads: self.threads,
+                read_bytes_per_s,
+                bf16_flops,
+                f16_flops,
+                f32_flops,
+                int8_ops,
+            },
         })
     }
 
@@ -338,7 +347,7 @@ fn table(report: &Report) -> String {
          of the time {:.2} % in forward passes, {:.2} % in drawing tokens, {:.2} % in the rest\n\
 {}\
          KV blocks {} of {} ({} without sharing), weights {:.1} MB, {:.0} bytes of KV per token\n\
-         machine: {} threads, {:.1} GB/s, {:.0} GFLOP/s bf16, {:.0} GFLOP/s f32, {:.0} Gop/s int8",
+         machine: {} threads, {:.1} GB/s, {:.0} GFLOP/s bf16, {:.0} GFLOP/s f16, {:.0} GFLOP/s f32, {:.0} Gop/s int8",
         if report.scored { ", scored" } else { "" },
         report.tokens_per_s,
         100.0 * report.share_of_limit,
@@ -358,6 +367,7 @@ fn table(report: &Report) -> String {
         machine.threads,
         machine.read_bytes_per_s / 1e9,
         machine.bf16_flops / 1e9,
+        machine.f16_flops / 1e9,
         machine.f32_flops / 1e9,
         machine.int8_ops / 1e9,
     )

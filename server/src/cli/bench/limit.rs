@@ -35,7 +35,7 @@ pub(super) struct Workload {
 fn bytes(dtype: WeightDtype, whole: f64) -> f64 {
     match dtype {
         WeightDtype::F32 => 4.0,
-        WeightDtype::Bf16 => 2.0,
+        WeightDtype::Bf16 | WeightDtype::F16 => 2.0,
         WeightDtype::Int8 => 1.0 + 2.0 / 64.0,
         WeightDtype::Nf4 => 0.5 + 4.0 / 64.0,
         WeightDtype::Blocks => whole,
@@ -84,6 +84,7 @@ impl ModelCost {
         match self.dtype {
             WeightDtype::F32 => machine.f32_flops,
             WeightDtype::Bf16 | WeightDtype::Nf4 => machine.bf16_flops,
+            WeightDtype::F16 => machine.f16_flops,
             WeightDtype::Int8 | WeightDtype::Blocks => machine.int8_ops,
         }
     }
@@ -129,8 +130,13 @@ mod tests {
         }
     }
 
-    const MACHINE: MachineLimits =
-        MachineLimits { read_bytes_per_s: 45e9, bf16_flops: 990e9, f32_flops: 520e9, int8_ops: 2.1e12 };
+    const MACHINE: MachineLimits = MachineLimits {
+        read_bytes_per_s: 45e9,
+        bf16_flops: 990e9,
+        f16_flops: 990e9,
+        f32_flops: 520e9,
+        int8_ops: 2.1e12,
+    };
 
     /// Generated tokens per second at the limit.
     fn limit(n: usize) -> f64 {
