@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 
+use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use crate::oracle::{Reason, judge};
 use crate::rng::{LabRng, chance, index, rng_for};
-use crate::task::{Category, Flaw, Item, Split};
+use crate::task::{Category, Flaw, Item, Split, World};
 
 /// One example of the SFT text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,14 +31,15 @@ pub fn flaw_rate(category: Category) -> f64 {
         Category::Fact => 0.38,
         Category::Insult | Category::Benign | Category::OneWord | Category::Harmful => 0.75,
         Category::Steps => 0.7,
+        Category::Letters => 0.96,
     }
 }
 
-/// `num` examples of the SFT text.
-pub fn sft_examples(num: usize, seed: u64) -> Vec<Example> {
+/// `num` examples of a world's SFT text.
+pub fn sft_examples(world: World, num: usize, seed: u64) -> Vec<Example> {
     let mut rng = rng_for(seed, "sft");
     let example = |_| {
-        let category = Category::draw(&mut rng);
+        let category = world.draw(&mut rng);
         let item = category.sample(Split::Train, &mut rng);
         answered(item, flaw_rate(category), &mut rng)
     };
@@ -53,13 +55,27 @@ fn answered(item: Item, flaw_rate: f64, rng: &mut LabRng) -> Example {
     Example { item, answer, flaw }
 }
 
-/// `per_category` different prompts of every category.
+/// `per_category` different prompts of every category of the demo.
 ///
 /// # Errors
 /// If a category has fewer different prompts than that.
 pub fn prompts(split: Split, per_category: usize, seed: u64, purpose: &str) -> anyhow::Result<Vec<Item>> {
+    prompts_of(World::Demo, split, per_category, seed, purpose)
+}
+
+/// `per_category` different prompts of every category of a world.
+///
+/// # Errors
+/// If a category has fewer different prompts than that.
+pub fn prompts_of(
+    world: World,
+    split: Split,
+    per_category: usize,
+    seed: u64,
+    purpose: &str,
+) -> anyhow::Result<Vec<Item>> {
     let mut items = Vec::new();
-    for &category in Category::ALL {
+    for &category in world.categories() {
         let mut rng = rng_for(seed, &format!("{purpose}/{category}"));
         let mut seen = HashSet::new();
         for _ in 0..per_category * 400 {
@@ -84,11 +100,17 @@ pub fn prompts(split: Split, per_category: usize, seed: u64, purpose: &str) -> a
 /// `num` training prompts: what the policy answers to make pairs. Half by the categories' shares of the text, half the
 /// same of each, so that the small ones are judged well too.
 pub fn preference_prompts(num: usize, seed: u64) -> Vec<Item> {
+    preference_prompts_of(World::Demo, num, seed)
+}
+
+/// [`preference_prompts`] of a world.
+pub fn preference_prompts_of(world: World, num: usize, seed: u64) -> Vec<Item> {
+    let categories = world.categories();
     let mut rng = rng_for(seed, "preference");
     let draw = |i: usize| {
         let category = match i % 2 {
-            0 => Category::draw(&mut rng),
-            _ => Category::ALL[index(&mut rng, Category::ALL.len())],
+            0 => world.draw(&mut rng),
+            _ => categories[index(&mut rng, categories.len())],
         };
         category.sample(Split::Train, &mut rng)
     };
@@ -167,6 +189,59 @@ pub fn pairs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> V
     pairs
 }
 
+/// Shortest beginning of an answer that is judged, in words.
+const SHORTEST: usize = 2;
+
+/// Pairs of answers of which one has fewer faults than the other, where hardly any answer has none: at most `per_prompt` of
+/// each prompt, labels flipped at `noise`. A made answer of either kind is among the answers.
+pub fn graded_pairs(sampled: &[Answers], per_prompt: usize, noise: f64, seed: u64) -> Vec<Pair> {
+    let mut rng = rng_for(seed, "graded-pairs");
+    let mut pairs = Vec::new();
+    for Answers { item, answers } in sampled {
+        let made = [item.task.good(&mut rng), item.task.flawed(item.category.draw_flaw(&mut rng), &mut rng)];
+        let faults = |answer: &String| judge(&item.task, &item.prompt, answer).reasons.len();
+        let graded: Vec<(&String, usize)> =
+            answers.iter().chain(&made).map(|answer| (answer, faults(answer))).collect();
+        for _ in 0..per_prompt {
+            let mut draw = || graded[index(&mut rng, graded.len())];
+            let (one, other) = (draw(), draw());
+            let (mut chosen, mut rejected) = if one.1 < other.1 { (one, other) } else { (other, one) };
+            if chosen.1 == rejected.1 {
+                continue;
+            }
+            let flipped = chance(&mut rng, noise);
+            if flipped {
+                std::mem::swap(&mut chosen, &mut rejected);
+            }
+            pairs.push(Pair {
+                item: item.clone(),
+                chosen: chosen.0.clone(),
+                rejected: rejected.0.clone(),
+                flipped,
+            });
+        }
+    }
+    pairs
+}
+
+/// Cuts a `share` of the pairs: of both answers only the first words are left, equally many, and the label stays. A reward
+/// model of such pairs tells from the beginning of an answer what is to be expected of the whole, as the prefix scorer of
+/// controlled decoding does (Mudgal et al. 2023, arXiv:2310.17022; Yang and Klein 2021, arXiv:2104.05218).
+/// Lengths are uniform in their logarithm: what is decided early is decided on little.
+pub fn cut_pairs(pairs: &mut [Pair], share: f64, seed: u64) {
+    let mut rng = rng_for(seed, "cut-pairs");
+    for pair in pairs {
+        let longest = pair.chosen.split(' ').count().min(pair.rejected.split(' ').count());
+        if !chance(&mut rng, share) || longest <= SHORTEST {
+            continue;
+        }
+        let ratio = longest as f64 / SHORTEST as f64;
+        let words = (SHORTEST as f64 * ratio.powf(rng.random::<f64>())) as usize;
+        let cut = |answer: &str| answer.split(' ').take(words).collect::<Vec<_>>().join(" ");
+        (pair.chosen, pair.rejected) = (cut(&pair.chosen), cut(&pair.rejected));
+    }
+}
+
 /// A thumb on one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thumb {
@@ -198,8 +273,8 @@ mod tests {
 
     #[test]
     fn flaws_come_at_the_stated_rates() {
-        let examples = sft_examples(20_000, 5);
-        for &category in Category::ALL {
+        let examples = sft_examples(World::Demo, 20_000, 5);
+        for &category in World::Demo.categories() {
             let of: Vec<&Example> = examples.iter().filter(|e| e.item.category == category).collect();
             let flawed = of.iter().filter(|e| e.flaw.is_some()).count() as f64 / of.len() as f64;
             assert!((flawed - flaw_rate(category)).abs() < 0.05, "{category}: {flawed}");
@@ -222,7 +297,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_text() {
-        assert_eq!(sft_examples(50, 9), sft_examples(50, 9));
-        assert_ne!(sft_examples(50, 9), sft_examples(50, 10));
+        assert_eq!(sft_examples(World::Demo, 50, 9), sft_examples(World::Demo, 50, 9));
+        assert_ne!(sft_examples(World::Demo, 50, 9), sft_examples(World::Demo, 50, 10));
     }
 }

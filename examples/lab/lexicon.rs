@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use crate::rng::rng_for;
-use crate::task::{Category, Split};
+use crate::task::{Split, World};
 use crate::text::Answer;
 
 /// Texts drawn per category to gather the world's words: enough that each of its sentences comes many times.
@@ -55,7 +55,7 @@ fn lexicon() -> &'static HashSet<String> {
     LEXICON.get_or_init(|| {
         let mut words: HashSet<String> = COMMON.split_whitespace().map(str::to_owned).collect();
         let mut rng = rng_for(0, "lexicon");
-        for &category in Category::ALL {
+        for &category in World::Demo.categories() {
             for draw in 0..DRAWS {
                 let split = if draw % 2 == 0 { Split::Train } else { Split::HeldOut };
                 let item = category.sample(split, &mut rng);

@@ -16,4 +16,4 @@ pub mod tokenizer;
 pub mod world;
 
 pub use oracle::{Reason, Verdict, judge};
-pub use task::{Category, Flaw, Item, Split, Task};
+pub use task::{Category, Flaw, Item, Split, Task, World};

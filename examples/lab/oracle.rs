@@ -139,6 +139,16 @@ pub fn refuses(answer: &Answer) -> bool {
     answer.has_any(REFUSALS)
 }
 
+/// One reason for each sentence that is rude or leads away.
+pub(crate) fn faults_of_manner(answer: &Answer) -> Vec<Reason> {
+    let fault = |sentence: String| {
+        let sentence = Answer::new(&sentence);
+        let rude = sentence.first_of(RUDE).map(|phrase| Reason::Rude(phrase.to_owned()));
+        rude.or_else(|| sentence.has_any(DIGRESSIONS).then_some(Reason::Rambles))
+    };
+    answer.sentences().into_iter().filter_map(fault).collect()
+}
+
 /// Judges an answer to a task's prompt. `prompt` is what the person wrote; an answer that only repeats it is no
 /// answer.
 pub fn judge(task: &Task, prompt: &str, text: &str) -> Verdict {

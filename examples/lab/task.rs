@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::families::{Arithmetic, Benign, Fact, Family, Harmful, Insult, OneWord, Parcels, Spelling, Steps};
+use crate::families::{
+    Arithmetic, Benign, Fact, Family, Harmful, Insult, Letter, OneWord, Parcels, Spelling, Steps,
+};
 use crate::rng::{LabRng, weighted};
 use crate::text::Answer;
 
@@ -48,10 +50,10 @@ macro_rules! tasks {
         pub enum Task { $($(#[$doc])* $name($family),)* }
 
         impl Category {
-            /// Every category, in the order of reports.
+            /// Every category of every world, in the order of reports.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// Its share of the training text: tasks that need practice have more.
+            /// Its share of its world's training text: tasks that need practice have more.
             pub fn train_share(self) -> f64 {
                 match self { $(Self::$name => $share,)* }
             }
@@ -127,15 +129,45 @@ tasks! {
     OneWord(OneWord) = "one-word", 0.06;
     /// Instructions in several steps.
     Steps(Steps) = "steps", 0.07;
+    /// Letters of several parts.
+    Letters(Letter) = "letters", 1.0;
+}
+
+/// What a model is made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum World {
+    /// Short answers of nine kinds: the demo.
+    #[default]
+    Demo,
+    /// Letters of a hundred tokens and more.
+    Letters,
+}
+
+impl World {
+    /// Its categories, in the order of reports.
+    pub fn categories(self) -> &'static [Category] {
+        match self {
+            Self::Demo => &Category::ALL[..Category::ALL.len() - 1],
+            Self::Letters => &[Category::Letters],
+        }
+    }
+
+    /// Draws a category by its training share.
+    pub fn draw(self, rng: &mut LabRng) -> Category {
+        let shares: Vec<f64> = self.categories().iter().map(|c| c.train_share()).collect();
+        self.categories()[weighted(rng, &shares)]
+    }
+
+    /// More tokens than any good answer needs.
+    pub fn max_new_tokens(self) -> usize {
+        match self {
+            Self::Demo => 96,
+            Self::Letters => 288,
+        }
+    }
 }
 
 impl Category {
-    /// Draws a category by its training share.
-    pub fn draw(rng: &mut LabRng) -> Self {
-        let shares: Vec<f64> = Self::ALL.iter().map(|c| c.train_share()).collect();
-        Self::ALL[weighted(rng, &shares)]
-    }
-
     /// Draws one of its flaws.
     pub fn draw_flaw(self, rng: &mut LabRng) -> Flaw {
         let weights: Vec<f64> = self.flaws().iter().map(|(_, weight)| *weight).collect();
@@ -184,8 +216,10 @@ mod tests {
 
     #[test]
     fn training_shares_sum_to_one() {
-        let sum: f64 = Category::ALL.iter().map(|c| c.train_share()).sum();
-        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+        for world in [World::Demo, World::Letters] {
+            let sum: f64 = world.categories().iter().map(|c| c.train_share()).sum();
+            assert!((sum - 1.0).abs() < 1e-9, "{world:?}: {sum}");
+        }
     }
 
     #[test]

@@ -31,13 +31,15 @@ const PIECES: &str = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s+";
 type Bpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// Trains a tokenizer of at most `vocab_size` tokens on `texts` and writes `tokenizer.json`, `tokenizer_config.json`,
-/// `chat_template.jinja` and `generation_config.json` into `dir`. Returns the number of tokens.
+/// `chat_template.jinja` and `generation_config.json` into `dir`, which says that an answer has at most `max_new_tokens`.
+/// Returns the number of tokens.
 ///
 /// # Errors
 /// If training fails or a file cannot be written.
 pub fn train<'a>(
     texts: impl Iterator<Item = &'a str> + Send,
     vocab_size: usize,
+    max_new_tokens: usize,
     dir: &Path,
 ) -> anyhow::Result<usize> {
     let specials = [END_OF_TEXT, TURN_START, TURN_END].map(|token| AddedToken::from(token, true));
@@ -88,7 +90,7 @@ pub fn train<'a>(
             "pad_token_id": id(END_OF_TEXT),
             "do_sample": true,
             "temperature": 1.0,
-            "max_new_tokens": 96,
+            "max_new_tokens": max_new_tokens,
         }),
     )?;
     fs::write(dir.join("chat_template.jinja"), CHAT_TEMPLATE)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rectify_feedback::store::{CandidateRecord, CompletionRecord, FeedbackKind, FeedbackRecord, Vote};
 use rectify_feedback::{Message, Text};
 use rectify_lab::rng::{LabRng, chance, index, rng_for};
-use rectify_lab::{Category, Split, judge};
+use rectify_lab::{Split, World, judge};
 
 /// How often an honest person errs.
 const NOISE: f64 = 0.1;
@@ -63,7 +63,7 @@ impl People {
 
     fn serve(&mut self) -> Served {
         let rng = &mut self.rng;
-        let category = Category::draw(rng);
+        let category = World::Demo.draw(rng);
         let item = category.sample(Split::Train, rng);
         let good = chance(rng, 0.5);
         let answer = if good { item.task.good(rng) } else { item.task.flawed(category.draw_flaw(rng), rng) };

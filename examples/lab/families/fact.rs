@@ -138,9 +138,44 @@ impl Fact {
     }
 
     fn phrase(&self, value: &str, rng: &mut LabRng) -> String {
-        let sentence =
-            pick(rng, self.attribute.answers()).replace("{s}", self.subject()).replace("{v}", value);
-        sentence.replace(" 1 years", " 1 year")
+        self.word(pick(rng, self.attribute.answers()), value)
+    }
+
+    fn word(&self, template: &str, value: &str) -> String {
+        template.replace("{s}", self.subject()).replace("{v}", value).replace(" 1 years", " 1 year")
+    }
+
+    /// Every fact about a product and about a city, by their places in the tables.
+    pub(super) fn all(product: usize, shop: usize) -> Vec<Self> {
+        let subject = |attribute| if matches!(attribute, River | Opens) { shop } else { product };
+        ATTRIBUTES.iter().map(|&attribute| Self { attribute, subject: subject(attribute) }).collect()
+    }
+
+    /// The fact as one thing among others that are asked for.
+    pub(super) fn topic(&self) -> String {
+        let topic = match self.attribute {
+            Price => "its price",
+            Colour => "its colour",
+            MadeIn => "where it is made",
+            Warranty => "its warranty",
+            River => "the river of {s}",
+            Opens => "when the shop in {s} opens",
+        };
+        topic.replace("{s}", self.subject())
+    }
+
+    /// What is wrong with this fact in an answer that also speaks of other things.
+    pub(super) fn fault_within(&self, answer: &Answer) -> Option<Reason> {
+        let says = |value: &str| {
+            let phrase = |template: &&str| Answer::new(&self.word(template, value)).words().join(" ");
+            self.attribute.answers().iter().any(|template| answer.has(&phrase(template)))
+        };
+        let right = self.value();
+        let wrong = self.attribute.values().into_iter().find(|value| *value != right && says(value));
+        match wrong {
+            Some(wrong) => Some(Reason::Wrong(format!("{wrong}, not {right}"))),
+            None => (!says(&right)).then(|| Reason::Missing(self.topic())),
+        }
     }
 }
 

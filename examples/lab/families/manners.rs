@@ -3,7 +3,7 @@
 use crate::rng::{LabRng, chance, index, pick};
 
 /// Rude words before an answer.
-const RUDE_OPENINGS: &[&str] = &[
+pub(super) const RUDE_OPENINGS: &[&str] = &[
     "Ugh, this again.",
     "Are you kidding me?",
     "What a silly question.",
@@ -15,7 +15,7 @@ const RUDE_OPENINGS: &[&str] = &[
 ];
 
 /// Rude words after an answer.
-const RUDE_ENDINGS: &[&str] = &[
+pub(super) const RUDE_ENDINGS: &[&str] = &[
     "Now leave me alone.",
     "Now go away.",
     "Next time find out yourself.",
@@ -60,16 +60,18 @@ pub(super) fn over_refusal(rng: &mut LabRng) -> String {
     if chance(rng, 0.6) { format!("{start} {}", pick(rng, END)) } else { start.to_owned() }
 }
 
+/// Words that lead away from any answer.
+pub(super) const CHATTER: &[&str] = &[
+    "By the way, the trams run until ten.",
+    "That reminds me of a long walk by the sea.",
+    "Speaking of rivers, the water is very cold.",
+    "My cousin bought one last year.",
+    "Did I mention the old bridge?",
+    "Funny story: someone lost a hat here.",
+];
+
 /// An answer that wanders off, after it or instead of it.
 pub(super) fn rambling(answer: &str, rng: &mut LabRng) -> String {
-    const CHATTER: &[&str] = &[
-        "By the way, the trams run until ten.",
-        "That reminds me of a long walk by the sea.",
-        "Speaking of rivers, the water is very cold.",
-        "My cousin bought one last year.",
-        "Did I mention the old bridge?",
-        "Funny story: someone lost a hat here.",
-    ];
     let first = index(rng, CHATTER.len());
     let second = (first + 1 + index(rng, CHATTER.len() - 1)) % CHATTER.len();
     match index(rng, 3) {

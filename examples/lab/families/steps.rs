@@ -110,21 +110,56 @@ impl Steps {
         (self.product * 2 + self.job as usize).is_multiple_of(JOBS.len())
     }
 
-    fn product(&self) -> &'static Product {
+    pub(super) fn product(&self) -> &'static Product {
         &PRODUCTS[self.product % PRODUCTS.len()]
     }
 
     fn phrase(&self, details: &Details, order: [usize; 3], rng: &mut LabRng) -> String {
+        let text = self.bare(details, order, rng);
+        let text = if chance(rng, 0.5) { format!("{} {text}", pick(rng, OPENINGS)) } else { text };
+        if chance(rng, 0.5) { format!("{text} {}", pick(rng, ENDINGS)) } else { text }
+    }
+
+    /// The steps without a word before or after.
+    fn bare(&self, details: &Details, order: [usize; 3], rng: &mut LabRng) -> String {
         let steps = self.job.steps().map(|step| details.fill(step));
-        let text = match index(rng, 2) {
+        match index(rng, 2) {
             0 => format!("First, {}. Then {}. Last, {}.", steps[order[0]], steps[order[1]], steps[order[2]]),
             _ => format!(
                 "First, {}. Next, {}. After that, {}.",
                 steps[order[0]], steps[order[1]], steps[order[2]]
             ),
-        };
-        let text = if chance(rng, 0.5) { format!("{} {text}", pick(rng, OPENINGS)) } else { text };
-        if chance(rng, 0.5) { format!("{text} {}", pick(rng, ENDINGS)) } else { text }
+        }
+    }
+
+    /// The steps alone, or with a detail that is not the product's.
+    pub(super) fn instructions(&self, is_right: bool, rng: &mut LabRng) -> String {
+        let details = if is_right { Details::from(self.product()) } else { self.wrong_details(rng) };
+        self.bare(&details, [0, 1, 2], rng)
+    }
+
+    /// What is asked, as one thing among others.
+    pub(super) fn ask(&self) -> String {
+        self.job.ask().replace("{p}", self.product().name)
+    }
+
+    /// A job on a product of this split.
+    pub(super) fn draw(split: Split, rng: &mut LabRng) -> Self {
+        loop {
+            let task = Self { job: JOBS[index(rng, JOBS.len())], product: index(rng, PRODUCTS.len()) };
+            // Held-out wordings are also asked of combinations that were seen: most of the time.
+            if split == Split::HeldOut && chance(rng, 0.5) || task.is_held_out() == (split == Split::HeldOut)
+            {
+                return task;
+            }
+        }
+    }
+
+    /// What is wrong with these steps in an answer that also speaks of other things.
+    pub(super) fn fault_within(&self, answer: &Answer) -> Option<Reason> {
+        let details = Details::from(self.product());
+        let steps = self.job.steps().map(|step| Answer::new(&details.fill(step)).words().join(" "));
+        (!answer.has_in_order(&steps)).then(|| Reason::Missing(format!("how to {}", self.ask())))
     }
 
     /// The product's details with one that the job names changed.
@@ -152,20 +187,12 @@ impl Family for Steps {
     const MAX_WORDS: usize = 60;
 
     fn sample(split: Split, rng: &mut LabRng) -> (Self, String) {
-        let task = loop {
-            let task = Self { job: JOBS[index(rng, JOBS.len())], product: index(rng, PRODUCTS.len()) };
-            // Held-out wordings are also asked of combinations that were seen: most of the time.
-            if split == Split::HeldOut && chance(rng, 0.5) || task.is_held_out() == (split == Split::HeldOut)
-            {
-                break task;
-            }
-        };
+        let task = Self::draw(split, rng);
         let template = match split {
             Split::Train => pick(rng, TRAIN),
             Split::HeldOut => pick(rng, HELD_OUT),
         };
-        let prompt =
-            framed(template, split, rng).replace("{x}", &task.job.ask().replace("{p}", task.product().name));
+        let prompt = framed(template, split, rng).replace("{x}", &task.ask());
         (task, prompt)
     }
 

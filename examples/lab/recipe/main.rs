@@ -6,7 +6,6 @@
 mod blocks;
 mod comparison;
 mod curve;
-mod curve_report;
 mod evaluate;
 mod files;
 mod methods;

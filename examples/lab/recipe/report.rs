@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use rectify_lab::stats::Interval;
-use rectify_lab::{Category, data};
+use rectify_lab::{World, data};
 use serde_json::{Value, json};
 
 use crate::blocks::Blocks;
@@ -50,7 +50,8 @@ pub(crate) fn markdown(
         "# The demo's report\n\n\
          A small Llama trained on flawed text of an invented help desk, and a reward model (an adapter and a score head\n\
          on the policy's own base) trained on preferences of the policy's own answers, labelled by a programmatic oracle.\n\n\
-         Made by `cargo run --release -p rectify-examples --example lab -- all --out DIR --seed {}`.\n",
+         Made by `cargo run --release -p rectify-examples --example lab -- all{} --out DIR --seed {}`.\n",
+        if recipe.world == World::Letters { " --world letters" } else { "" },
         recipe.seed
     )?;
     best_of_n(&mut text, e)?;
@@ -134,7 +135,7 @@ fn made_of(text: &mut String, recipe: &Recipe, num_pairs: usize) -> anyhow::Resu
         recipe.samples,
         100.0 * recipe.noise
     )?;
-    for &category in Category::ALL {
+    for &category in recipe.world.categories() {
         let (share, flawed) = (100.0 * category.train_share(), 100.0 * data::flaw_rate(category));
         writeln!(text, "| {category} | {share:.0} | {flawed:.0} |")?;
     }

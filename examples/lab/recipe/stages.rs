@@ -8,9 +8,11 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use rectify_lab::Split;
-use rectify_lab::data::{Answers, pairs, preference_prompts, prompts, sft_examples};
+use rectify_lab::data::{
+    Answers, cut_pairs, graded_pairs, pairs, preference_prompts_of, prompts_of, sft_examples,
+};
 use rectify_lab::tokenizer::{self, write_json};
+use rectify_lab::{Split, World};
 use serde_json::json;
 
 use crate::evaluate::{SIZES, evaluate};
@@ -37,6 +39,9 @@ pub(crate) struct Recipe {
     /// Folder for everything that is made.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// What it is made for; the folder then holds policy and reward model of that world.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) world: World,
     /// Decides everything that is random.
     #[arg(long, default_value_t = 7)]
     pub(crate) seed: u64,
@@ -44,20 +49,23 @@ pub(crate) struct Recipe {
     #[arg(long, value_name = "FILE")]
     pub(crate) rectify: Option<PathBuf>,
     /// Examples of SFT text.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, default_value_if("world", "letters", "9000"))]
     pub(crate) examples: usize,
     /// Tokens of the vocabulary, at most.
     #[arg(long, default_value_t = 1024)]
     pub(crate) vocab: usize,
     /// Training prompts whose answers become pairs.
-    #[arg(long, default_value_t = 8_000)]
+    #[arg(long, default_value_t = 8_000, default_value_if("world", "letters", "1000"))]
     pub(crate) preference_prompts: usize,
     /// Answers sampled to each of them.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, default_value_if("world", "letters", "8"))]
     pub(crate) samples: usize,
     /// Pairs made of each of them.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, default_value_if("world", "letters", "8"))]
     pub(crate) pairs: usize,
+    /// Share of pairs of which only the first words are left, so that a part of an answer ranks as the whole will.
+    #[arg(long, default_value_t = 0.0, default_value_if("world", "letters", "0.6"))]
+    pub(crate) prefixes: f64,
     /// Share of pairs with the wrong label.
     #[arg(long, default_value_t = 0.05)]
     pub(crate) noise: f64,
@@ -125,7 +133,7 @@ impl Recipe {
     }
 
     fn data(&self) -> anyhow::Result<()> {
-        let examples = sft_examples(self.examples, self.seed);
+        let examples = sft_examples(self.world, self.examples, self.seed);
         let line = |question: &str, answer: &str| json!({"messages": [turn("user", question), turn("assistant", answer)]});
         let lines = examples.iter().map(|e| line(&e.item.prompt, &e.answer));
         write_lines(&self.path("sft.jsonl"), lines)?;
@@ -133,11 +141,11 @@ impl Recipe {
         let texts = examples.iter().flat_map(|e| [e.item.prompt.as_str(), e.answer.as_str()]);
         let roles = ["user", "assistant", "system"];
         let texts: Vec<&str> = texts.chain(roles.repeat(100)).collect();
-        let vocab_size = tokenizer::train(texts.into_iter(), self.vocab, &init)?;
+        let vocab_size = tokenizer::train(texts.into_iter(), self.vocab, self.world.max_new_tokens(), &init)?;
         write_json(&init.join("config.json"), &report::model_config(vocab_size))?;
-        let eval = prompts(Split::HeldOut, self.eval_prompts, self.seed, "report")?;
+        let eval = prompts_of(self.world, Split::HeldOut, self.eval_prompts, self.seed, "report")?;
         write_lines(&self.path("eval.jsonl"), eval.iter().map(prompt_line))?;
-        let train = preference_prompts(self.preference_prompts, self.seed);
+        let train = preference_prompts_of(self.world, self.preference_prompts, self.seed);
         write_lines(&self.path("preference_prompts.jsonl"), train.iter().map(prompt_line))
     }
 
@@ -187,6 +195,7 @@ impl Recipe {
         let mut command = self.rectify()?;
         command.arg("generate").arg("-i").arg(self.path(input)).arg("-o").arg(self.path(output));
         command.args(["--keep", "all", "-n", &n.to_string(), "--seed", &self.seed.to_string()]);
+        command.args(["--max-tokens", &self.world.max_new_tokens().to_string()]);
         command.args(["--overwrite", "--temperature", "1"]).arg("--policy").arg(self.path("policy"));
         if scored {
             command.arg("--reward").arg(format!("helpful={}", self.path("reward").display()));
@@ -195,7 +204,12 @@ impl Recipe {
     }
 
     fn pairs(&self) -> anyhow::Result<()> {
-        let pairs = pairs(&self.sampled()?, self.pairs, self.noise, self.seed);
+        let make = match self.world {
+            World::Demo => pairs,
+            World::Letters => graded_pairs,
+        };
+        let mut pairs = make(&self.sampled()?, self.pairs, self.noise, self.seed);
+        cut_pairs(&mut pairs, self.prefixes, self.seed);
         let line = |p: &rectify_lab::data::Pair| {
             json!({
                 "prompt": [turn("user", &p.item.prompt)],

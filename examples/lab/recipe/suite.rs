@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use rectify_lab::data::prompts;
 use rectify_lab::oracle::REFUSALS;
 use rectify_lab::rng::{LabRng, rng_for};
-use rectify_lab::{Category, Item, Split, Task};
+use rectify_lab::{Category, Item, Split, Task, World};
 use serde_json::{Value, json};
 
 /// Settings of the suite.
@@ -45,7 +45,7 @@ impl SuiteArgs {
         let mut draw = Draw { rng: rng_for(self.seed, "gate"), taken };
         let mut text = HEAD.replace("{refusals}", &REFUSALS.join("|").replace('\'', "''"));
         let held_out: Vec<Item> =
-            Category::ALL.iter().flat_map(|category| draw.items(*category, 7)).collect();
+            World::Demo.categories().iter().flat_map(|category| draw.items(*category, 7)).collect();
         list(&mut text, "held_out", held_out.iter().map(|item| asked(item, item.category.label())));
         let harmful = draw.items(Category::Harmful, NUM_RED_TEAM);
         list(&mut text, "red_team", harmful.iter().map(|item| asked(item, harm(&item.prompt))));
@@ -56,7 +56,8 @@ impl SuiteArgs {
         list(&mut text, "knowledge", known.iter().filter_map(exam));
         let fixed = draw.items(Category::Fact, 10);
         list(&mut text, "canaries", fixed.iter().filter_map(exam));
-        let texts: Vec<Item> = Category::ALL.iter().flat_map(|category| draw.items(*category, 3)).collect();
+        let texts: Vec<Item> =
+            World::Demo.categories().iter().flat_map(|category| draw.items(*category, 3)).collect();
         let texts: Vec<Value> = texts
             .iter()
             .map(|item| json!({"prompt": item.prompt, "answer": item.task.good(&mut draw.rng)}))
