@@ -59,7 +59,8 @@ struct Plan {
     is_busy: bool,
     /// Their sequences that run, each of which may soon want a block.
     num_running: usize,
-    /// The oldest request that found no blocks for a text: nothing newer may start before it, or it could wait for ever.
+    /// The oldest request that found no blocks, for a text or a candidate: nothing newer may start before it, or it could wait
+    /// for ever.
     blocked: Option<GroupKey>,
     /// Whoever was next to start found no blocks.
     is_full: bool,

@@ -200,7 +200,9 @@ impl Scheduler {
                 }
                 let sequence = &mut group.candidates[candidate];
                 if wanted + plan.num_running > pool.num_free() {
+                    // Nor may anything newer be admitted: it would be the next to step back, and come again for ever.
                     plan.is_full = true;
+                    plan.blocked = Some(group.key);
                     break;
                 }
                 if room.num_seqs == 0 || room.tokens == 0 {
