@@ -1,7 +1,8 @@
 """Figures of one machine without peers: `start`, how long the demo takes from its start to its first answer at
 `/health`; `neighbour`, what a busy loop beside it leaves of generation; `votes`, how long votes wait for their commit
 beside live streams, and what the streams feel of them and of a store that another program holds; `load`, how long a
-policy takes from its files into memory beside reading them once, from the page cache and from the disk; `server`, what
+policy takes from its files into memory beside reading them once, past a buffer and into fresh memory, from the page
+cache and from the disk; `server`, what
 64 streams over HTTP cost beside the same requests to the engine without a server; `long-prompt`, what eight streams feel of
 a prompt of 1,900 tokens that arrives.
 
@@ -110,13 +111,14 @@ def load(args):
         warm = [bench_load(args, *options) for _ in range(ROUNDS)]
         median = lambda key: round(statistics.median(run[key] for run in warm), 3)
         report[name] = {key: median(key) for key in ["read_s", "load_s", "ratio", "packed_bytes", "peak_ratio"]}
-        cold = {"read": [], "load": []}
-        for _ in range(3):
+        report[name]["copy_s"] = round(statistics.median(bench_load(args, "--only", "copy")["copy_s"] for _ in range(ROUNDS)), 3)
+        cold = {"read": [], "copy": [], "load": []}
+        for _ in range(ROUNDS):
             for part, seconds in cold.items():
                 evict(args.policy)
                 seconds.append(bench_load(args, *options, "--only", part)[f"{part}_s"])
-        read, loaded = (statistics.median(seconds) for seconds in cold.values())
-        report[name] |= {"cold_read_s": round(read, 3), "cold_load_s": round(loaded, 3), "cold_ratio": round(loaded / read, 3)}
+        report[name] |= {f"cold_{part}_s": round(statistics.median(seconds), 3) for part, seconds in cold.items()}
+        report[name]["cold_all_s"] = {part: [round(s, 3) for s in seconds] for part, seconds in cold.items()}
     print(json.dumps(report, indent=1))
 
 

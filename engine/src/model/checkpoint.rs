@@ -1,8 +1,11 @@
 //! Named tensors of a model: safetensors files, one or sharded, mapped from disk or embedded, a GGUF file, or tensors
 //! in memory. Leaves packing to the backends; nothing is copied here but what is unaligned, half precision or in blocks.
 
+mod validate;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -37,22 +40,23 @@ struct Entry {
 
 #[derive(Debug)]
 enum Data {
-    /// A range of bytes of a file.
-    File {
-        file: usize,
-        dtype: Dtype,
-        start: usize,
-        end: usize,
-    },
-    /// A range of blocks of a GGUF file.
-    Blocks {
-        file: usize,
-        kind: Storage,
-        start: usize,
-        end: usize,
-        change: gguf::Change,
-    },
+    File(Stored),
     Memory(Values<'static>),
+}
+
+/// A range of bytes of a file.
+#[derive(Debug)]
+struct Stored {
+    file: usize,
+    range: Range<usize>,
+    form: Form,
+}
+
+/// What bytes of a file stand for.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Safetensors(Dtype),
+    Gguf(Storage, gguf::Change),
 }
 
 impl Checkpoint {
@@ -84,8 +88,8 @@ impl Checkpoint {
         let mut tensors = HashMap::new();
         for stored in gguf.stored()? {
             let gguf::Stored { name, shape, kind, start, end, change } = stored;
-            let data = Data::Blocks { file: 0, kind, start, end, change };
-            tensors.insert(name, Entry { shape, data });
+            let stored = Stored { file: 0, range: start..end, form: Form::Gguf(kind, change) };
+            tensors.insert(name, Entry { shape, data: Data::File(stored) });
         }
         let files = vec![(gguf.path, FileBytes::Mapped(gguf.bytes))];
         Ok(Self { origin: path.to_owned(), files, tensors })
@@ -145,9 +149,9 @@ impl Checkpoint {
         })?;
         let data_start = header + 8;
         for (name, info) in metadata.tensors() {
-            let (start, end) = (data_start + info.data_offsets.0, data_start + info.data_offsets.1);
-            let data = Data::File { file: self.files.len(), dtype: info.dtype, start, end };
-            let entry = Entry { shape: info.shape.clone(), data };
+            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+            let stored = Stored { file: self.files.len(), range, form: Form::Safetensors(info.dtype) };
+            let entry = Entry { shape: info.shape.clone(), data: Data::File(stored) };
             if self.tensors.insert(name.clone(), entry).is_some() {
                 return Err(EngineError::load(
                     &path,
@@ -225,8 +229,10 @@ impl Checkpoint {
     /// Whether a tensor is stored in half precision or less.
     pub fn is_half_precision(&self, name: &str) -> bool {
         match self.find(name).map(|entry| &entry.data) {
-            Some(Data::File { dtype, .. }) => matches!(dtype, Dtype::BF16 | Dtype::F16),
-            Some(Data::Blocks { kind, .. }) => *kind != Storage::F32,
+            Some(Data::File(stored)) => match stored.form {
+                Form::Safetensors(dtype) => matches!(dtype, Dtype::BF16 | Dtype::F16),
+                Form::Gguf(kind, _) => kind != Storage::F32,
+            },
             Some(Data::Memory(values)) => matches!(values, Values::Bf16(_)),
             None => false,
         }
@@ -234,8 +240,8 @@ impl Checkpoint {
 
     /// Whether a tensor is stored in blocks of few bits.
     pub fn is_in_blocks(&self, name: &str) -> bool {
-        let data = self.find(name).map(|entry| &entry.data);
-        matches!(data, Some(Data::Blocks { kind: Storage::Blocks(_), .. }))
+        let stored = self.stored(name);
+        matches!(stored, Some(Stored { form: Form::Gguf(Storage::Blocks(_), _), .. }))
     }
 
     /// The values of a tensor, which must have `shape`.
@@ -243,15 +249,27 @@ impl Checkpoint {
     /// # Errors
     /// [`EngineError::Load`] naming file and tensor if it is missing, has another shape or a dtype we do not read.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Values<'_>> {
-        let entry = self.entry(name, shape)?;
-        match &entry.data {
+        match &self.entry(name, shape)?.data {
             Data::Memory(values) => Ok(values.reborrow()),
-            &Data::Blocks { file, kind, start, end, change } => {
-                Ok(of_gguf(kind, self.files[file].1.part(start..end), change, shape))
+            Data::File(stored) => {
+                let bytes = self.files[stored.file].1.part(stored.range.clone());
+                self.interpret(stored, bytes, name, shape)
             }
-            &Data::File { file, dtype, start, end } => {
-                let (path, bytes) = &self.files[file];
-                read(bytes.part(start..end), dtype).ok_or_else(|| unreadable(path, name, dtype))
+        }
+    }
+
+    /// The values that the bytes of a tensor stand for.
+    fn interpret<'a>(
+        &self,
+        stored: &Stored,
+        bytes: &'a [u8],
+        name: &str,
+        shape: &[usize],
+    ) -> Result<Values<'a>> {
+        match stored.form {
+            Form::Gguf(kind, change) => Ok(of_gguf(kind, bytes, change, shape)),
+            Form::Safetensors(dtype) => {
+                read(bytes, dtype).ok_or_else(|| unreadable(&self.files[stored.file].0, name, dtype))
             }
         }
     }
@@ -265,30 +283,32 @@ impl Checkpoint {
             let message = format!("the tensor `{name}` has shape {:?}, but must have {shape:?}", entry.shape);
             return Err(EngineError::load(self.file_of(entry), message));
         }
-        match &entry.data {
-            Data::File { dtype, .. } if read(&[], *dtype).is_none() => {
-                Err(unreadable(self.file_of(entry), name, *dtype))
+        match entry.data {
+            Data::File(Stored { file, form: Form::Safetensors(dtype), .. }) if read(&[], dtype).is_none() => {
+                Err(unreadable(&self.files[file].0, name, dtype))
             }
             _ => Ok(entry),
         }
     }
 
+    /// Where a tensor of a file lies.
+    fn stored(&self, name: &str) -> Option<&Stored> {
+        match &self.find(name)?.data {
+            Data::File(stored) => Some(stored),
+            Data::Memory(_) => None,
+        }
+    }
+
     /// The mapped file that holds a tensor.
     fn mapped(&self, name: &str) -> Option<&MappedFile> {
-        let file = match self.find(name)?.data {
-            Data::File { file, .. } | Data::Blocks { file, .. } => file,
-            Data::Memory(_) => return None,
-        };
-        if let FileBytes::Mapped(file) = &self.files[file].1 { Some(file) } else { None }
+        let (_, bytes) = &self.files[self.stored(name)?.file];
+        if let FileBytes::Mapped(file) = bytes { Some(file) } else { None }
     }
 
     /// Lets go of a tensor's bytes in the file.
     fn release(&self, name: &str) {
-        let (file, data) = (self.mapped(name), self.find(name).map(|entry| &entry.data));
-        if let (Some(file), Some(&(Data::File { start, end, .. } | Data::Blocks { start, end, .. }))) =
-            (file, data)
-        {
-            file.release(&file[start..end]);
+        if let (Some(file), Some(stored)) = (self.mapped(name), self.stored(name)) {
+            file.release(&file[stored.range.clone()]);
         }
     }
 
@@ -297,7 +317,15 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::values`].
     pub fn f32_values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.values(name, shape)?.into_f32())
+        match &self.entry(name, shape)?.data {
+            Data::Memory(values) => Ok(values.reborrow().into_f32()),
+            Data::File(stored) => {
+                let (path, bytes) = &self.files[stored.file];
+                let copy = bytes.copy(stored.range.clone());
+                let copy = copy.map_err(|error| EngineError::load(path, error.to_string()))?;
+                Ok(self.interpret(stored, &copy, name, shape)?.into_f32())
+            }
+        }
     }
 
     /// `module.bias`, if there is to be one.
@@ -350,34 +378,6 @@ impl Checkpoint {
         Ok(Matrix { module: module.to_owned(), out_features, in_features, values, bias, file: None })
     }
 
-    /// Checks that every tensor of the model is there with its shape, and no other.
-    ///
-    /// # Errors
-    /// [`EngineError::Load`] naming the file and the first tensor that is wrong.
-    pub fn validate(&self, config: &ModelConfig) -> Result<()> {
-        let specs = layout::tensors(config);
-        for spec in &specs {
-            self.entry(&spec.name, &spec.shape)?;
-        }
-        let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-        // A file of the trunk alone holds all names without what stands before them.
-        let trunk = layout::TRUNKS.into_iter().find(|trunk| config.family.names.embedding.starts_with(trunk));
-        let is_trunk =
-            !self.names().into_iter().any(|name| trunk.is_some_and(|trunk| name.starts_with(trunk)));
-        let is_known = |name: &str| known.contains(name) || layout::is_ignored(config, name);
-        let prefixed = |name: &str| is_trunk && is_known(&format!("{}{name}", trunk.unwrap_or_default()));
-        let extra = self.names().into_iter().find(|name| !is_known(name) && !prefixed(name));
-        if let Some(name) = extra {
-            let message = format!(
-                "holds the tensor `{name}`, which a {} model with this config.json does not have",
-                config.family.model_type
-            );
-            let path = self.tensors.get(name).map_or(self.origin.as_path(), |entry| self.file_of(entry));
-            return Err(EngineError::load(path, message));
-        }
-        Ok(())
-    }
-
     /// A tensor by its name in a model with a head, if need be by its name in the trunk alone.
     fn find(&self, name: &str) -> Option<&Entry> {
         let trunk = || layout::TRUNKS.iter().find_map(|trunk| self.tensors.get(name.strip_prefix(trunk)?));
@@ -386,7 +386,7 @@ impl Checkpoint {
 
     fn file_of(&self, entry: &Entry) -> &Path {
         match &entry.data {
-            Data::File { file, .. } | Data::Blocks { file, .. } => &self.files[*file].0,
+            Data::File(stored) => &self.files[stored.file].0,
             Data::Memory(_) => &self.origin,
         }
     }

@@ -43,6 +43,20 @@ impl FileBytes {
             Self::Static(_) | Self::Made(_) => &self[range],
         }
     }
+
+    /// A copy of bytes `range`, few of them: to look at one may map two MiB of the file into memory.
+    ///
+    /// # Errors
+    /// If they cannot be read; the message names the file.
+    pub fn copy(&self, range: Range<usize>) -> std::io::Result<Vec<u8>> {
+        let mut copy = vec![0; range.len()];
+        let part = &self[range];
+        match self {
+            Self::Mapped(file) => file.read(part, &mut copy).map(drop)?,
+            Self::Static(_) | Self::Made(_) => copy.copy_from_slice(part),
+        }
+        Ok(copy)
+    }
 }
 
 impl Deref for FileBytes {
