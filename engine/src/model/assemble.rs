@@ -32,7 +32,7 @@ pub enum Dtype {
     Float32,
     /// bfloat16: half the memory, and faster where the machine knows it.
     Bfloat16,
-    /// Half precision: twice as fast again where the machine multiplies in it. Keys and values are kept in bfloat16.
+    /// Half precision: faster than bfloat16 where the machine multiplies in it. Keys and values are kept in bfloat16.
     Float16,
 }
 

@@ -53,7 +53,7 @@ pub enum Dtype {
     Float32,
     /// Half the memory and more than twice the speed.
     Bfloat16,
-    /// As much memory as bfloat16, and up to twice its speed where the processor multiplies in half precision.
+    /// As much memory as bfloat16, and faster where the processor multiplies in half precision.
     Float16,
 }
 

@@ -47,7 +47,7 @@ pub enum Precision {
     Float32,
     /// Half the memory and more than twice the speed.
     Bfloat16,
-    /// As much memory as bfloat16, and up to twice its speed where the processor multiplies in half precision (AVX512-FP16).
+    /// As much memory as bfloat16, and faster where the processor multiplies in half precision (AVX512-FP16).
     /// Keys and values are kept in bfloat16.
     Float16,
 }
