@@ -15,6 +15,8 @@ use crate::error::TrainError;
 /// What the evaluations of a run have shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Evaluations {
+    #[serde(default)]
+    last: Option<Evaluation>,
     best: Option<Evaluation>,
     /// Evaluations in a row without one that is better by the threshold.
     num_worse: usize,
@@ -43,7 +45,7 @@ impl Evaluation {
 }
 
 impl Evaluations {
-    /// Takes in the evaluation after `step`, and whether it is the best so far.
+    /// Takes in the evaluation after `step`, and whether it is the best so far of a run that keeps it.
     ///
     /// # Errors
     /// [`TrainError::Config`] if it has no `metric_for_best_model`.
@@ -53,6 +55,10 @@ impl Evaluations {
         step: usize,
         stats: &Stats,
     ) -> Result<bool, TrainError> {
+        self.last = Some(Evaluation::new(step, stats));
+        if !settings.keeps_best() {
+            return Ok(false);
+        }
         let name = &settings.metric_for_best_model;
         let short = name.strip_prefix("eval_").unwrap_or(name);
         let metric = |stats: &Stats| match stats.sums.get(short) {
@@ -86,6 +92,11 @@ impl Evaluations {
         settings.early_stopping_patience > 0 && self.num_worse >= settings.early_stopping_patience
     }
 
+    /// Numbers of the last evaluation, if it was after `step`.
+    pub(crate) fn at(&self, step: usize) -> Option<Stats> {
+        self.last.as_ref().filter(|last| last.step == step).map(Evaluation::stats)
+    }
+
     /// Step and numbers of the best.
     pub(crate) fn best(&self) -> Option<(usize, Stats)> {
         self.best.as_ref().map(|best| (best.step, best.stats()))
@@ -109,7 +120,7 @@ pub(crate) fn load(output_dir: &Path, params: &mut Params) -> Result<(), TrainEr
     checkpoint::fill_weights(&bytes, params).map_err(|reason| TrainError::model(&path, reason))
 }
 
-/// Removes the weights, which the output now has.
+/// Removes the weights, which the output now has and no resumed run will ask for.
 pub(crate) fn remove(output_dir: &Path) {
     // Left behind, the file only takes room.
     let _ = std::fs::remove_file(path(output_dir));

@@ -87,7 +87,6 @@ impl<M: Method> Trainer<'_, M> {
             num_trainable_parameters: self.model.tape.params.num_trainable(),
         }));
         let schedule = Schedule::new(settings, total_steps);
-        let mut evaluated: Option<(usize, Stats)> = None;
         let mut good = None;
         let mut save_is_due = false;
         while running.state.step < total_steps {
@@ -105,8 +104,10 @@ impl<M: Method> Trainer<'_, M> {
             if step.is_multiple_of(settings.logging_steps) || is_last {
                 running.write_window(epoch, control)?;
             }
-            if settings.eval_steps > 0 && step.is_multiple_of(settings.eval_steps) && num_eval_examples > 0 {
-                evaluated = Some((step, self.evaluate(epoch, &mut running, control)?));
+            // The last one too before a checkpoint knows of this step: a run that ends twice logs it once.
+            let eval_is_due = settings.eval_steps > 0 && step.is_multiple_of(settings.eval_steps);
+            if num_eval_examples > 0 && (eval_is_due || is_last) {
+                self.evaluate(epoch, &mut running, control)?;
                 if running.state.evaluations.is_over(settings) {
                     if !is_last && running.window != Stats::default() {
                         running.write_window(epoch, control)?;
@@ -130,9 +131,9 @@ impl<M: Method> Trainer<'_, M> {
         let mut best_step = None;
         if num_eval_examples > 0 {
             let step = running.state.step;
-            let mut stats = match evaluated {
-                Some((evaluated, stats)) if evaluated == step => stats,
-                _ => self.evaluate(steps.epochs(step), &mut running, control)?,
+            let mut stats = match running.state.evaluations.at(step) {
+                Some(stats) => stats,
+                None => self.evaluate(steps.epochs(step), &mut running, control)?,
             };
             if let Some((best, best_stats)) =
                 running.state.evaluations.best().filter(|(best, _)| *best != step)
@@ -147,7 +148,9 @@ impl<M: Method> Trainer<'_, M> {
             self.method.check(&stats)?;
         }
         self.write_output(&running)?;
-        best::remove(&settings.output_dir);
+        if checkpoint::all(&settings.output_dir).is_empty() {
+            best::remove(&settings.output_dir);
+        }
         (control.progress)(&Progress::Saved(settings.output_dir.clone()));
         Ok(TrainReport { best_step, ..running.report(settings, false) })
     }
@@ -312,11 +315,9 @@ impl<M: Method> Trainer<'_, M> {
         let mut line = running.line(epoch);
         line.extend(eval_metrics(&stats));
         running.write(line, control)?;
-        if self.settings.keeps_best() {
-            let step = running.state.step;
-            if running.state.evaluations.add(self.settings, step, &stats)? {
-                best::save(&self.settings.output_dir, &self.model.tape.params)?;
-            }
+        let step = running.state.step;
+        if running.state.evaluations.add(self.settings, step, &stats)? {
+            best::save(&self.settings.output_dir, &self.model.tape.params)?;
         }
         Ok(stats)
     }

@@ -89,6 +89,26 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
 }
 
 #[test]
+fn a_run_that_ends_twice_logs_its_end_once() {
+    // Evaluated after the last step because that is due, and because it is the last.
+    for eval_steps in [3, 7] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = full_run(folder.path());
+        config.train.eval_steps = eval_steps;
+        let first = run(&config);
+        let (lines, weights) = (log(folder.path()), adapter(folder.path()));
+        assert!(first.best_step.is_some_and(|best| best < 24), "the best weights are to be loaded again");
+        // As if it had been killed before the output was whole.
+        std::fs::remove_file(folder.path().join("adapter_model.safetensors")).unwrap();
+        config.train.resume = true;
+        let second = run(&config);
+        assert_eq!(log(folder.path()), lines);
+        assert!(adapter(folder.path()) == weights);
+        assert_eq!((first.best_step, first.metrics), (second.best_step, second.metrics));
+    }
+}
+
+#[test]
 fn a_full_disk_is_told_and_what_was_saved_goes_on() {
     let (whole, full) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     run(&full_run(whole.path()));
