@@ -101,12 +101,8 @@ pub fn linear(
     }
     // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
     let mut words = PANELS.take();
-    // Where it matters, and f32's exponent of numbers that are not finite is beyond all others.
-    let exponent = match w.storage() {
-        Storage::F16(_) => (w.magnitude(pool) >> 23) as i32 - 127,
-        _ => 0,
-    };
-    let panels = dispatch(pool.isa(), panels::Plan { num_rows, w, exponent });
+    let magnitude = if let Storage::F16(_) = w.storage() { w.magnitude(pool) } else { 0 };
+    let panels = dispatch(pool.isa(), panels::Plan { num_rows, w, magnitude });
     let depth = panels.depth / panels.ratio;
     panels.fill(pool, x, w.in_features(), &mut words);
 
@@ -204,7 +200,8 @@ impl Part<'_> {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.depth / panels.ratio;
         let num_panels = self.panels.len();
-        let Some(Reading { weights, step, chunk, operand, widen }) = Reading::new::<S>(w, depth, columns)
+        let Some(Reading { weights, step, chunk, operand, widen }) =
+            Reading::new(w, depth, columns, panels.are_halves())
         else {
             return;
         };

@@ -7,6 +7,7 @@ use super::packed::{PackedLinear, Storage};
 use super::rounding::RoundRows;
 use crate::buffer::Buffer;
 use crate::rows::for_each_chunk;
+use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{Pool, Rows};
@@ -55,8 +56,8 @@ enum Rounding {
 pub(super) struct Plan<'a> {
     pub(super) num_rows: usize,
     pub(super) w: &'a PackedLinear,
-    /// Binary exponent of the largest weight, if it is in half precision.
-    pub(super) exponent: i32,
+    /// [`PackedLinear::magnitude`] of weights in half precision; of others it does not matter.
+    pub(super) magnitude: u32,
 }
 
 impl Op for Plan<'_> {
@@ -70,9 +71,10 @@ impl Op for Plan<'_> {
         let (words, ratio, rounding) = match self.w.storage() {
             Storage::Bf16(_) if S::HAS_DOT => (width.div_ceil(2), 1, Rounding::Pairs),
             Storage::Bf16(_) => (width.next_multiple_of(2), 2, Rounding::Single),
-            // 64 products of magnitudes below 2^(exponent + 1) and 2^(ours + 1) stay within 2^15.
-            Storage::F16(_) if S::HAS_HALVES => {
-                let exponent = (7 - self.exponent).clamp(-14, 14);
+            // 64 products of magnitudes below 2^(exponent + 1) and 2^(ours + 1) stay within 2^15. Weights that are not finite
+            // have none: they are multiplied as f32, so that it shows.
+            Storage::F16(_) if S::HAS_HALVES && self.magnitude >> 23 != 0xff => {
+                let exponent = (7 + 127 - (self.magnitude >> 23) as i32).clamp(-14, 14);
                 (width.div_ceil(2) + 1, 1, Rounding::Halves { exponent })
             }
             Storage::Coded(data, _) => (data.panel_words(), 1, Rounding::Bytes(data.form)),
@@ -109,9 +111,14 @@ impl Panels {
         (0..count).map(|i| i * self.count / count..(i + 1) * self.count / count).collect()
     }
 
+    /// Whether both sides are multiplied in half precision.
+    pub(super) fn are_halves(&self) -> bool {
+        matches!(self.rounding, Rounding::Halves { .. })
+    }
+
     /// What the sums of row `i` of panel `panel` are multiples of.
     pub(super) fn factor(&self, words: &[u32], panel: usize, i: usize) -> f32 {
-        if self.depth == self.words {
+        if !self.are_halves() {
             return 1.0;
         }
         let (first, rows) = (self.first_row(panel), self.num_rows(panel));
@@ -163,8 +170,10 @@ impl Op for Pack<'_> {
         let mut scales = [1.0; MAX_PANEL_ROWS];
         if let Rounding::Halves { exponent } = self.rounding {
             for (i, (scale, factor)) in scales.iter_mut().zip(rest).enumerate() {
+                // Nothing that looks like a number may come of a row with something that is none.
+                let row = self.x.row(self.first_row + i, self.width);
                 let inverse;
-                (*scale, inverse) = power_of_two(self.x.row(self.first_row + i, self.width), exponent);
+                (*scale, inverse) = power_of_two(magnitude(row), exponent).unwrap_or((1.0, f32::NAN));
                 *factor = inverse.to_bits();
             }
         }
@@ -215,21 +224,6 @@ impl Op for Pack<'_> {
 fn put_pairs(narrow: &[u16; LANES], line: &mut [u32; LANES]) {
     for (word, pair) in line.iter_mut().zip(narrow.as_chunks::<2>().0) {
         *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-    }
-}
-
-/// The power of two that brings the largest magnitude of a row to `2^exponent` or up to twice as much, and its inverse, or
-/// not a number if one of the row is not finite: nothing may come of such a row that looks like a number.
-#[inline(always)]
-fn power_of_two(row: &[f32], exponent: i32) -> (f32, f32) {
-    let largest = row.iter().fold(0, |largest, x| x.abs().to_bits().max(largest));
-    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
-    match largest >> 23 {
-        0xff => (1.0, f32::NAN),
-        biased => {
-            let n = (exponent + 127 - biased as i32).clamp(-126, 126);
-            (power(n), power(-n))
-        }
     }
 }
 

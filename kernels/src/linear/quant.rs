@@ -3,6 +3,8 @@
 
 use half::f16;
 
+use crate::simd::halves::magnitude;
+
 /// Consecutive inputs of an output that share a scale.
 pub(crate) const BLOCK: usize = 64;
 
@@ -55,10 +57,9 @@ pub(super) fn nf4_code(x: f32, scale: f32) -> u8 {
     NF4.windows(2).filter(|pair| x > (pair[0] + pair[1]) / 2.0).count() as u8
 }
 
-/// The largest magnitude; not a number if one is not. Magnitudes are ordered as their bits are, which vectorises.
 #[inline(always)]
 fn largest(block: &[f32]) -> f32 {
-    f32::from_bits(block.iter().fold(0, |largest, x| x.abs().to_bits().max(largest)))
+    f32::from_bits(magnitude(block))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 
 use super::packed::{PackedLinear, Storage};
 use super::quant;
+use crate::simd::LANES;
 use crate::simd::tile::Operand;
-use crate::simd::{LANES, Simd};
 
 /// Bytes of a stripe's weights that stay in the second-level cache while all panels meet them.
 pub(super) const STRIPE_BYTES: usize = 192 << 10;
@@ -27,10 +27,11 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// The way through `columns` tiles of `depth` inputs (pairs); codes have another, see `bytes`, and stacks are taken apart
+    /// The way through `columns` tiles of `depth` inputs (pairs), which panels of activations meet in half precision if
+    /// `are_halves`; codes have another, see `bytes`, and stacks are taken apart
     /// before.
     #[inline(always)]
-    pub(super) fn new<S: Simd>(w: &PackedLinear, depth: usize, columns: usize) -> Option<Self> {
+    pub(super) fn new(w: &PackedLinear, depth: usize, columns: usize, are_halves: bool) -> Option<Self> {
         let whole = |data: &[u32], operand| {
             let chunks = (4 * columns * depth * LANES).div_ceil(STRIPE_BYTES);
             Self { weights: data.as_ptr(), step: LANES, chunk: depth.div_ceil(chunks), operand, widen: false }
@@ -38,7 +39,7 @@ impl Reading {
         Some(match w.storage() {
             Storage::F32(data) => whole(data, Operand::Single),
             Storage::Bf16(data) => whole(data, Operand::Pairs),
-            Storage::F16(data) if S::HAS_HALVES => Self { chunk: HALVES, ..whole(data, Operand::Halves) },
+            Storage::F16(data) if are_halves => Self { chunk: HALVES, ..whole(data, Operand::Halves) },
             Storage::F16(data) => {
                 Self { step: LANES / 2, chunk: CHUNK, widen: true, ..whole(data, Operand::Single) }
             }

@@ -202,6 +202,20 @@ fn half_precision_is_summed_in_blocks_of_64_and_these_in_f32() {
     }
 }
 
+#[test]
+fn weights_beyond_half_precision_do_not_end_in_numbers() {
+    let (k, n) = (200, 20);
+    let (x, mut w) = (values(23, k), values(24, n * k));
+    w[3 * k + 7] = 1e6;
+    for isa in isas() {
+        let pool = Pool::with_isa(1, isa).unwrap();
+        let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, WeightDtype::F16).unwrap();
+        let mut out = vec![0.0; n];
+        linear(&pool, Rows::new(&x, k), 1, &packed, &Epilogue::default(), RowsMut::new(&mut out, n)).unwrap();
+        assert!(out.iter().enumerate().all(|(j, sum)| sum.is_finite() == (j != 3)), "{isa:?}: {out:?}");
+    }
+}
+
 /// Rounded to half precision.
 fn half_of(x: f64) -> f64 {
     crate::simd::halves::rounded(x).to_f64()

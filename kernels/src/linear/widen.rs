@@ -95,8 +95,7 @@ impl PackedLinear {
                     let inputs = from..self.in_features().min(from + MAGNITUDE_STEP);
                     let out = &mut wide[..inputs.len().next_multiple_of(2) * LANES];
                     dispatch(pool.isa(), Widen { w: self, tile, inputs: inputs.clone(), out });
-                    let values = wide[..inputs.len() * LANES].iter().map(|value| value.abs().to_bits());
-                    largest[0] = values.fold(largest[0], u32::max);
+                    largest[0] = largest[0].max(halves::magnitude(&wide[..inputs.len() * LANES]));
                 }
             });
             largest.into_iter().max().unwrap_or(0)

@@ -1,5 +1,5 @@
-//! Pairs of numbers in half precision in plain Rust: the oracle of the instructions, and what stands in for them. Leaves
-//! vectors to its siblings.
+//! Half precision in plain Rust: pairs of numbers, as the oracle of the instructions and what stands in for them, and powers
+//! of two that bring others into its range. Leaves vectors to its siblings.
 
 use half::f16;
 
@@ -40,6 +40,27 @@ pub(crate) fn rounded(x: f64) -> f16 {
     let near = x as f32;
     let towards_zero = near.to_bits() - u32::from(f64::from(near).abs() > x.abs());
     f16::from_f32(f32::from_bits(towards_zero | u32::from(f64::from(near) != x)))
+}
+
+/// Bits of the largest magnitude, zero without values. Magnitudes are ordered as their bits are, which vectorises; not a
+/// number is above all.
+#[inline(always)]
+pub(crate) fn magnitude(values: &[f32]) -> u32 {
+    values.iter().fold(0, |largest, x| x.abs().to_bits().max(largest))
+}
+
+/// The power of two that brings `largest`, bits of a magnitude, to `2^exponent` or up to twice as much, and its inverse, as
+/// far as both are normal numbers. `None` of what is not finite.
+#[inline(always)]
+pub(crate) fn power_of_two(largest: u32, exponent: i32) -> Option<(f32, f32)> {
+    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    match largest >> 23 {
+        0xff => None,
+        biased => {
+            let n = (exponent + 127 - biased as i32).clamp(-126, 126);
+            Some((power(n), power(-n)))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use x86 as kernel;
 use super::factor::{Factor, View};
 use super::micro::TileShape;
 use super::pack;
+use crate::simd::halves::power_of_two;
 
 /// Products summed in fp16: twice as few cost a tenth of the speed and take a third off the error.
 const BLOCK: usize = 64;
@@ -30,7 +31,7 @@ const BLOCK: usize = 64;
 pub(super) const KC: usize = 512;
 /// Binary exponents of the largest element of a row of the left factor, and of the right factor. A block's sum is at most
 /// 2^(4 + 5) · 64 = 2¹⁵.
-const LARGEST: (u32, u32) = (3, 4);
+const LARGEST: (i32, i32) = (3, 4);
 /// Rows of the right factor that are narrowed at a time.
 const NARROWED: usize = 32;
 
@@ -57,21 +58,14 @@ pub(in crate::train) fn is_supported() -> bool {
     false
 }
 
-/// The power of two that brings `largest`, bits of a magnitude, to `2^exponent` or up to twice as much; and its inverse.
-/// What is not finite stays so.
-fn power_of_two(largest: u32, exponent: u32) -> (f32, f32) {
-    match largest >> 23 {
-        0xff => (1.0, 1.0),
-        biased => {
-            let biased = biased.max(exponent + 1);
-            (f32::from_bits((254 + exponent - biased) << 23), f32::from_bits((biased - exponent) << 23))
-        }
-    }
+/// [`power_of_two`]; what is not finite stays so.
+fn scale_to(largest: u32, exponent: i32) -> (f32, f32) {
+    power_of_two(largest, exponent).unwrap_or((1.0, 1.0))
 }
 
 /// What the right factor, whose largest magnitude has these bits, is multiplied by.
 pub(super) fn right_scale(largest: u32) -> f32 {
-    power_of_two(largest, LARGEST.1).0
+    scale_to(largest, LARGEST.1).0
 }
 
 /// fp16 numbers in memory of f32 ones.
@@ -146,7 +140,7 @@ pub(super) fn with_rows(
         let values = &a.data[row * a.row_stride..][columns.clone()];
         // SAFETY: half precision is asked for only where `is_supported`.
         unsafe {
-            let (scale, inverse) = power_of_two(kernel::largest(values), LARGEST.0);
+            let (scale, inverse) = scale_to(kernel::largest(values), LARGEST.0);
             kernel::double(values, scale, &mut words[..values.len()]);
             *row_factor = factor * inverse;
         }
@@ -315,7 +309,7 @@ mod tests {
                     let mut expected = vec![0; depth];
                     // SAFETY: the oracle needs no instructions.
                     unsafe {
-                        let scale = power_of_two(portable::largest(values), LARGEST.0).0;
+                        let scale = scale_to(portable::largest(values), LARGEST.0).0;
                         portable::double(values, scale, &mut expected);
                     }
                     assert_eq!(words[..depth], expected);

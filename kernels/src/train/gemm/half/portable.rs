@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::simd::halves::magnitude;
+
 use super::bf16::TURNED;
 use super::{BLOCK, Half, KC, RowPanel, TileShape};
 use crate::simd::LANES;
@@ -11,7 +13,7 @@ use crate::simd::LANES;
 /// # Safety
 /// None.
 pub(super) unsafe fn largest(values: &[f32]) -> u32 {
-    values.iter().map(|value| value.abs().to_bits()).max().unwrap_or(0)
+    magnitude(values)
 }
 
 /// # Safety
