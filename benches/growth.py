@@ -21,8 +21,8 @@ from matplotlib import pyplot
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benches" / "peers"))
-from compare import begin, lines_of, shown, write_csv
 from models import W2, tokenizer
+from record import begin, options, versions, write_csv, write_readme
 from served import bench
 
 CANDIDATES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
@@ -33,10 +33,8 @@ VOCABULARIES = [8192, 16384, 32768, 65536, 131072]
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=pathlib.Path, required=True)
-    parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--machine", default=None, help="a name for the folder; the default describes the processor")
-    parser.add_argument("--busy", action="store_true", help="run although the machine is busy, and say so in the record")
+    options(parser)
     return parser.parse_args()
 
 
@@ -136,25 +134,22 @@ def main():
     write_csv(run.folder / "raw.csv", list(rows[0]), rows)
     draw(rows, run.folder / "growth.svg")
     draw_memory(rows, run.folder / "memory.svg")
-    commit = lines_of(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
-    (run.folder / "README.md").write_text(
-        f"# Growth curves, {run.date}\n\n"
-        f"{run.machine}; load before the run {run.load:.2f}{'; the machine was not idle' if run.load > 0.5 else ''}.\n"
-        f"{lines_of([str(args.rectify), '--version'])}, commit {commit}.\n\n"
+    text = (
         f"Random bf16 weights of the shape of W2 (`benches/peers/models.py`), end of text ignored; the median of {args.repeats} runs a point. Limits\n"
-        f"are those of the machine, measured with each point; the line of rows is through the last point. Made by\n\n"
-        f"```sh\npython benches/growth.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
+        "are those of the machine, measured with each point; the line of rows is through the last point."
+    )
+    points = (
+        f"| {row['curve']} | {row['x']} | {row['tokens_per_s']:.0f} | {100 * row['tokens_per_s'] / row['limit_tokens_per_s']:.0f} %"
+        f" | {row['step_ms']:.2f} | {100 * row['sampling_share']:.2f} % | {100 * row['rest_share']:.2f} % |"
+        for row in rows
+    )
+    rest = (
         "Answers are of 64 tokens up to N = 64 and of 24 beyond, so blocks do not grow between 64 and 128.\n\n"
         "![Tokens per second and time of a step](growth.svg)\n\n"
         "![KV blocks](memory.svg)\n\n"
         "| curve | at | tokens/s | share of the limit | a step, ms | in drawing tokens | in the loop |\n|---|---|---|---|---|---|---|\n"
-        + "".join(
-            f"| {row['curve']} | {row['x']} | {row['tokens_per_s']:.0f} | {100 * row['tokens_per_s'] / row['limit_tokens_per_s']:.0f} %"
-            f" | {row['step_ms']:.2f} | {100 * row['sampling_share']:.2f} % | {100 * row['rest_share']:.2f} % |\n"
-            for row in rows
-        )
     )
-    print((run.folder / "README.md").read_text())
+    write_readme(run, "Growth curves", versions(args), text, rest + "\n".join(points))
 
 
 if __name__ == "__main__":

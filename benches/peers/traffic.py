@@ -10,10 +10,12 @@ requests first, which are not counted. `--rates` are requests per second: one th
 that throughput is that of the server. Writes `benches/runs/<date>-<machine>-traffic/` with `raw.jsonl`, `raw.csv` and
 `README.md`.
 
-`vllm` leaves a core to vLLM's front end, as it does by itself; `vllm-all-cores` computes on all.
+`vllm` leaves a core to vLLM's front end, as it does by itself; `vllm-all-cores` computes on all. `--engines` may also name
+`rectify-f16`, `llama.cpp-f16` and `vllm-all-cores-f16`, in half precision instead of bf16.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -21,7 +23,8 @@ import statistics
 import sys
 import tempfile
 
-from compare import ROOT, begin, gguf_file, lines_of, shown, versions, write_csv
+from compare import PACKAGES, gguf_file
+from record import ROOT, begin, lines_of, options, versions, write_csv, write_readme
 
 sys.path.insert(0, str(ROOT / "benches"))
 from served import bench, served
@@ -35,44 +38,45 @@ def arguments():
     parser.add_argument("--peers", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
     parser.add_argument("--model", default="w2", help="a folder of `--models`")
-    parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
     parser.add_argument("--llama-server", type=pathlib.Path, help="the default is the one that install.sh put into PEERS_ENV")
     parser.add_argument("--engines", default="rectify,llama.cpp,vllm,vllm-all-cores")
     parser.add_argument("--rates", default="4,32", help="requests per second")
     parser.add_argument("--requests", type=int, default=64, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--more", action="store_true", help="add to the rows that the folder of the run holds")
-    parser.add_argument("--machine", default=None, help="a name for the folder; the default describes the processor")
-    parser.add_argument("--busy", action="store_true", help="run although the machine is busy, and say so in the record")
+    options(parser)
     args = parser.parse_args()
     args.llama_server = args.llama_server or args.peers / "bin" / "llama-server"
     return args
 
 
-def rectify(args, folder, work):
-    return [args.rectify, "serve", "--policy", folder, "--dtype", "bfloat16", "--data-dir", work], {}
+def rectify(args, folder, work, dtype="bfloat16"):
+    return [args.rectify, "serve", "--policy", folder, "--dtype", dtype, "--data-dir", work], {}
 
 
-def llama_cpp(args, folder, work):
+def llama_cpp(args, folder, work, kind="BF16"):
     # Its prompt cache would be at work for nothing: no prompt comes twice.
-    options = ["--parallel", SLOTS, "--ctx-size", SLOTS * 1024, "--kv-unified", "--cache-ram", 0, "--no-webui"]
+    slots = ["--parallel", SLOTS, "--ctx-size", SLOTS * 1024, "--kv-unified", "--cache-ram", 0, "--no-webui"]
     threads = ["--threads", os.cpu_count(), "--threads-batch", os.cpu_count()]
-    return [args.llama_server, "--model", gguf_file(args, folder, "BF16"), *options, *threads], {}
+    return [args.llama_server, "--model", gguf_file(args, folder, kind), *slots, *threads], {}
 
 
-def vllm(args, folder, work, all_cores=False):
+def vllm(args, folder, work, dtype="bfloat16", all_cores=True):
     command = [args.peers / "bin" / "python", "-m", "vllm.entrypoints.openai.api_server", "--model", folder]
     env = {"VLLM_CPU_KVCACHE_SPACE": "2"}
     if all_cores:
         env["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{os.cpu_count() - 1}"
-    return [*command, "--dtype", "bfloat16", "--max-model-len", 2048, "--max-num-seqs", SLOTS], env
+    return [*command, "--dtype", dtype, "--max-model-len", 2048, "--max-num-seqs", SLOTS], env
 
 
 ENGINES = {
     "rectify": rectify,
+    "rectify-f16": functools.partial(rectify, dtype="float16"),
     "llama.cpp": llama_cpp,
-    "vllm": vllm,
-    "vllm-all-cores": lambda args, folder, work: vllm(args, folder, work, all_cores=True),
+    "llama.cpp-f16": functools.partial(llama_cpp, kind="F16"),
+    "vllm": functools.partial(vllm, all_cores=False),
+    "vllm-all-cores": vllm,
+    "vllm-all-cores-f16": functools.partial(vllm, dtype="float16"),
 }
 
 
@@ -105,13 +109,13 @@ def table(rows, engines, rates):
         for engine in engines:
             cells = [(1 if key == "tokens_per_s" else 1000) * median(engine, rate, key) for key in COLUMNS]
             out.append(f"| {rate:g} | {engine} | " + " | ".join(f"{cell:.0f}" if cell >= 100 else f"{cell:.1f}" for cell in cells) + " |")
-    peers = [engine for engine in engines if engine != "rectify"]
-    if "rectify" in engines and peers:
-        for rate in rates:
-            best = max(peers, key=lambda engine: median(engine, rate, "tokens_per_s"))
-            ratio = lambda key: median("rectify", rate, key) / median(best, rate, key)
-            out += ["", f"At {rate:g} requests a second rectify has {ratio('tokens_per_s'):.2f} times the tokens per second of {best}, the better"]
-            out += [f"peer, at {ratio('itl_p99'):.2f} times its p99 between tokens and {ratio('ttft_p50'):.2f} times its median time to the first token."]
+    ours = [engine for engine in engines if engine.startswith("rectify")]
+    peers = [engine for engine in engines if engine not in ours]
+    for rate, own in [(rate, own) for rate in rates for own in ours if peers]:
+        best = max(peers, key=lambda engine: median(engine, rate, "tokens_per_s"))
+        ratio = lambda key: median(own, rate, key) / median(best, rate, key)
+        out += ["", f"At {rate:g} requests a second {own} has {ratio('tokens_per_s'):.2f} times the tokens per second of {best}, the best"]
+        out += [f"peer, at {ratio('itl_p99'):.2f} times its p99 between tokens and {ratio('ttft_p50'):.2f} times its median time to the first token."]
     return "\n".join(out)
 
 
@@ -133,22 +137,15 @@ def main():
     write_csv(run.folder / "raw.csv", list(rows[0]), rows)
     engines = [engine for engine in ENGINES if next_round(engine) > 0]
     rounds = max(map(next_round, engines))
-    found = versions(args)
-    if "llama.cpp" in engines:
+    found = versions(args, PACKAGES)
+    if any(engine.startswith("llama.cpp") for engine in engines):
         found["llama.cpp"] = lines_of(["sh", "-c", f"'{args.llama_server}' --version 2>&1 | head -1"]).removeprefix("version: ")
-    made_with = ", ".join(f"{name} {version}" for name, version in found.items())
-    note = "; the machine was not idle" if run.load > 0.5 else ""
-    (run.folder / "README.md").write_text(
-        f"# Ragged traffic beside its peers, {run.date}\n\n"
-        f"{run.machine}; load before the run {run.load:.2f}{note}.\n"
-        f"{made_with}.\n\n"
-        f"W3 on the model `{args.model}` of `benches/peers/models.py` in bf16, over HTTP: {args.requests} requests with prompts of 32–512 tokens and\n"
-        f"streamed answers of 16–256, Poisson arrivals, the same seeds for every server. The client is on the same cores. Medians of\n"
-        f"{rounds} round{'s' * (rounds > 1)} in which the servers took turns; times in milliseconds. Made by\n\n"
-        f"```sh\npython3 benches/peers/traffic.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
-        f"{table(rows, engines, rates)}\n"
+    text = (
+        f"W3 on the model `{args.model}` of `benches/peers/models.py` in bf16, those with `-f16` in half precision, over HTTP: {args.requests}\n"
+        f"requests with prompts of 32–512 tokens and streamed answers of 16–256, Poisson arrivals, the same seeds for every server. The\n"
+        f"client is on the same cores. Medians of {rounds} round{'s' * (rounds > 1)} in which the servers took turns; times in milliseconds."
     )
-    print((run.folder / "README.md").read_text())
+    write_readme(run, "Ragged traffic beside its peers", found, text, table(rows, engines, rates))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ import subprocess
 import sys
 import tempfile
 
-from compare import ROOT, begin, lines, lines_of, shown, write_csv
+from compare import lines
+from record import begin, options, versions, write_csv, write_readme
 
 HERE = pathlib.Path(__file__).resolve().parent
 SHARED = "--use-peft true --lora-r 16 --lora-alpha 16 --learning-rate 1e-4 --lr-scheduler-type constant --seed 0 --logging-steps 1"
@@ -55,14 +56,12 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=pathlib.Path, required=True)
     parser.add_argument("--models", type=pathlib.Path, required=True)
-    parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
     parser.add_argument("--method", choices=["dpo", "grpo", "ppo"], default="dpo")
     parser.add_argument("--engines", default=None, help="the default is each with and, for dpo, without checkpointing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=None, help="of a prompt with one answer; 280, or for online methods 170")
-    parser.add_argument("--machine", default=None, help="a name for the folder; the default describes the processor")
-    parser.add_argument("--busy", action="store_true", help="run although the machine is busy, and say so in the record")
+    options(parser)
     return parser.parse_args()
 
 
@@ -95,16 +94,6 @@ def run_trl(args, folder, pairs, modes):
 
 
 ENGINES = {"rectify": run_rectify, "trl": run_trl}
-
-
-def versions(args):
-    found = {"rectify": lines_of([str(args.rectify), "--version"])}
-    python = str(args.peers / "bin" / "python")
-    for package in ("trl", "peft", "transformers", "torch"):
-        code = f"import importlib.metadata as m; print(m.version({package!r}))"
-        found[package] = lines_of([python, "-c", code])
-    found["commit"] = lines_of(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
-    return found
 
 
 def table(rows, engines):
@@ -146,20 +135,13 @@ def main():
                 print(json.dumps(row), file=sys.stderr, flush=True)
     columns = ["method", "engine", "round", "num_tokens", "seconds", "steps", "tokens_per_s", "peak_rss", "first_loss", "last_loss"]
     write_csv(run.folder / "raw.csv", columns, rows)
-    made_with = ", ".join(f"{name} {version}" for name, version in versions(args).items())
-    note = "; the machine was not idle" if run.load > 0.5 else ""
-    work = WORK[args.method].format(pairs=args.pairs, tokens=args.tokens, prompt=args.tokens // 2)
-    (run.folder / "README.md").write_text(
-        f"# Training beside TRL, {run.date}\n\n"
-        f"{run.machine}; load before the run {run.load:.2f}{note}.\n"
-        f"{made_with}.\n\n"
-        f"{work};\n"
+    text = (
+        f"{WORK[args.method].format(pairs=args.pairs, tokens=args.tokens, prompt=args.tokens // 2)};\n"
         f"{args.rounds} round{'s' * (args.rounds > 1)} in which the engines took turns, ratios within a round. Ours is as it is by default\n"
-        f"(`mixed_precision: auto`), or with `-f32` in f32; TRL's is in f32, or with `-bf16` as its own default. Made by\n\n"
-        f"```sh\npython3 benches/peers/train.py {' '.join(shown(sys.argv[1:]))}\n```\n\n"
-        f"{table(rows, engines)}\n"
+        f"(`mixed_precision: auto`), or with `-f32` in f32; TRL's is in f32, or with `-bf16` as its own default."
     )
-    print((run.folder / "README.md").read_text())
+    made_with = versions(args, ["trl", "peft", "transformers", "torch"])
+    write_readme(run, "Training beside TRL", made_with, text, table(rows, engines))
 
 
 if __name__ == "__main__":

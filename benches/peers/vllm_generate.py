@@ -1,4 +1,4 @@
-"""vLLM on the generation workload: vllm_generate.py FOLDER PROMPT_LEN GEN_LEN N [N …]. One JSON line per N.
+"""vLLM on the generation workload: vllm_generate.py FOLDER DTYPE PROMPT_LEN GEN_LEN N [N …]. One JSON line per N.
 
 Its own CPU back end with its own thread binding; `SamplingParams(n=N)` shares the prompt's cache through prefix caching.
 """
@@ -31,8 +31,8 @@ def run(llm, seed, prompt_len, gen_len, n):
 
 
 def main():
-    path, (prompt_len, gen_len, *counts) = sys.argv[1], map(int, sys.argv[2:])
-    llm = LLM(model=path, dtype="bfloat16", max_model_len=2048, max_num_seqs=max(counts))
+    path, dtype, (prompt_len, gen_len, *counts) = *sys.argv[1:3], map(int, sys.argv[3:])
+    llm = LLM(model=path, dtype=dtype, max_model_len=2048, max_num_seqs=max(counts))
     for n in counts:
         run(llm, 2 * n, prompt_len, gen_len, n)  # Warm-up: compiles for this batch size.
         result = run(llm, 2 * n + 1, prompt_len, gen_len, n)
