@@ -16,9 +16,9 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Share of a step's tokens that scoring may take while anything else has work, above 0 and at most 1.
     pub score_token_share: f32,
-    /// While sequences decode, prompts and texts to score are cut into chunks so that a step takes about this many
-    /// milliseconds, or twice what it takes without them if that is more; 0 fills every step to
-    /// `max_num_batched_tokens`.
+    /// While sequences decode, prompts and texts to score are cut into chunks so that a step takes less than twice what it
+    /// takes without them, or longer as more of them wait than sequences decode, up to this many milliseconds; 0 fills every
+    /// step to `max_num_batched_tokens`.
     pub step_target_ms: u64,
     /// Reuse the KV blocks of equal prefixes.
     pub prefix_caching: bool,

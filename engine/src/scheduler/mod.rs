@@ -64,8 +64,8 @@ struct Plan {
     blocked: Option<GroupKey>,
     /// Whoever was next to start found no blocks.
     is_full: bool,
-    /// Prompts, texts, or what has to be computed again wait for it.
-    has_prefill: bool,
+    /// Prompts, texts, and groups with something to compute again that wait for it.
+    num_prefills: usize,
 }
 
 /// The scheduler. Steps run as `schedule → execute → advance, fork, append, finish`.

@@ -83,15 +83,15 @@ impl Scheduler {
             let plan = &mut self.models[group.model.index()].plan;
             plan.is_busy = true;
             plan.num_running += group.num_running();
-            plan.has_prefill |= group.wants_prefill();
+            plan.num_prefills += usize::from(group.wants_prefill());
         }
         for group in self.scoring.values().filter_map(|&index| self.groups[index].as_ref()) {
-            group.scores.iter().for_each(|score| self.models[score.model.index()].plan.has_prefill = true);
+            group.scores.iter().for_each(|score| self.models[score.model.index()].plan.num_prefills += 1);
         }
         let num_running: usize = self.models.iter().map(|model| model.plan.num_running).sum();
         let work = self.models.iter().zip(&step.models).map(|(model, step)| Work {
             num_decodes: step.items.len(),
-            has_prefill: model.plan.has_prefill || !model.waiting.is_empty(),
+            num_prefills: model.plan.num_prefills + model.waiting.len(),
         });
         let mut room = Room {
             tokens,
