@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::adapters::AdapterStore;
 use crate::batch::Executor;
+use crate::events::Bell;
 use crate::generation::Generating;
 use crate::handle::{Command, EngineStats};
 use crate::ids::{ModelId, RequestId};
@@ -50,6 +51,8 @@ pub struct Engine {
     /// Waiting for the engine to be idle; while there are any, or were, new requests are refused.
     drains: Vec<oneshot::Sender<()>>,
     is_draining: bool,
+    /// Of all requests' readers.
+    bell: Arc<Bell>,
     metrics: EngineMetrics,
     num_steps: u64,
     generated_tokens: u64,
@@ -159,6 +162,7 @@ impl Engine {
             seeds: StdRng::from_os_rng(),
             drains: Vec::new(),
             is_draining: false,
+            bell: Arc::default(),
             num_steps: 0,
             generated_tokens: 0,
             forward_time: Duration::ZERO,
@@ -191,6 +195,7 @@ impl Engine {
                 }
             }
             self.step();
+            self.bell.ring();
         }
     }
 
@@ -208,6 +213,8 @@ impl Engine {
         let mut begun = started;
         for work in step.models.iter_mut().filter(|work| !work.items.is_empty()) {
             self.run_model(work);
+            // Once for all its events.
+            self.bell.ring();
             let ended = Instant::now();
             work.time = ended - std::mem::replace(&mut begun, ended);
         }
@@ -335,7 +342,8 @@ pub fn start(
     let body = move || {
         let engine = build().and_then(|parts| {
             let loaders = parts.policies.iter().map(|policy| Arc::clone(&policy.adapter_loader)).collect();
-            Ok((EngineHandle::new(loaders), Engine::new(config, parts)?))
+            let engine = Engine::new(config, parts)?;
+            Ok((EngineHandle::new(loaders, Arc::clone(&engine.bell)), engine))
         });
         match engine {
             Ok(((handle, commands), engine)) => {

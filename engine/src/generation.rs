@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
 use crate::alignment::{Alignment, Method};
 use crate::detokenizer::Detokenizer;
+use crate::events::{Closed, EventSender};
 use crate::grammar::GrammarState;
 use crate::ids::ModelId;
 use crate::parts::WithSpecial;
@@ -17,10 +16,6 @@ use crate::scoring::{Judging, Verdicts};
 use crate::stop::StopMatcher;
 use crate::strategy::{Action, Outcome, Strategy, strategy, token_share};
 use crate::{EngineError, SamplingParams, TokenBytes};
-
-/// The listener is gone: the request is to be forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Closed;
 
 /// A candidate's text so far.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +80,7 @@ pub(crate) struct Admission {
     pub(crate) policy_version: Arc<str>,
     /// With `alignment`.
     pub(crate) judging: Option<Judging>,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: EventSender,
 }
 
 /// A generating request.
@@ -104,7 +99,7 @@ pub(crate) struct Generating {
     policy_version: Arc<str>,
     prompt_logprobs: Vec<Option<Logprobs>>,
     is_prefilled: bool,
-    events: mpsc::Sender<Event>,
+    events: EventSender,
 }
 
 impl Generating {
@@ -379,11 +374,11 @@ impl Generating {
 
     /// Ends the request.
     pub(crate) fn fail(&self, error: EngineError) {
-        let _ = self.events.try_send(Event::Failed(error));
+        let _ = self.events.send(Event::Failed(error));
     }
 
     fn send(&self, event: Event) -> Result<(), Closed> {
-        self.events.try_send(event).map_err(|_| Closed)
+        self.events.send(event)
     }
 }
 

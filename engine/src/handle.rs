@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::events::{Bell, EventReceiver, EventSender, channel};
 use crate::ids::{ModelId, RequestId};
 use crate::model::adapter::{Adapter, AdapterInfo};
 use crate::request::{Event, GenerateRequest, ScoreRequest};
@@ -16,9 +17,9 @@ use crate::{AdapterLoader, EngineError};
 #[derive(Debug)]
 pub enum Command {
     /// Generate with a policy; events go to `events` until `Done` or `Failed`.
-    Generate(RequestId, ModelId, Box<GenerateRequest>, mpsc::Sender<Event>),
+    Generate(RequestId, ModelId, Box<GenerateRequest>, EventSender),
     /// Score; `Scored` events, then `Done` or `Failed`.
-    Score(RequestId, Box<ScoreRequest>, mpsc::Sender<Event>),
+    Score(RequestId, Box<ScoreRequest>, EventSender),
     /// Forget a request and free its blocks at once.
     Abort(RequestId),
     /// Let requests find an adapter by its name.
@@ -81,6 +82,7 @@ pub struct EngineStats {
 #[derive(Clone)]
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
+    bell: Arc<Bell>,
     next_id: Arc<std::sync::atomic::AtomicU64>,
     policy: ModelId,
     /// By policy.
@@ -97,7 +99,7 @@ impl std::fmt::Debug for EngineHandle {
 #[derive(Debug)]
 pub struct EventStream {
     id: RequestId,
-    events: mpsc::Receiver<Event>,
+    events: EventReceiver,
     commands: mpsc::Sender<Command>,
     ended: bool,
 }
@@ -105,13 +107,13 @@ pub struct EventStream {
 impl EventStream {
     /// The next event; `None` after `Done` or `Failed`, or if the engine's thread ended.
     pub async fn next(&mut self) -> Option<Event> {
-        let event = self.events.recv().await;
+        let event = std::future::poll_fn(|context| self.events.poll_next(context)).await;
         self.note(event)
     }
 
     /// [`EventStream::next`] for callers outside an async runtime.
     pub fn next_blocking(&mut self) -> Option<Event> {
-        let event = self.events.blocking_recv();
+        let event = self.events.next_blocking();
         self.note(event)
     }
 
@@ -135,9 +137,10 @@ pub const COMMAND_QUEUE: usize = 1024;
 
 impl EngineHandle {
     /// A handle on the first of the policies whose adapters `loaders` read, and the receiving end for the engine's thread.
-    pub fn new(loaders: Arc<[Arc<dyn AdapterLoader>]>) -> (Self, mpsc::Receiver<Command>) {
+    /// Readers of events wake by `bell`.
+    pub fn new(loaders: Arc<[Arc<dyn AdapterLoader>]>, bell: Arc<Bell>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
-        (Self { commands, next_id: Arc::default(), policy: ModelId::POLICY, loaders }, receiver)
+        (Self { commands, bell, next_id: Arc::default(), policy: ModelId::POLICY, loaders }, receiver)
     }
 
     /// The handle on the policy at this place.
@@ -208,10 +211,10 @@ impl EngineHandle {
     fn open(
         &self,
         capacity: usize,
-        command: impl FnOnce(RequestId, mpsc::Sender<Event>) -> Command,
+        command: impl FnOnce(RequestId, EventSender) -> Command,
     ) -> (Command, EventStream) {
         let id = RequestId(self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        let (sender, events) = mpsc::channel(capacity.clamp(16, tokio::sync::Semaphore::MAX_PERMITS));
+        let (sender, events) = channel(capacity.max(16), Arc::clone(&self.bell));
         let stream = EventStream { id, events, commands: self.commands.clone(), ended: false };
         (command(id, sender), stream)
     }

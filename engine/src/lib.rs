@@ -13,6 +13,7 @@ pub mod config;
 pub mod detokenizer;
 pub mod engine;
 pub mod error;
+pub mod events;
 mod generation;
 pub mod grammar;
 pub mod group;

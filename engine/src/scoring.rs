@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
 use crate::alignment::MAX_COMPARED;
 use crate::comparisons::Comparisons;
+use crate::events::EventSender;
 use crate::group::Part;
 use crate::ids::ModelId;
 use crate::model::adapter::Adapter;
@@ -182,7 +181,7 @@ impl Verdicts {
 pub(crate) struct Scoring {
     /// The reward model, by its place.
     pub(crate) reward: usize,
-    events: mpsc::Sender<Event>,
+    events: EventSender,
     num_open: usize,
     usage: Usage,
     pub(crate) arrived: Instant,
@@ -232,7 +231,7 @@ impl Scoring {
     pub(crate) fn new(
         request: &ScoreRequest,
         models: &[RewardModel],
-        events: mpsc::Sender<Event>,
+        events: EventSender,
     ) -> Result<(Self, Vec<ScoreWork>), EngineError> {
         let reward = RewardModel::find(models, request.reward.as_deref())?;
         let model = &models[reward];
@@ -289,10 +288,10 @@ impl Scoring {
 
     /// Ends the request.
     pub(crate) fn fail(&self, error: EngineError) {
-        let _ = self.events.try_send(Event::Failed(error));
+        let _ = self.events.send(Event::Failed(error));
     }
 
     fn send(&self, event: Event) -> Result<(), EngineError> {
-        self.events.try_send(event).map_err(|_| EngineError::Shutdown)
+        self.events.send(event).map_err(|_| EngineError::Shutdown)
     }
 }

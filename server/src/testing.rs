@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rectify_engine::events::EventSender;
 use rectify_engine::grammar::Spelling;
 use rectify_engine::handle::{Command, EngineStats};
 use rectify_engine::ids::RequestId;
@@ -128,7 +129,8 @@ fn policy(names: &[&str], engine: &EngineHandle, place: usize) -> Arc<Policy> {
 }
 
 fn app_of(keys: ApiKeys, feedback: Option<Feedback>, others: &[&str]) -> (App, Seen) {
-    let (engine, commands) = EngineHandle::new(Arc::new([Arc::new(read_adapter), Arc::new(read_adapter)]));
+    let (engine, commands) =
+        EngineHandle::new(Arc::new([Arc::new(read_adapter), Arc::new(read_adapter)]), Arc::default());
     let seen = Seen::default();
     tokio::spawn(run(commands, seen.clone()));
     let profile = |json: &str| serde_json::from_str(json).unwrap();
@@ -193,7 +195,7 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                         let name = name.unwrap_or_default();
                         let known = format!("available: {}", crate::names(adapters.iter().map(|a| &*a.name)));
                         let error = EngineError::NotFound { kind: "adapter", name, known };
-                        let _ = events.send(Event::Failed(error)).await;
+                        let _ = events.send(Event::Failed(error));
                     }
                 }
             }
@@ -203,15 +205,15 @@ async fn run(mut commands: mpsc::Receiver<Command>, seen: Seen) {
                     ScoreInput::Texts(texts) => texts,
                 };
                 if texts.iter().any(|text| text == "boom") {
-                    let _ = events.send(Event::Failed(EngineError::Execution("NaN".into()))).await;
+                    let _ = events.send(Event::Failed(EngineError::Execution("NaN".into())));
                     continue;
                 }
                 // The last first: the order of events is not the order of texts.
                 for (index, text) in texts.iter().enumerate().rev() {
-                    let _ = events.send(Event::Scored { index, reward: text.len() as f32 }).await;
+                    let _ = events.send(Event::Scored { index, reward: text.len() as f32 });
                 }
                 let usage = Usage { scored_tokens: 7 * texts.len(), ..Usage::default() };
-                let _ = events.send(Event::Done(usage)).await;
+                let _ = events.send(Event::Done(usage));
             }
             Command::Abort(id) => seen.aborted.lock().unwrap().push(id),
             Command::InstallAdapter { policy, adapter, replace, reply } => {
@@ -263,9 +265,13 @@ pub(crate) fn text_of(index: usize) -> String {
     format!("answer {index}")
 }
 
-async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events: mpsc::Sender<Event>) {
+async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events: EventSender) {
     let script = request.messages.last().map_or("", |message| message.content.as_str()).to_owned();
-    let send = async |event: Event| events.send(event).await.is_ok();
+    let send = |event: Event| {
+        let is_heard = events.send(event).is_ok();
+        events.ring();
+        is_heard
+    };
     let refusal = match script.as_str() {
         "overload" => Some(EngineError::Overloaded { waiting: 1024 }),
         "long" => {
@@ -275,7 +281,7 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
         _ => None,
     };
     if let Some(error) = refusal {
-        send(Event::Failed(error)).await;
+        send(Event::Failed(error));
         return;
     }
     let prompt_logprobs = request
@@ -284,11 +290,11 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
         .map(|count| request.prompt[1..].iter().filter_map(|&token| logprobs(token, Some(count))).collect());
     let policy_version =
         adapter.map_or("demo@base".into(), |info| format!("{}@{}", info.name, info.version).into());
-    send(Event::Prefilled { cached_tokens: 2, prompt_logprobs, policy_version }).await;
+    send(Event::Prefilled { cached_tokens: 2, prompt_logprobs, policy_version });
     let n = request.alignment.as_ref().map_or(request.num_choices, |alignment| alignment.n);
     if script == "slow" {
         let text = "tick ".to_owned();
-        while send(Event::Token { index: 0, token: 32, text: text.clone(), logprobs: None }).await {
+        while send(Event::Token { index: 0, token: 32, text: text.clone(), logprobs: None }) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         return;
@@ -302,20 +308,20 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
         for byte in said.bytes() {
             let token = u32::from(byte);
             let logprobs = logprobs(token, request.sampling.logprobs);
-            send(Event::Token { index, token, text: char::from(byte).into(), logprobs }).await;
+            send(Event::Token { index, token, text: char::from(byte).into(), logprobs });
             if script == "boom" {
-                send(Event::Failed(EngineError::Execution("NaN in layer 3".into()))).await;
+                send(Event::Failed(EngineError::Execution("NaN in layer 3".into())));
                 return;
             }
         }
         completion_tokens += said.len();
         let reason = if said.len() < text.len() { FinishReason::Length } else { FinishReason::Stop };
         if most > 0 {
-            send(Event::Finished { index, reason, text: String::new() }).await;
+            send(Event::Finished { index, reason, text: String::new() });
         }
         let has_reward = script != "scorer fails" && request.alignment.is_some();
         if has_reward {
-            send(Event::Scored { index, reward: reward(index) }).await;
+            send(Event::Scored { index, reward: reward(index) });
         }
         candidates.push(Candidate {
             tokens: said.bytes().map(u32::from).collect(),
@@ -351,7 +357,7 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
             num_pruned_tokens: 0,
             num_blocks: 0,
         };
-        send(Event::Selected(selection)).await;
+        send(Event::Selected(selection));
     }
     let usage = Usage {
         prompt_tokens: request.prompt.len(),
@@ -360,5 +366,5 @@ async fn generate(request: GenerateRequest, adapter: Option<AdapterInfo>, events
         rejected_tokens,
         scored_tokens: 0,
     };
-    send(Event::Done(usage)).await;
+    send(Event::Done(usage));
 }

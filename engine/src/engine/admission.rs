@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::{Engine, Request};
 use crate::EngineError;
 use crate::alignment::{Alignment, Method, RewardRule};
+use crate::events::EventSender;
 use crate::generation::{Admission, Generating};
 use crate::ids::{ModelId, RequestId};
 use crate::metrics::Outcome;
@@ -21,19 +20,14 @@ impl Engine {
         id: RequestId,
         policy: ModelId,
         request: GenerateRequest,
-        events: mpsc::Sender<Event>,
+        events: EventSender,
     ) {
         if let Err(error) = self.queue_generation(id, policy, request, events.clone()) {
             self.refuse(error, self.policies[policy.index()].adapters.policy_name(), &events);
         }
     }
 
-    pub(super) fn admit_scoring(
-        &mut self,
-        id: RequestId,
-        request: &ScoreRequest,
-        events: mpsc::Sender<Event>,
-    ) {
+    pub(super) fn admit_scoring(&mut self, id: RequestId, request: &ScoreRequest, events: EventSender) {
         if let Err(error) = self.queue_scoring(id, request, events.clone()) {
             self.scheduler.remove(id);
             let reward = RewardModel::find(&self.rewards, request.reward.as_deref()).ok();
@@ -42,8 +36,8 @@ impl Engine {
         }
     }
 
-    fn refuse(&self, error: EngineError, model: &Arc<str>, events: &mpsc::Sender<Event>) {
-        let _ = events.try_send(Event::Failed(error));
+    fn refuse(&self, error: EngineError, model: &Arc<str>, events: &EventSender) {
+        let _ = events.send(Event::Failed(error));
         self.metrics.request(Outcome::Refused, model);
     }
 
@@ -52,7 +46,7 @@ impl Engine {
         id: RequestId,
         policy: ModelId,
         mut request: GenerateRequest,
-        events: mpsc::Sender<Event>,
+        events: EventSender,
     ) -> Result<(), EngineError> {
         if self.is_draining {
             return Err(EngineError::Shutdown);
@@ -114,7 +108,7 @@ impl Engine {
         &mut self,
         id: RequestId,
         request: &ScoreRequest,
-        events: mpsc::Sender<Event>,
+        events: EventSender,
     ) -> Result<(), EngineError> {
         if self.is_draining {
             return Err(EngineError::Shutdown);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{Engine, Request};
 use crate::EngineError;
 use crate::comparisons::Comparisons;
-use crate::generation::Closed;
+use crate::events::Closed;
 use crate::group::Part;
 use crate::ids::RequestId;
 use crate::metrics::Outcome;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::alignment::{Alignment, RewardRule};
+use crate::events::{EventReceiver, EventSender, channel};
 use crate::group::SequenceGroup;
 use crate::model::adapter::Adapter;
 use crate::request::{Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Selection, Usage};
@@ -41,7 +42,7 @@ struct Harness {
     reward: Rc<Switches>,
     /// The policy that requests go to.
     asked: ModelId,
-    streams: Vec<(RequestId, mpsc::Receiver<Event>)>,
+    streams: Vec<(RequestId, EventReceiver)>,
     config: EngineConfig,
 }
 
@@ -158,9 +159,9 @@ impl Harness {
         id
     }
 
-    fn open(&mut self) -> (RequestId, mpsc::Sender<Event>) {
+    fn open(&mut self) -> (RequestId, EventSender) {
         let id = RequestId(self.streams.len() as u64);
-        let (sender, receiver) = mpsc::channel(100_000);
+        let (sender, receiver) = channel(100_000, Arc::default());
         self.streams.push((id, receiver));
         (id, sender)
     }
@@ -200,7 +201,7 @@ impl Harness {
                 answer.rewards.push(None);
             }
         };
-        while let Ok(event) = events.try_recv() {
+        while let Some(event) = events.try_next() {
             answer.order.push(match event {
                 Event::Prefilled { .. } => 'P',
                 Event::Token { .. } => 'T',

@@ -515,7 +515,7 @@ fn logprobs_and_totals_agree() {
     harness.finish();
     let events = &mut harness.streams[id.0 as usize].1;
     let (mut sums, mut selection) = ([0.0f64; 2], None);
-    while let Ok(event) = events.try_recv() {
+    while let Some(event) = events.try_next() {
         match event {
             Event::Token { index, token, logprobs, .. } => {
                 let logprobs = logprobs.unwrap();

@@ -71,7 +71,7 @@ fn logprobs_are_of_what_the_grammar_leaves() {
     let id = harness.send(request);
     harness.finish();
     let mut seen = Vec::new();
-    while let Ok(event) = harness.streams[id.0 as usize].1.try_recv() {
+    while let Some(event) = harness.streams[id.0 as usize].1.try_next() {
         if let Event::Token { logprobs: Some(logprobs), .. } = event {
             seen.push(logprobs);
         }
