@@ -21,6 +21,8 @@ import os
 import pathlib
 import random
 import resource
+import selectors
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 import urllib.request
 from concurrent import futures
 
@@ -133,29 +136,71 @@ def cpu_seconds(server):
     return seconds
 
 
+def read_streams(url, args, seed):
+    """Streams `args.streams` answers of `args.tokens` tokens to a client that only takes bytes, and none before its answer is
+    complete, as one on another machine would leave these cores alone; tokens per second."""
+    address, draw = urllib.parse.urlsplit(url), random.Random(seed)
+    sockets = {}
+    for _ in range(args.streams):
+        prompt = [draw.randrange(10, 400) for _ in range(32)]
+        body = {"prompt": prompt, "max_tokens": args.tokens, "temperature": 1.0, "ignore_eos": True, "stream": True}
+        body = json.dumps(body)
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: {address.netloc}\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        stream = socket.create_connection((address.hostname, address.port))
+        # The kernel wakes a reader for this many bytes or for the end.
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2 << 20)
+        sockets[stream] = (head + body).encode()
+    begun, last = time.perf_counter(), {}
+    with selectors.DefaultSelector() as waiting:
+        for stream, request in sockets.items():
+            stream.sendall(request)
+            waiting.register(stream, selectors.EVENT_READ)
+        while waiting.get_map():
+            for key, _ in waiting.select():
+                if data := key.fileobj.recv(1 << 20):
+                    last[key.fileobj] = (last.get(key.fileobj, b"") + data)[-64:]
+                else:
+                    waiting.unregister(key.fileobj)
+                    key.fileobj.close()
+    seconds = time.perf_counter() - begun
+    if not all(b"[DONE]" in end for end in last.values()) or len(last) < args.streams:
+        sys.exit("an answer ended before [DONE]")
+    return args.streams * args.tokens / seconds
+
+
 def server(args):
+    """The same traffic to the engine without a server, over HTTP to a client that costs nothing, and to one that parses each
+    token; each in a process that has had one round before, whose memory is warm."""
     held = ["--policy", args.policy, "--dtype", "bfloat16"]
     rows = []
     for seed in range(args.rounds):
         # Short prompts and long answers: most of the time all of them stream.
-        traffic = ["--requests", args.streams, "--rate", 0, "--prompt-len", "32-32", "--gen-len", "512-512", "--seed", seed]
-        bare = bench(args.rectify, "serving", *held, *traffic)
+        lengths = ["--prompt-len", "32-32", "--gen-len", f"{args.tokens}-{args.tokens}"]
+        traffic = ["--requests", args.streams, "--rate", 0, *lengths, "--seed", seed]
+        bare = bench(args.rectify, "serving", *held, *traffic, "--warm-up")
         with tempfile.TemporaryDirectory() as data_dir:
             with served([args.rectify, "serve", "--data-dir", data_dir, *held]) as (url, process):
-                before, client = cpu_seconds(process), resource.getrusage(resource.RUSAGE_CHILDREN)
-                over_http = bench(args.rectify, "serving", "--url", url, *traffic)
-                others = cpu_seconds(process)["others"] - before["others"]
+                read_streams(url, args, -1 - seed)
+                before, cpu, begun = cpu_seconds(process), time.process_time(), time.perf_counter()
+                over_http = read_streams(url, args, seed)
+                seconds = (time.perf_counter() - begun) * os.cpu_count()
+                others, cpu = cpu_seconds(process)["others"] - before["others"], time.process_time() - cpu
+                client = resource.getrusage(resource.RUSAGE_CHILDREN)
+                parsed = bench(args.rectify, "serving", "--url", url, *traffic)
                 client = [now - then for now, then in zip(resource.getrusage(resource.RUSAGE_CHILDREN), client)]
         rows.append(
             {
                 "bare_tokens_per_s": bare["tokens_per_s"],
-                "http_tokens_per_s": over_http["tokens_per_s"],
-                "slower": bare["tokens_per_s"] / over_http["tokens_per_s"] - 1,
-                "bare_itl_s": bare["itl_s"]["mean"],
-                "http_itl_s": over_http["itl_s"]["mean"],
-                # Of all cores: what the server's own threads took from the engine's, and what the client took from both.
-                "server_cpu_share": others / (over_http["duration_s"] * os.cpu_count()),
-                "client_cpu_share": sum(client[:2]) / (over_http["duration_s"] * os.cpu_count()),
+                "http_tokens_per_s": over_http,
+                "parsed_tokens_per_s": parsed["tokens_per_s"],
+                # Of the time with a server, how much is not there without it.
+                "lost": 1 - over_http / bare["tokens_per_s"],
+                "lost_with_parsing_client": 1 - parsed["tokens_per_s"] / bare["tokens_per_s"],
+                # Of all cores: what the server's own threads took, and what each client did.
+                "server_cpu_share": others / seconds,
+                "client_cpu_share": cpu / seconds,
+                "parsing_client_cpu_share": sum(client[:2]) / (parsed["duration_s"] * os.cpu_count()),
             }
         )
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -202,7 +247,7 @@ parser.add_argument("--rate", type=int, default=1000, help="votes per second")
 parser.add_argument("--seconds", type=int, default=10, help="of each phase of `votes`")
 parser.add_argument("--streams", type=int, default=64, help="of `server`")
 parser.add_argument("--rounds", type=int, default=5, help="of `server`, in which both take turns, and `long-prompt`")
-parser.add_argument("--tokens", type=int, default=600, help="of each stream of `long-prompt`")
+parser.add_argument("--tokens", type=int, default=600, help="of each stream of `server` and `long-prompt`")
 parser.add_argument("--lead", type=float, default=1.5, help="seconds before the long prompt")
 args = parser.parse_args()
 if args.what in ("neighbour", "load", "server", "long-prompt") and args.policy is None:

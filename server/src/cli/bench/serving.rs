@@ -33,6 +33,9 @@ pub struct BenchServingArgs {
     /// What is sent.
     #[command(flatten)]
     pub traffic: TrafficArgs,
+    /// Send as much before, uncounted, so that memory and caches are warm.
+    #[arg(long)]
+    pub warm_up: bool,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -182,10 +185,20 @@ fn report(args: &BenchServingArgs, outcomes: Vec<Result<Trace, CliError>>, durat
     }
 }
 
-/// Sends the whole load and waits for every answer.
 async fn measure(args: &BenchServingArgs, mode: ProgressMode) -> Result<Report, CliError> {
     let target = Target::new(args, mode).await?;
-    let load = args.traffic.arrivals();
+    if args.warm_up {
+        // Other prompts: of the same ones the prefix cache would hold everything.
+        let others = TrafficArgs { seed: !args.traffic.seed, ..args.traffic.clone() };
+        send_all(&target, &others.arrivals(), mode).await;
+    }
+    let start = Instant::now();
+    let outcomes = send_all(&target, &args.traffic.arrivals(), mode).await;
+    Ok(report(args, outcomes, start.elapsed().as_secs_f64()))
+}
+
+/// Sends the whole load and waits for every answer.
+async fn send_all(target: &Target, load: &[Arrival], mode: ProgressMode) -> Vec<Result<Trace, CliError>> {
     let mut progress = Progress::new(mode, "requests", load.len() as u64, 0);
     let start = Instant::now();
     let mut running: FuturesUnordered<_> = load
@@ -200,9 +213,8 @@ async fn measure(args: &BenchServingArgs, mode: ProgressMode) -> Result<Report, 
         outcomes.push(outcome);
         progress.update(outcomes.len() as u64, |_| String::new());
     }
-    let report = report(args, outcomes, start.elapsed().as_secs_f64());
     progress.finish("");
-    Ok(report)
+    outcomes
 }
 
 pub(super) fn run(args: &BenchServingArgs, mode: ProgressMode) -> Result<(), CliError> {
