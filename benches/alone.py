@@ -199,6 +199,9 @@ def server(args):
                 # Of the time with a server, how much is not there without it.
                 "lost": 1 - over_http / bare["tokens_per_s"],
                 "lost_with_parsing_client": 1 - parsed["tokens_per_s"] / bare["tokens_per_s"],
+                # While all stream: without the time in which requests arrive and prompts are read.
+                "bare_itl_s": bare["itl_s"]["p50"],
+                "parsed_itl_s": parsed["itl_s"]["p50"],
                 # Of all cores: what the server's own threads took, and what each client did.
                 "server_cpu_share": others / seconds,
                 "client_cpu_share": cpu / seconds,
