@@ -55,6 +55,15 @@ impl Dtype {
         }
     }
 
+    /// What a tensor is stored in; blocks of few bits count as bfloat16.
+    pub(super) fn as_stored(checkpoint: &Checkpoint, name: &str) -> Self {
+        match checkpoint.weight_dtype(name) {
+            WeightDtype::F32 => Self::Float32,
+            WeightDtype::F16 => Self::Float16,
+            _ => Self::Bfloat16,
+        }
+    }
+
     pub(super) fn kv(self) -> KvDtype {
         match self {
             Self::Float32 => KvDtype::F32,
@@ -96,7 +105,7 @@ pub struct ModelsConfig {
     pub readings: BTreeMap<String, RewardReading>,
     /// The policy on whose base a reward model is, by the names of both; the first for those that are not named.
     pub reward_policies: BTreeMap<String, String>,
-    /// Weights; `None` is as each model is stored, half precision as bfloat16 and a GGUF file's blocks as they are.
+    /// Weights; `None` is as each model is stored, a GGUF file's blocks too.
     pub dtype: Option<Dtype>,
     /// Keys and values; `None` is as the weights.
     pub kv_dtype: Option<Dtype>,
@@ -282,12 +291,9 @@ fn check_names(models: &ModelsConfig) -> Result<()> {
     Ok(())
 }
 
-/// As the embedding is stored: half precision of either kind is held as bfloat16.
+/// As the embedding is stored.
 pub(super) fn stored_dtype(checkpoint: &Checkpoint, config: &ModelConfig) -> Dtype {
-    match checkpoint.is_half_precision(&format!("{}.weight", config.family.names.embedding)) {
-        true => Dtype::Bfloat16,
-        false => Dtype::Float32,
-    }
+    Dtype::as_stored(checkpoint, &format!("{}.weight", config.family.names.embedding))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use rectify_kernels::WeightDtype;
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::backend::{Matrix, Result, Values};
@@ -226,15 +227,13 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// Whether a tensor is stored in half precision or less.
-    pub fn is_half_precision(&self, name: &str) -> bool {
-        match self.find(name).map(|entry| &entry.data) {
-            Some(Data::File(stored)) => match stored.form {
-                Form::Safetensors(dtype) => matches!(dtype, Dtype::BF16 | Dtype::F16),
-                Form::Gguf(kind, _) => kind != Storage::F32,
-            },
-            Some(Data::Memory(values)) => matches!(values, Values::Bf16(_)),
-            None => false,
+    /// What a tensor is stored in: of sixteen bits if not f32.
+    pub fn weight_dtype(&self, name: &str) -> WeightDtype {
+        match (self.find(name).map(|entry| &entry.data), self.stored(name).map(|stored| &stored.form)) {
+            (_, Some(Form::Safetensors(Dtype::F32) | Form::Gguf(Storage::F32, _))) => WeightDtype::F32,
+            (_, Some(Form::Safetensors(Dtype::F16) | Form::Gguf(Storage::F16, _))) => WeightDtype::F16,
+            (_, Some(_)) | (Some(Data::Memory(Values::Bf16(_))), None) => WeightDtype::Bf16,
+            _ => WeightDtype::F32,
         }
     }
 
@@ -471,6 +470,31 @@ mod tests {
             }
         }
         assert!(read(&[0; 8], Dtype::I64).is_none());
+    }
+
+    #[test]
+    fn every_float_dtype_is_known_as_it_is_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write_model(folder.path(), &json!({}));
+        let stored = [
+            (Dtype::F32, WeightDtype::F32),
+            (Dtype::BF16, WeightDtype::Bf16),
+            (Dtype::F16, WeightDtype::F16),
+        ];
+        let bytes = [0; 16];
+        let views = stored.map(|(dtype, _)| {
+            let shape = vec![8 * bytes.len() / dtype.bitsize()];
+            (format!("{dtype:?}"), safetensors::tensor::TensorView::new(dtype, shape, &bytes).unwrap())
+        });
+        fs::write(folder.path().join(SINGLE), safetensors::serialize(views, None).unwrap()).unwrap();
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        for (dtype, expected) in stored {
+            assert_eq!(checkpoint.weight_dtype(&format!("{dtype:?}")), expected);
+        }
+        assert_eq!(
+            Checkpoint::random(&config(&json!({})).unwrap(), 2).weight_dtype("model.embed_tokens.weight"),
+            WeightDtype::F32
+        );
     }
 
     #[test]

@@ -184,13 +184,12 @@ fn load_encoder(
         }
     };
     let checkpoint = Checkpoint::open(source)?;
-    let stored = || match checkpoint.is_half_precision(&config.word_embedding()) {
-        true => Dtype::Bfloat16,
-        false => Dtype::Float32,
-    };
     let options = EncoderOptions {
         pool: Arc::clone(pool),
-        dtype: models.dtype.unwrap_or_else(stored).weights(),
+        dtype: models
+            .dtype
+            .unwrap_or_else(|| Dtype::as_stored(&checkpoint, &config.word_embedding()))
+            .weights(),
         memory: models.reward_kv_memory,
         max_len,
         readout,

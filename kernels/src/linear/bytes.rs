@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use super::coded::Coded;
+use super::coded::{Coded, NIBBLES, upper_bits};
 use super::reading::STRIPE_BYTES;
 use super::rounding::EXTRA;
 use super::{AHEAD, Part, Product};
@@ -36,33 +36,43 @@ impl Part<'_> {
         let Product { panels, words, .. } = self.product;
         let (form, num_panels) = (w.form, self.panels.len());
         let (per_block, quads) = (form.words(), form.quads());
+        let scale_bytes = w.per_tile().1;
         let first_row = panels.first_row(self.panels.start);
         let num_rows = panels.first_row(self.panels.end) - first_row;
         sums[..num_rows * columns * LANES].fill(0.0);
-        let is_packed = form.bits < 8;
-        let chunk = match is_packed {
+        // One panel takes codes apart as it meets them, several find them as bytes in the first-level cache.
+        let (is_alone, unpacks) = (num_panels == 1, form.bits < 8 && num_panels > 1);
+        let tail = (AHEAD / per_block).clamp(1, w.blocks);
+        let chunk = match unpacks {
             true => UNPACKED / form.block,
             false => w.blocks.div_ceil((4 * columns * w.blocks * per_block).div_ceil(STRIPE_BYTES)),
         };
         let mut bytes = BYTES.take();
         let unpacked = chunk * quads * LANES;
-        bytes.resize(if is_packed { columns * unpacked } else { 0 });
+        bytes.resize(if unpacks { columns * unpacked } else { 0 });
         let mut codes = Codes::of(w, first, columns);
+        codes.bits = if unpacks { 8 } else { form.bits };
         let mut block = 0;
         while block < w.blocks {
-            let len = chunk.min(w.blocks - block);
-            let at = |j: usize| ((first + j) * w.blocks + block) * per_block;
-            // Read once and as they are, codes are asked for a little in advance. Else all panels together ask for the
-            // next chunk, or for the first of the next stripe.
-            let (ahead, lines) = match num_panels {
-                1 if !is_packed => (AHEAD, per_block / LINE),
-                _ if block + len < w.blocks => (len * per_block, (per_block / LINE).div_ceil(num_panels)),
-                _ => ((columns * w.blocks - block) * per_block, (per_block / LINE).div_ceil(num_panels)),
+            let left = w.blocks - block;
+            let len = match is_alone {
+                true if left > tail => left - tail,
+                true => left,
+                false => chunk.min(left),
             };
+            let at = |j: usize| ((first + j) * w.blocks + block) * per_block;
+            // Read once, codes are asked for a little in advance. Else all panels together ask for the next chunk. In the
+            // end it is the first of the next stripe.
+            let ahead = match len < left {
+                true if is_alone => tail,
+                true => len,
+                false => columns * w.blocks - block,
+            };
+            let (ahead, lines) = (ahead * per_block, (per_block / LINE).div_ceil(num_panels));
             for j in 0..columns {
                 let words = &w.codes[at(j)..][..len * per_block];
                 codes.tiles[j] = words.as_ptr();
-                if is_packed {
+                if unpacks {
                     let out = &mut bytes[j * unpacked..][..unpacked];
                     for (words, out) in words.chunks_exact(per_block).zip(out.chunks_exact_mut(quads * LANES))
                     {
@@ -75,7 +85,7 @@ impl Part<'_> {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
                 let start = words[row * panels.words + block * (quads + EXTRA) * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
-                let skip = if num_panels == 1 { 0 } else { index * len * lines * LINE };
+                let skip = index * len * lines * LINE;
                 let mut tiles = [w.codes.as_ptr(); MAX_COLUMNS];
                 for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                     *tile = tile.wrapping_add(at(j) + ahead + skip);
@@ -89,7 +99,7 @@ impl Part<'_> {
                         quads,
                         start,
                         codes,
-                        Ahead { tiles, lines },
+                        Ahead { tiles, lines, scales: (columns * scale_bytes, scale_bytes / w.blocks) },
                         sums.as_mut_ptr(),
                     )
                 };
@@ -104,22 +114,28 @@ impl Part<'_> {
 /// Columns of codes as bytes, and their scales.
 #[derive(Clone, Copy)]
 pub(super) struct Codes {
-    /// Words `[block][quads][16]` of each tile.
+    /// Words `[block][quads][16]` of each tile, or fewer as [`Coded`] has them.
     pub(super) tiles: [*const u32; MAX_COLUMNS],
+    /// Of a code in these words.
+    pub(super) bits: usize,
     /// Of each tile, from its own first block on.
     pub(super) factors: [*const u16; MAX_COLUMNS],
     /// As `factors`; used if several blocks share one.
     pub(super) parts: [*const i8; MAX_COLUMNS],
-    /// Blocks that share a factor are two to the power of this; of one, the factor is the scale.
+    /// Blocks that share a factor; of one, the factor is the scale.
     pub(super) blocks_per_factor: usize,
     pub(super) has_minimum: bool,
 }
 
-/// What to ask for in advance: from where on in each tile, and lines at each block.
+/// What to ask for in advance.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
+    /// From where on in each tile.
     pub(super) tiles: [*const u32; MAX_COLUMNS],
+    /// As many of these at each block.
     pub(super) lines: usize,
+    /// Bytes from the scales of a tile to those of the next stripe, and of each block.
+    pub(super) scales: (usize, usize),
 }
 
 /// `sums += a · b` over `count` blocks from block `first` on, of `quads` words each, for `(rows, columns)` rows and column
@@ -156,19 +172,27 @@ impl Op for MultiplyBytes {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (rows, columns) = self.shape;
-        debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
-        // SAFETY: promised to `new`.
-        of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe { self.tile::<S, ROWS, COLUMNS>(s) });
+        match self.codes.bits {
+            8 => self.run_as::<S, false>(s),
+            _ => self.run_as::<S, true>(s),
+        }
     }
 }
 
 impl MultiplyBytes {
+    #[inline(always)]
+    fn run_as<S: Simd, const PACKED: bool>(self, s: S) {
+        let (rows, columns) = self.shape;
+        debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
+        // SAFETY: promised to `new`.
+        of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe { self.tile::<S, PACKED, ROWS, COLUMNS>(s) });
+    }
+
     /// # Safety
     /// As [`MultiplyBytes::new`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-    unsafe fn tile<S: Simd, const ROWS: usize, const COLUMNS: usize>(&self, s: S) {
+    unsafe fn tile<S: Simd, const PACKED: bool, const ROWS: usize, const COLUMNS: usize>(&self, s: S) {
         let Self { blocks: (first, count), quads, codes, ahead, sums, .. } = *self;
         let mut panel = self.panel;
         // SAFETY: every address is block, quad, row and column inside the extents the caller promised.
@@ -179,6 +203,8 @@ impl MultiplyBytes {
                         let line = (index * ahead.lines + line) * LANES;
                         s.prefetch(ahead.tiles[j].wrapping_add(line).cast());
                     }
+                    let (stripe, block) = ahead.scales;
+                    s.prefetch(codes.factors[j].cast::<u8>().wrapping_add(stripe + (first + index) * block));
                 }
                 let (scales, corrections) = (panel.add(quads * ROWS), panel.add((quads + 1) * ROWS));
                 let mut dots = [[s.splat_word(0); COLUMNS]; ROWS];
@@ -190,7 +216,7 @@ impl MultiplyBytes {
                 for quad in 0..quads {
                     let mut right = [s.splat_word(0); COLUMNS];
                     for j in 0..COLUMNS {
-                        right[j] = s.load_words_at(codes.tiles[j].add((index * quads + quad) * LANES));
+                        right[j] = codes.quad::<S, PACKED>(s, j, quads, (index, quad));
                     }
                     for i in 0..ROWS {
                         let left = s.splat_word(*panel.add(quad * ROWS + i));
@@ -232,6 +258,7 @@ impl Codes {
     fn of(w: &Coded, first: usize, columns: usize) -> Self {
         let mut codes = Self {
             tiles: [std::ptr::null(); MAX_COLUMNS],
+            bits: w.form.bits,
             factors: [std::ptr::null(); MAX_COLUMNS],
             parts: [std::ptr::null(); MAX_COLUMNS],
             blocks_per_factor: w.form.blocks_per_factor,
@@ -242,6 +269,36 @@ impl Codes {
             (codes.factors[j], codes.parts[j]) = (factors.as_ptr(), parts.as_ptr());
         }
         codes
+    }
+
+    /// Four codes of each output of tile `j` as bytes: quad `quad` of block `block`.
+    ///
+    /// # Safety
+    /// There must be such a tile, and such a quad of such a block after where the tile starts.
+    #[inline(always)]
+    unsafe fn quad<S: Simd, const PACKED: bool>(
+        &self,
+        s: S,
+        j: usize,
+        quads: usize,
+        (block, quad): (usize, usize),
+    ) -> S::W {
+        // SAFETY: promised by the caller.
+        unsafe {
+            if !PACKED {
+                return s.load_words_at(self.tiles[j].add((block * quads + quad) * LANES));
+            }
+            let words = self.tiles[j].add(block * quads * self.bits / 8 * LANES);
+            let low = s.load_words_at(words.add(quad / 2 * LANES));
+            let low = s.bits(low, 4 * (quad as u32 % 2), NIBBLES);
+            match self.bits - 4 {
+                0 => low,
+                high => {
+                    let upper = s.load_words_at(words.add((quads / 2 + quad * high / 8) * LANES));
+                    s.join(low, s.bits(upper, (quad * high % 8) as u32, upper_bits(high)))
+                }
+            }
+        }
     }
 
     /// The scales (level 0) or minima (level 1) of tile `j` at a block.

@@ -14,13 +14,13 @@ use crate::transpose::transpose;
 /// Most inputs of a block.
 pub(super) const MAX_BLOCK: usize = 64;
 /// The lower four bits of each byte.
-const NIBBLES: u32 = 0x0f0f_0f0f;
+pub(super) const NIBBLES: u32 = 0x0f0f_0f0f;
 /// The lowest bit of each byte.
 const ONES: u32 = 0x0101_0101;
 
 /// The lowest bits of each byte, as many as a code has above the lower four.
 #[inline(always)]
-fn upper_bits(count: usize) -> u32 {
+pub(super) fn upper_bits(count: usize) -> u32 {
     ONES * ((1 << count) - 1)
 }
 

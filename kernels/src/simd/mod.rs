@@ -116,6 +116,10 @@ pub(crate) trait Simd: Copy {
     }
     /// The words, one by one.
     fn words(self, words: Self::W) -> [u32; LANES];
+    /// `words >> shift & mask`.
+    fn bits(self, words: Self::W, shift: u32, mask: u32) -> Self::W;
+    /// `low | high << 4`.
+    fn join(self, low: Self::W, high: Self::W) -> Self::W;
     /// Signed words as f32.
     fn to_f32(self, words: Self::W) -> Self::V;
     /// Integers in −127..=127 as signed bytes.

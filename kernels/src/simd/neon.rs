@@ -186,6 +186,15 @@ impl Simd for Neon {
         unsafe { std::mem::transmute(words) }
     }
     #[inline(always)]
+    fn bits(self, words: W, shift: u32, mask: u32) -> W {
+        let (right, mask) = (vdupq_n_s32(-shift.cast_signed()), vdupq_n_u32(mask));
+        four!(|i| vandq_u32(vshlq_u32(words[i], right), mask))
+    }
+    #[inline(always)]
+    fn join(self, low: W, high: W) -> W {
+        four!(|i| vorrq_u32(low[i], vshlq_n_u32::<4>(high[i])))
+    }
+    #[inline(always)]
     fn to_f32(self, words: W) -> V {
         four!(|i| vcvtq_f32_s32(vreinterpretq_s32_u32(words[i])))
     }

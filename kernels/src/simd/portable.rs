@@ -142,6 +142,14 @@ impl Simd for Portable {
         words
     }
     #[inline(always)]
+    fn bits(self, words: [u32; LANES], shift: u32, mask: u32) -> [u32; LANES] {
+        words.map(|word| word >> shift & mask)
+    }
+    #[inline(always)]
+    fn join(self, low: [u32; LANES], high: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|i| low[i] | high[i] << 4)
+    }
+    #[inline(always)]
     fn to_f32(self, words: [u32; LANES]) -> V {
         words.map(|word| word.cast_signed() as f32)
     }

@@ -138,6 +138,13 @@ macro_rules! avx512_methods {
                 let narrow = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
                 _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
             }
+            fn bits(self, words: __m512i, shift: u32, mask: u32) -> __m512i {
+                let right = _mm512_srlv_epi32(words, _mm512_set1_epi32(shift as i32));
+                _mm512_and_si512(right, _mm512_set1_epi32(mask as i32))
+            }
+            fn join(self, low: __m512i, high: __m512i) -> __m512i {
+                _mm512_or_si512(low, _mm512_slli_epi32::<4>(high))
+            }
             fn to_f32(self, words: __m512i) -> __m512 { _mm512_cvtepi32_ps(words) }
             fn to_bytes(self, v: __m512, out: &mut [i8; LANES]) {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -317,6 +324,13 @@ impl Simd for Avx2 {
             [dot_bytes256(acc[0], c[0], a[0]), dot_bytes256(acc[1], c[1], a[1])]
         }
         fn words(self, words: Self::W) -> [u32; LANES] { std::mem::transmute(words) }
+        fn bits(self, words: Self::W, shift: u32, mask: u32) -> Self::W {
+            let (right, mask) = (_mm256_set1_epi32(shift as i32), _mm256_set1_epi32(mask as i32));
+            words.map(|words| _mm256_and_si256(_mm256_srlv_epi32(words, right), mask))
+        }
+        fn join(self, low: Self::W, high: Self::W) -> Self::W {
+            [0, 1].map(|i| _mm256_or_si256(low[i], _mm256_slli_epi32::<4>(high[i])))
+        }
         fn to_f32(self, words: Self::W) -> Self::V { [_mm256_cvtepi32_ps(words[0]), _mm256_cvtepi32_ps(words[1])] }
         fn to_bytes(self, v: Self::V, out: &mut [i8; LANES]) {
             // As below; then the lower eight bytes of each half.
