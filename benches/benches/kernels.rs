@@ -169,15 +169,17 @@ fn values(len: usize) -> Vec<f32> {
 /// All linear layers of a model, one after the other, as in a step of `m` rows.
 fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Outcome {
     let numbers = values(stack.head.0 * stack.head.1);
+    // Whole blocks of the largest kind.
+    let whole = |k: usize| k.next_multiple_of(256);
     // Any codes; factors near one.
-    let blocks: Vec<u8> = (0..numbers.len() * 34 / 32).map(|i| (i * 7919 % 60) as u8).collect();
+    let blocks: Vec<u8> =
+        (0..whole(stack.head.0) * stack.head.1 * 34 / 32).map(|i| (i * 7919 % 60) as u8).collect();
     let shapes = (0..stack.num_layers).flat_map(|_| stack.layer).chain([stack.head]);
     let weights: Vec<PackedLinear> = shapes
         .map(|(k, n)| match held {
             Held::As(dtype) => PackedLinear::pack(pool, &[Values::F32(&numbers[..k * n])], k, dtype),
-            // Whole blocks of the largest kind.
             Held::Blocks(kind) => {
-                let k = k.next_multiple_of(256);
+                let k = whole(k);
                 let bytes = &blocks[..k / kind.num_values() * n * kind.num_bytes()];
                 PackedLinear::pack(pool, &[Values::Blocks(kind, bytes)], k, WeightDtype::Blocks)
             }
