@@ -2,9 +2,8 @@
 `/health`; `neighbour`, what a busy loop beside it leaves of generation; `votes`, how long votes wait for their commit
 beside live streams, and what the streams feel of them and of a store that another program holds; `load`, how long a
 policy takes from its files into memory beside reading them once, past a buffer and into fresh memory, from the page
-cache and from the disk; `server`, what
-64 streams over HTTP cost beside the same requests to the engine without a server; `long-prompt`, what eight streams feel of
-a prompt of 1,900 tokens that arrives.
+cache and from the disk; `server`, what 64 streams over HTTP cost beside the same requests to the engine without a server;
+`long-prompt`, what eight streams feel of a prompt of 1,900 tokens that arrives.
 
     cargo build --release
     python3 benches/alone.py start

@@ -41,7 +41,8 @@ impl Part<'_> {
         let num_rows = panels.first_row(self.panels.end) - first_row;
         sums[..num_rows * columns * LANES].fill(0.0);
         // One panel takes codes apart as it meets them, several find them as bytes in the first-level cache.
-        let (is_alone, unpacks) = (num_panels == 1, form.bits < 8 && num_panels > 1);
+        let is_alone = num_panels == 1;
+        let unpacks = form.bits < 8 && !is_alone;
         let tail = (AHEAD / per_block).clamp(1, w.blocks);
         let chunk = match unpacks {
             true => UNPACKED / form.block,
@@ -50,8 +51,7 @@ impl Part<'_> {
         let mut bytes = BYTES.take();
         let unpacked = chunk * quads * LANES;
         bytes.resize(if unpacks { columns * unpacked } else { 0 });
-        let mut codes = Codes::of(w, first, columns);
-        codes.bits = if unpacks { 8 } else { form.bits };
+        let mut codes = Codes::of(w, first, columns, if unpacks { 8 } else { form.bits });
         let mut block = 0;
         while block < w.blocks {
             let left = w.blocks - block;
@@ -254,11 +254,11 @@ impl MultiplyBytes {
 }
 
 impl Codes {
-    /// Tiles `first..first + columns`, whose codes are still to be said.
-    fn of(w: &Coded, first: usize, columns: usize) -> Self {
+    /// Tiles `first..first + columns`, whose codes, of so many bits, are still to be said.
+    fn of(w: &Coded, first: usize, columns: usize, bits: usize) -> Self {
         let mut codes = Self {
             tiles: [std::ptr::null(); MAX_COLUMNS],
-            bits: w.form.bits,
+            bits,
             factors: [std::ptr::null(); MAX_COLUMNS],
             parts: [std::ptr::null(); MAX_COLUMNS],
             blocks_per_factor: w.form.blocks_per_factor,
