@@ -1,43 +1,53 @@
 //! Memory that starts at a cache line, zeroed by the operating system and so untouched until used. Leaves layouts to its
 //! users.
-#![cfg_attr(
-    target_os = "linux",
-    expect(unsafe_code, reason = "advice to the operating system about our own pages")
-)]
 
 use bytemuck::Pod;
+use memmap2::MmapMut;
 
 const LINE: usize = 64;
 /// Bytes of a huge page.
-#[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
 /// `len` values from a cache line on.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Buffer<T> {
-    data: Vec<T>,
+    memory: Memory<T>,
     start: usize,
     len: usize,
+}
+
+/// Where values lie.
+#[derive(Debug)]
+enum Memory<T> {
+    Heap(Vec<T>),
+    /// Asked of the system: an allocator may fill with zeros, on one thread, what is about to be filled on all.
+    Mapped(MmapMut),
 }
 
 impl<T: Pod> Buffer<T> {
     pub(crate) fn zeroed(len: usize) -> Self {
         let data = vec![T::zeroed(); len + LINE / size_of::<T>()];
         let start = data.as_ptr().align_offset(LINE);
-        Self { data, start, len }
+        Self { memory: Memory::Heap(data), start, len }
     }
 
-    /// As [`Buffer::zeroed`], for what is filled at once and then read from end to end: in huge pages. It does not begin
-    /// at the border of one: where all memory is in huge pages already, what lies before the border would cost one.
+    /// As [`Buffer::zeroed`], for what is filled at once and then read from end to end: in huge pages, for a stream of
+    /// weights crosses a page every few nanoseconds. Without them all works as well, slower.
     pub(crate) fn streamed(len: usize) -> Self {
-        let mut buffer = Self::zeroed(len);
-        advise_huge_pages(&mut buffer.data);
-        buffer
+        let bytes = len * size_of::<T>();
+        if bytes < HUGE_PAGE {
+            return Self::zeroed(len);
+        }
+        let Ok(map) = MmapMut::map_anon(bytes) else { return Self::zeroed(len) };
+        // A refusal is harmless.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Self { memory: Memory::Mapped(map), start: 0, len }
     }
 
     /// Makes room for `len` values, keeping none of the old ones; allocates only to grow.
     pub(crate) fn resize(&mut self, len: usize) {
-        if self.start + len > self.data.len() {
+        if self.start + len > self.memory.values().len() {
             *self = Self::zeroed(len.next_power_of_two());
         }
         self.len = len;
@@ -48,36 +58,79 @@ impl<T: Pod> Buffer<T> {
     }
 }
 
-/// Asks for huge pages: a stream of weights crosses a page every few nanoseconds. Without them all works as well, slower.
-#[cfg(target_os = "linux")]
-fn advise_huge_pages<T>(data: &mut [T]) {
-    const PAGE: usize = 4096;
-    const MADV_HUGEPAGE: i32 = 14;
-    unsafe extern "C" {
-        fn madvise(start: *mut u8, len: usize, advice: i32) -> i32;
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Self { memory: Memory::Heap(Vec::new()), start: 0, len: 0 }
     }
-    let bytes = size_of_val(data);
-    if bytes < HUGE_PAGE {
-        return;
-    }
-    let start = data.as_mut_ptr().cast::<u8>();
-    let skip = start.align_offset(PAGE);
-    // SAFETY: the pages lie inside `data`, and this advice changes no contents. A refusal is harmless.
-    unsafe { madvise(start.add(skip), (bytes - skip) / PAGE * PAGE, MADV_HUGEPAGE) };
 }
 
-#[cfg(not(target_os = "linux"))]
-fn advise_huge_pages<T>(_: &mut [T]) {}
+impl<T: Pod> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        let mut clone = match self.memory {
+            Memory::Heap(_) => Self::zeroed(self.len),
+            Memory::Mapped(_) => Self::streamed(self.len),
+        };
+        clone.copy_from_slice(self);
+        clone
+    }
+}
 
-impl<T> std::ops::Deref for Buffer<T> {
+impl<T: Pod> Memory<T> {
+    fn values(&self) -> &[T] {
+        match self {
+            Self::Heap(data) => data,
+            Self::Mapped(map) => bytemuck::cast_slice(map),
+        }
+    }
+
+    fn values_mut(&mut self) -> &mut [T] {
+        match self {
+            Self::Heap(data) => data,
+            Self::Mapped(map) => bytemuck::cast_slice_mut(map),
+        }
+    }
+}
+
+impl<T: Pod> std::ops::Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.data[self.start..self.start + self.len]
+        &self.memory.values()[self.start..self.start + self.len]
     }
 }
 
-impl<T> std::ops::DerefMut for Buffer<T> {
+impl<T: Pod> std::ops::DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data[self.start..self.start + self.len]
+        &mut self.memory.values_mut()[self.start..self.start + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_begin_at_a_line_hold_zeros_and_are_cloned() {
+        for len in [0, 1, 100, HUGE_PAGE / 4 - 1, HUGE_PAGE / 4, HUGE_PAGE] {
+            for mut buffer in [Buffer::<u32>::zeroed(len), Buffer::streamed(len)] {
+                assert_eq!((buffer.len(), buffer.as_ptr().align_offset(LINE)), (len, 0));
+                assert!(buffer.iter().all(|word| *word == 0));
+                buffer.iter_mut().zip(1..).for_each(|(word, i)| *word = i);
+                let clone = buffer.clone();
+                buffer.fill(0);
+                assert!(clone.iter().zip(1..).all(|(word, i)| *word == i));
+            }
+        }
+    }
+
+    #[test]
+    fn room_grows_and_never_shrinks() {
+        let mut buffer = Buffer::<f32>::default();
+        buffer.resize(1000);
+        let place = buffer.as_ptr();
+        buffer.resize(3);
+        buffer.resize(1024);
+        assert_eq!((buffer.len(), buffer.as_ptr()), (1024, place));
+        buffer.resize(1 << 20);
+        assert_eq!(buffer.len(), 1 << 20);
     }
 }

@@ -170,11 +170,14 @@ fn chains<S: Simd, const CHAINS: usize>(s: S, steps: usize, kind: Kind) -> (f32,
             4
         }
         Kind::Bytes => {
-            let (x, y) = (s.splat_word(0x0101_0101), s.splat_word(0x0100_ff00));
+            // Operands that nobody knows and that change, or sets without such an instruction would not multiply them again.
+            let codes = black_box([[0x0101_0101; LANES], [0x0201_0101; LANES]]);
+            let activations = black_box([0x0100_ff00; CHAINS]).map(|word| s.splat_word(word));
             let mut dots = [s.splat_word(1); CHAINS];
-            for _ in 0..steps {
-                for dot in &mut dots {
-                    *dot = s.dot_bytes(*dot, x, y);
+            for step in 0..steps {
+                let codes = s.load_words(&codes[step % 2]);
+                for (dot, activations) in dots.iter_mut().zip(activations) {
+                    *dot = s.dot_bytes(*dot, codes, activations);
                 }
             }
             for (sum, dot) in sums.iter_mut().zip(dots) {
@@ -200,6 +203,6 @@ mod tests {
         assert!((1e8..1e13).contains(&limits.read_bytes_per_s), "{limits:?}");
         assert!((1e8..1e15).contains(&limits.f32_flops), "{limits:?}");
         assert!(limits.bf16_flops >= limits.f32_flops, "{limits:?}");
-        assert!((1e8..1e16).contains(&limits.int8_ops), "{limits:?}");
+        assert!((1e8..1e14).contains(&limits.int8_ops), "{limits:?}");
     }
 }

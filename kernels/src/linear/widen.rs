@@ -26,7 +26,7 @@ impl Op for Widen<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Self { w, tile, inputs, out } = self;
         let in_features = w.in_features();
         match w.storage() {
@@ -44,7 +44,9 @@ impl Op for Widen<'_> {
                 let pairs = out.as_chunks_mut::<LANES>().0.as_chunks_mut::<2>().0;
                 for (words, [even, odd]) in words.as_chunks::<LANES>().0.iter().zip(pairs) {
                     if is_half {
-                        [*even, *odd] = halves::widen(*words);
+                        let [wide_even, wide_odd] = s.widen_halves(s.load_words(words));
+                        s.store(wide_even, even);
+                        s.store(wide_odd, odd);
                         continue;
                     }
                     *even = words.map(|word| f32::from_bits(word << 16));

@@ -10,7 +10,7 @@ pub(super) const BIAS: f32 = f32::from_bits((112 + 127) << 23);
 
 /// Pairs, the even one in the low half of each word, as f32: first the even ones, then the odd ones.
 #[inline(always)]
-pub(crate) fn widen(pairs: [u32; LANES]) -> [[f32; LANES]; 2] {
+pub(super) fn widen(pairs: [u32; LANES]) -> [[f32; LANES]; 2] {
     [pairs.map(|pair| widened(pair & 0xffff)), pairs.map(|pair| widened(pair >> 16))]
 }
 

@@ -5,6 +5,8 @@
 //! calls is inlined there.
 #![expect(unsafe_code, reason = "kernels address their operands by pointer")]
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 pub(crate) mod halves;
 mod math;
 #[cfg(target_arch = "aarch64")]
@@ -51,6 +53,11 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// Sixteen words must be readable at `x`.
     unsafe fn load_words_at(self, x: *const u32) -> Self::W;
+    #[inline(always)]
+    fn load_words(self, words: &[u32; LANES]) -> Self::W {
+        // SAFETY: sixteen words.
+        unsafe { self.load_words_at(words.as_ptr()) }
+    }
     /// Signed bytes as f32.
     ///
     /// # Safety
@@ -98,14 +105,18 @@ pub(crate) trait Simd: Copy {
     fn mul_add_halves(self, acc: Self::W, a: Self::W, b: Self::W) -> Self::W {
         let [mut acc, a, b] = [acc, a, b].map(|words| self.words(words));
         halves::mul_add(&mut acc, &a, &b);
-        // SAFETY: sixteen words.
-        unsafe { self.load_words_at(acc.as_ptr()) }
+        self.load_words(&acc)
     }
     /// `acc + pair₀ + pair₁` of finite pairs in half precision.
     #[inline(always)]
     fn add_halves(self, acc: Self::V, pairs: Self::W) -> Self::V {
-        let [even, odd] = halves::widen(self.words(pairs));
-        self.add(self.add(acc, self.load(&even)), self.load(&odd))
+        let [even, odd] = self.widen_halves(pairs);
+        self.add(self.add(acc, even), odd)
+    }
+    /// Pairs in half precision as f32: first the even ones, then the odd ones.
+    #[inline(always)]
+    fn widen_halves(self, pairs: Self::W) -> [Self::V; 2] {
+        halves::widen(self.words(pairs)).map(|values| self.load(&values))
     }
     /// Rounds to half precision, ties to even.
     #[inline(always)]
