@@ -1,14 +1,12 @@
 //! Named tensors of a model: safetensors files, one or sharded, mapped from disk or embedded, a GGUF file, or tensors
 //! in memory. Leaves packing to the backends; nothing is copied here but what is unaligned, half precision or in blocks.
 
-mod files;
 mod validate;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use rectify_kernels::WeightDtype;
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -18,7 +16,7 @@ use super::config::ModelConfig;
 use super::gguf::blocks::Storage;
 use super::gguf::{self, Gguf};
 use super::layout::{self, TensorRole};
-use super::read_ahead::ReadAhead;
+use super::mmap::MappedFile;
 use super::source::{FileBytes, ModelSource};
 use super::stored_values::{INITIALIZER_RANGE, normal, of_gguf, read, transposed};
 use crate::EngineError;
@@ -33,7 +31,6 @@ pub struct Checkpoint {
     origin: PathBuf,
     files: Vec<(PathBuf, FileBytes)>,
     tensors: HashMap<String, Entry>,
-    ahead: OnceLock<ReadAhead>,
 }
 
 #[derive(Debug)]
@@ -96,7 +93,7 @@ impl Checkpoint {
             tensors.insert(name, Entry { shape, data: Data::File(stored) });
         }
         let files = vec![(gguf.path, FileBytes::Mapped(gguf.bytes))];
-        Ok(Self { files, tensors, ..Self::in_memory(path) })
+        Ok(Self { origin: path.to_owned(), files, tensors })
     }
 
     /// Opens one safetensors file of `source`.
@@ -108,7 +105,8 @@ impl Checkpoint {
     }
 
     fn open_files(source: &ModelSource, origin: &str, files: &[&str]) -> Result<Self> {
-        let mut checkpoint = Self::in_memory(source.path_of(origin));
+        let mut checkpoint =
+            Self { origin: source.path_of(origin), files: Vec::new(), tensors: HashMap::new() };
         for file in files {
             checkpoint.add_file(source.path_of(file), source.require(file)?)?;
         }
@@ -168,7 +166,7 @@ impl Checkpoint {
 
     /// No tensors yet; `origin` is what messages call it.
     pub fn in_memory(origin: impl Into<PathBuf>) -> Self {
-        Self { origin: origin.into(), files: Vec::new(), tensors: HashMap::new(), ahead: OnceLock::new() }
+        Self { origin: origin.into(), files: Vec::new(), tensors: HashMap::new() }
     }
 
     /// Adds or replaces a tensor.
@@ -231,14 +229,11 @@ impl Checkpoint {
 
     /// What a tensor is stored in: of sixteen bits if not f32.
     pub fn weight_dtype(&self, name: &str) -> WeightDtype {
-        match self.find(name).map(|entry| &entry.data) {
-            Some(Data::Memory(Values::Bf16(_))) => WeightDtype::Bf16,
-            None | Some(Data::Memory(_)) => WeightDtype::F32,
-            Some(Data::File(stored)) => match stored.form {
-                Form::Safetensors(Dtype::F32) | Form::Gguf(Storage::F32, _) => WeightDtype::F32,
-                Form::Safetensors(Dtype::F16) | Form::Gguf(Storage::F16, _) => WeightDtype::F16,
-                _ => WeightDtype::Bf16,
-            },
+        match (self.find(name).map(|entry| &entry.data), self.stored(name).map(|stored| &stored.form)) {
+            (_, Some(Form::Safetensors(Dtype::F32) | Form::Gguf(Storage::F32, _))) => WeightDtype::F32,
+            (_, Some(Form::Safetensors(Dtype::F16) | Form::Gguf(Storage::F16, _))) => WeightDtype::F16,
+            (_, Some(_)) | (Some(Data::Memory(Values::Bf16(_))), None) => WeightDtype::Bf16,
+            _ => WeightDtype::F32,
         }
     }
 
@@ -256,9 +251,8 @@ impl Checkpoint {
         match &self.entry(name, shape)?.data {
             Data::Memory(values) => Ok(values.reborrow()),
             Data::File(stored) => {
-                self.see(stored);
-                let (_, bytes) = &self.files[stored.file];
-                self.interpret(stored, &bytes[stored.range.clone()], name, shape)
+                let bytes = self.files[stored.file].1.part(stored.range.clone());
+                self.interpret(stored, bytes, name, shape)
             }
         }
     }
@@ -304,6 +298,19 @@ impl Checkpoint {
         }
     }
 
+    /// The mapped file that holds a tensor.
+    fn mapped(&self, name: &str) -> Option<&MappedFile> {
+        let (_, bytes) = &self.files[self.stored(name)?.file];
+        if let FileBytes::Mapped(file) = bytes { Some(file) } else { None }
+    }
+
+    /// Lets go of a tensor's bytes in the file.
+    fn release(&self, name: &str) {
+        if let (Some(file), Some(stored)) = (self.mapped(name), self.stored(name)) {
+            file.release(&file[stored.range.clone()]);
+        }
+    }
+
     /// The values of a tensor in single precision.
     ///
     /// # Errors
@@ -312,7 +319,6 @@ impl Checkpoint {
         match &self.entry(name, shape)?.data {
             Data::Memory(values) => Ok(values.reborrow().into_f32()),
             Data::File(stored) => {
-                self.see(stored);
                 let (path, bytes) = &self.files[stored.file];
                 let copy = bytes.copy(stored.range.clone());
                 let copy = copy.map_err(|error| EngineError::load(path, error.to_string()))?;

@@ -93,9 +93,6 @@ impl<'a> Opened<'a> {
                 "is of a ForSequenceClassification model, but the policy must be a ForCausalLM model";
             return Err(EngineError::load(source.path_of("config.json"), message));
         }
-        // First, so that the disk is at work while the rest is read.
-        let checkpoint = Checkpoint::open(source)?;
-        checkpoint.read_ahead(layout::tensors(&config).iter().map(|tensor| tensor.name.as_str()));
         let mut generation = GenerationConfig::load(source, &config)?;
         let tokenizer = Arc::new(Tokenizer::load(source)?);
         tokenizer.check_vocabulary(&config)?;
@@ -105,6 +102,7 @@ impl<'a> Opened<'a> {
             generation.eos_token_ids.push(eos);
         }
         let chat_template = ChatTemplate::load(source)?.map(Arc::new);
+        let checkpoint = Checkpoint::open(source)?;
         let dtype = policy.dtype.or(models.dtype).unwrap_or_else(|| stored_dtype(&checkpoint, &config));
         let kv_dtype = models.kv_dtype.unwrap_or(dtype).kv();
         let name = policy.name().into_owned();

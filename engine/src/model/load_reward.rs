@@ -69,7 +69,6 @@ pub(super) fn load_reward(
         return Err(EngineError::load(source.path_of("config.json"), message));
     }
     let readout = Readout::new(&name, &fields, &labels, reading)?;
-    checkpoint.read_ahead(layout::tensors(&config).iter().map(|tensor| tensor.name.as_str()));
     let tokenizer = Arc::new(Tokenizer::load(source)?);
     tokenizer.check_vocabulary(&config)?;
     let steps = step_tags(&name, &fields, &config, reading, &tokenizer)?;
@@ -185,7 +184,6 @@ fn load_encoder(
         }
     };
     let checkpoint = Checkpoint::open(source)?;
-    checkpoint.read_ahead(checkpoint.names());
     let options = EncoderOptions {
         pool: Arc::clone(pool),
         dtype: models

@@ -5,19 +5,27 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::backend::Result;
-use super::read_ahead::Asked;
 use crate::EngineError;
+
+/// Bytes that the disk is asked for at a time: of advice about more, Linux heeds no more than it reads ahead at once.
+const PIECE: usize = 8 << 20;
+/// Pieces that are asked for before anybody looks at them.
+const AHEAD: usize = 8;
 
 /// A whole file, read-only.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
-    asked: Arc<Asked>,
+    file: File,
     /// None of an empty file, which some systems do not map.
     map: Option<memmap2::Mmap>,
+    /// Of each piece, whether the disk was asked for it.
+    #[cfg(target_os = "linux")]
+    asked: Vec<AtomicBool>,
 }
 
 impl MappedFile {
@@ -37,13 +45,22 @@ impl MappedFile {
         // changes the file in place, which the documentation above forbids, as every user of mapped weights does.
         let map = || unsafe { memmap2::Mmap::map(&file) }.map_err(failed);
         let map = (metadata.len() > 0).then(map).transpose()?;
-        let len = map.as_ref().map_or(0, |map| map.len());
-        Ok(Self { path: path.to_owned(), asked: Arc::new(Asked::new(file, len)), map })
+        Ok(Self {
+            path: path.to_owned(),
+            #[cfg(target_os = "linux")]
+            asked: (0..map.as_ref().map_or(0, |map| map.len().div_ceil(PIECE)))
+                .map(|_| AtomicBool::new(false))
+                .collect(),
+            file,
+            map,
+        })
     }
 
-    /// For who asks in advance.
-    pub(super) fn asked(&self) -> &Arc<Asked> {
-        &self.asked
+    /// Bytes `range`, which are about to be looked at: the disk is asked for them and for some that follow. Without this
+    /// each first look at a page waits for the disk by itself.
+    pub fn part(&self, range: Range<usize>) -> &[u8] {
+        self.ask(&range);
+        &self[range]
     }
 
     /// Reads `part`, a slice of this file, into `out`, which is as long. That is faster than to look at the slice, where
@@ -53,7 +70,7 @@ impl MappedFile {
     /// If it cannot be read; the message names the file.
     pub fn read(&self, part: &[u8], out: &mut [u8]) -> io::Result<bool> {
         let Some(range) = self.range_of(part) else { return Ok(false) };
-        self.asked.ask(&range);
+        self.ask(&range);
         self.read_at(range, out).map_err(|error| {
             io::Error::new(error.kind(), format!("{} cannot be read: {error}", self.path.display()))
         })?;
@@ -62,7 +79,7 @@ impl MappedFile {
 
     #[cfg(unix)]
     fn read_at(&self, range: Range<usize>, out: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self.asked.file(), out, range.start as u64)
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, range.start as u64)
     }
 
     #[cfg(not(unix))]
@@ -70,6 +87,29 @@ impl MappedFile {
         out.copy_from_slice(&self[range]);
         Ok(())
     }
+
+    /// Has the disk read these bytes and some that follow while others are being worked on.
+    #[cfg(target_os = "linux")]
+    fn ask(&self, range: &Range<usize>) {
+        use rustix::fs::{Advice, fadvise};
+
+        let last = (range.end.div_ceil(PIECE) + AHEAD).min(self.asked.len());
+        for piece in (range.start / PIECE).min(last)..last {
+            if !self.asked[piece].swap(true, Ordering::Relaxed)
+                && let Err(error) = fadvise(
+                    &self.file,
+                    (piece * PIECE) as u64,
+                    std::num::NonZero::new(PIECE as u64),
+                    Advice::WillNeed,
+                )
+            {
+                tracing::debug!(%error, "{} is not read ahead", self.path.display());
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn ask(&self, _: &Range<usize>) {}
 
     /// Where `part` lies in this file, if it does.
     fn range_of(&self, part: &[u8]) -> Option<Range<usize>> {
@@ -128,12 +168,12 @@ mod tests {
     #[test]
     fn a_slice_is_read_as_it_lies_and_others_are_not() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        const PIECE: usize = 8 << 20;
         let bytes: Vec<u8> = (0..PIECE as u32 * 2 + 77).map(|i| (i % 251) as u8).collect();
         std::io::Write::write_all(&mut file, &bytes).unwrap();
         let map = MappedFile::open(file.path()).unwrap();
         for range in [0..10, PIECE - 3..PIECE + 5, 2 * PIECE..bytes.len(), bytes.len()..bytes.len()] {
             let mut out = vec![0; range.len()];
+            assert_eq!(map.part(range.clone()), &bytes[range.clone()]);
             assert!(map.read(&map[range.clone()], &mut out).unwrap());
             assert_eq!(out, bytes[range]);
         }

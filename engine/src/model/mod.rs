@@ -25,7 +25,6 @@ mod load_reward;
 pub mod mmap;
 pub mod names;
 pub mod peft;
-mod read_ahead;
 pub mod reading;
 pub mod readout;
 pub mod reward;

@@ -36,6 +36,14 @@ pub enum FileBytes {
 }
 
 impl FileBytes {
+    /// Bytes `range`, which are about to be looked at.
+    pub fn part(&self, range: Range<usize>) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file.part(range),
+            Self::Static(_) | Self::Made(_) => &self[range],
+        }
+    }
+
     /// A copy of bytes `range`, few of them: to look at one may map two MiB of the file into memory.
     ///
     /// # Errors

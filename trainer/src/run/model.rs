@@ -10,7 +10,7 @@ use rectify_engine::model::backend::{Backend, Matrix, Values};
 use rectify_engine::model::checkpoint::Checkpoint;
 use rectify_engine::model::config::ModelConfig;
 use rectify_engine::model::decoder::Decoder;
-use rectify_engine::model::layout::{self, Projection, SCORE_HEAD, parts};
+use rectify_engine::model::layout::{Projection, SCORE_HEAD, parts};
 use rectify_engine::model::load::load_decoder;
 use rectify_engine::model::source::ModelSource;
 use rectify_engine::model::weights::WeightStore;
@@ -44,7 +44,6 @@ impl Model {
             ModelStart::Folder(folder) => {
                 let source = ModelSource::from(folder.as_path());
                 let (config, checkpoint) = (ModelConfig::load(&source)?, Checkpoint::open(&source)?);
-                checkpoint.read_ahead(layout::tensors(&config).iter().map(|tensor| tensor.name.as_str()));
                 (source, config, Some(checkpoint))
             }
             ModelStart::Held(HeldModel { source, .. }) => {
