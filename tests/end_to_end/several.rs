@@ -179,7 +179,7 @@ async fn names_lead_to_models_and_unknown_ones_are_answered_with_those_there_are
         let back = server.post("/detokenize", json!({"model": name, "tokens": tokens})).await.ok();
         assert!(text(&back["prompt"]).contains("Hello there"), "{back}");
     }
-    let body = json!({"model": "qwen", "input": "hello", "max_output_tokens": 4});
+    let body = json!({"model": "qwen", "input": "hello", "max_output_tokens": 4, "temperature": 0});
     assert_eq!(server.post("/v1/responses", body).await.ok()["status"], "incomplete");
     let streamed = chat("qwen", "hello", json!({"stream": true}));
     let whole = server.post("/v1/chat/completions", chat("qwen", "hello", json!({}))).await.ok();
