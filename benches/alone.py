@@ -1,9 +1,9 @@
 """Figures of one machine without peers: `start`, how long the demo takes from its start to its first answer at
 `/health`; `neighbour`, what a busy loop beside it leaves of generation; `votes`, how long votes wait for their commit
 beside live streams, and what the streams feel of them and of a store that another program holds; `load`, how long a
-policy takes from its files into memory beside reading them once, past a buffer and into fresh memory, from the page
-cache and from the disk; `server`, what 64 streams over HTTP cost beside the same requests to the engine without a server;
-`long-prompt`, what eight streams feel of a prompt of 1,900 tokens that arrives.
+policy takes from its files into memory beside reading them once, with `cat`, past a buffer on all cores and into fresh
+memory, from the page cache and from the disk; `server`, what 64 streams over HTTP cost beside the same requests to the
+engine without a server; `long-prompt`, what eight streams feel of a prompt of 1,900 tokens that arrives.
 
     cargo build --release
     python3 benches/alone.py start
@@ -103,11 +103,22 @@ def bench_load(args, *options):
     return bench(args.rectify, "load", "--policy", args.policy, *options)
 
 
-def evict(folder):
+def weights_of(policy):
+    return [*policy.glob("*.safetensors")] if policy.is_dir() else [policy]
+
+
+def evict(policy):
     """Takes the files of weights out of the page cache."""
-    for path in [*folder.glob("*.safetensors")] if folder.is_dir() else [folder]:
+    for path in weights_of(policy):
         with open(path, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def cat(policy):
+    """Seconds that `cat` takes to read them."""
+    begun = time.perf_counter()
+    subprocess.run(["cat", *weights_of(policy)], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - begun
 
 
 def touch_memory(gib=4):
@@ -127,12 +138,12 @@ def load(args):
         median = lambda key: round(statistics.median(run[key] for run in warm), 3)
         report[name] = {key: median(key) for key in ["read_s", "load_s", "ratio", "packed_bytes", "peak_ratio"]}
         report[name]["copy_s"] = round(statistics.median(bench_load(args, "--only", "copy")["copy_s"] for _ in range(ROUNDS)), 3)
-        cold = {"read": [], "copy": [], "load": []}
+        cold = {"cat": [], "read": [], "copy": [], "load": []}
         for _ in range(ROUNDS):
             for part, seconds in cold.items():
                 touch_memory()
                 evict(args.policy)
-                seconds.append(bench_load(args, *options, "--only", part)[f"{part}_s"])
+                seconds.append(cat(args.policy) if part == "cat" else bench_load(args, *options, "--only", part)[f"{part}_s"])
         report[name] |= {f"cold_{part}_s": round(statistics.median(seconds), 3) for part, seconds in cold.items()}
         report[name]["cold_all_s"] = {part: [round(s, 3) for s in seconds] for part, seconds in cold.items()}
     print(json.dumps(report, indent=1))
