@@ -5,16 +5,10 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-#[cfg(target_os = "linux")]
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::backend::Result;
+use super::read_ahead::ReadAhead;
 use crate::EngineError;
-
-/// Bytes that the disk is asked for at a time: of advice about more, Linux heeds no more than it reads ahead at once.
-const PIECE: usize = 8 << 20;
-/// Pieces that are asked for before anybody looks at them.
-const AHEAD: usize = 8;
 
 /// A whole file, read-only.
 #[derive(Debug)]
@@ -23,9 +17,7 @@ pub struct MappedFile {
     file: File,
     /// None of an empty file, which some systems do not map.
     map: Option<memmap2::Mmap>,
-    /// Of each piece, whether the disk was asked for it.
-    #[cfg(target_os = "linux")]
-    asked: Vec<AtomicBool>,
+    ahead: ReadAhead,
 }
 
 impl MappedFile {
@@ -47,19 +39,16 @@ impl MappedFile {
         let map = (metadata.len() > 0).then(map).transpose()?;
         Ok(Self {
             path: path.to_owned(),
-            #[cfg(target_os = "linux")]
-            asked: (0..map.as_ref().map_or(0, |map| map.len().div_ceil(PIECE)))
-                .map(|_| AtomicBool::new(false))
-                .collect(),
+            ahead: ReadAhead::new(path, map.as_ref().map_or(0, |map| map.len())),
             file,
             map,
         })
     }
 
-    /// Bytes `range`, which are about to be looked at: the disk is asked for them and for some that follow. Without this
-    /// each first look at a page waits for the disk by itself.
+    /// Bytes `range`, brought into memory, and some that follow them meanwhile. Without this each first look at a page waits
+    /// for the disk by itself.
     pub fn part(&self, range: Range<usize>) -> &[u8] {
-        self.ask(&range);
+        self.ahead.bring(&range);
         &self[range]
     }
 
@@ -70,7 +59,7 @@ impl MappedFile {
     /// If it cannot be read; the message names the file.
     pub fn read(&self, part: &[u8], out: &mut [u8]) -> io::Result<bool> {
         let Some(range) = self.range_of(part) else { return Ok(false) };
-        self.ask(&range);
+        self.ahead.bring(&range);
         self.read_at(range, out).map_err(|error| {
             io::Error::new(error.kind(), format!("{} cannot be read: {error}", self.path.display()))
         })?;
@@ -87,29 +76,6 @@ impl MappedFile {
         out.copy_from_slice(&self[range]);
         Ok(())
     }
-
-    /// Has the disk read these bytes and some that follow while others are being worked on.
-    #[cfg(target_os = "linux")]
-    fn ask(&self, range: &Range<usize>) {
-        use rustix::fs::{Advice, fadvise};
-
-        let last = (range.end.div_ceil(PIECE) + AHEAD).min(self.asked.len());
-        for piece in (range.start / PIECE).min(last)..last {
-            if !self.asked[piece].swap(true, Ordering::Relaxed)
-                && let Err(error) = fadvise(
-                    &self.file,
-                    (piece * PIECE) as u64,
-                    std::num::NonZero::new(PIECE as u64),
-                    Advice::WillNeed,
-                )
-            {
-                tracing::debug!(%error, "{} is not read ahead", self.path.display());
-            }
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn ask(&self, _: &Range<usize>) {}
 
     /// Where `part` lies in this file, if it does.
     fn range_of(&self, part: &[u8]) -> Option<Range<usize>> {
@@ -168,10 +134,11 @@ mod tests {
     #[test]
     fn a_slice_is_read_as_it_lies_and_others_are_not() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        let bytes: Vec<u8> = (0..PIECE as u32 * 2 + 77).map(|i| (i % 251) as u8).collect();
+        // Enough to be read ahead.
+        let bytes: Vec<u8> = (0..(17 << 20) + 77u32).map(|i| (i % 251) as u8).collect();
         std::io::Write::write_all(&mut file, &bytes).unwrap();
         let map = MappedFile::open(file.path()).unwrap();
-        for range in [0..10, PIECE - 3..PIECE + 5, 2 * PIECE..bytes.len(), bytes.len()..bytes.len()] {
+        for range in [0..10, (8 << 20) - 3..(8 << 20) + 5, 16 << 20..bytes.len(), bytes.len()..bytes.len()] {
             let mut out = vec![0; range.len()];
             assert_eq!(map.part(range.clone()), &bytes[range.clone()]);
             assert!(map.read(&map[range.clone()], &mut out).unwrap());

@@ -25,6 +25,7 @@ mod load_reward;
 pub mod mmap;
 pub mod names;
 pub mod peft;
+mod read_ahead;
 pub mod reading;
 pub mod readout;
 pub mod reward;

@@ -4,11 +4,11 @@
 use rectify_kernels as kernels;
 
 use super::nucleus;
-use super::top::{Ranked, top};
+use super::top::{Peaks, Ranked};
 use crate::SamplingParams;
 
 /// Values per partial sum: a row is summed in chunks, and only the chosen chunk is looked at again.
-const CHUNK: usize = 1024;
+pub(super) const CHUNK: usize = 1024;
 /// Candidates that top-p looks at first; a nucleus that is larger takes `nucleus`.
 const FIRST_NUCLEUS: usize = 256;
 
@@ -20,8 +20,18 @@ pub(super) struct Scratch {
     /// The logits that a grammar allows.
     pub(super) allowed: Vec<f32>,
     pub(super) counts: Vec<u32>,
+    pub(super) peaks: Peaks,
     pub(super) ranked: Vec<Ranked>,
-    sums: Vec<f64>,
+    pub(super) sums: Vec<f64>,
+    pub(super) weights: Vec<f32>,
+}
+
+impl Scratch {
+    /// Finds a row's peaks and sums it by chunks; `None` unless it is a distribution.
+    pub(super) fn mass(&mut self, row: &[f32], scale: f32) -> Option<Mass> {
+        let max = self.peaks.find(row);
+        Mass::new(max, row, scale, &mut self.sums)
+    }
 }
 
 /// `exp` of a row by chunks: `total` is `Σ exp(scale · (x − max))`.
@@ -33,13 +43,9 @@ pub(super) struct Mass {
 }
 
 impl Mass {
-    /// Sums a row; `None` unless the row is a distribution: no NaN, no infinity, something finite.
-    pub(super) fn new(row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
-        Self::below(kernels::max(row), row, scale, sums)
-    }
-
-    /// Sums a row whose largest value is known.
-    fn below(max: f32, row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
+    /// Sums a row whose largest value is `max`; `None` unless the row is a distribution: no NaN, no infinity, something
+    /// finite.
+    fn new(max: f32, row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
         let mut mass = Self { max, scale, total: 0.0 };
         sums.clear();
         for chunk in row.chunks(CHUNK) {
@@ -50,11 +56,11 @@ impl Mass {
         (mass.total.is_finite() && mass.total > 0.0).then_some(mass)
     }
 
-    /// `exp(scale · (x − max))` of a chunk.
-    fn weights<'a>(&self, chunk: &[f32], buffer: &'a mut [f32; CHUNK]) -> Option<&'a [f32]> {
-        let out = &mut buffer[..chunk.len()];
-        kernels::exp_shifted(chunk, self.scale * self.max, self.scale, out).ok()?;
-        Some(out)
+    /// `exp(scale · (x − max))` of part of the row.
+    pub(super) fn weights<'a>(&self, part: &[f32], buffer: &'a mut Vec<f32>) -> Option<&'a [f32]> {
+        buffer.resize(part.len(), 0.0);
+        kernels::exp_shifted(part, self.scale * self.max, self.scale, buffer).ok()?;
+        Some(buffer)
     }
 
     /// `ln Σ exp(scale · x)`.
@@ -72,30 +78,29 @@ impl Mass {
     }
 }
 
-/// `ln Σ exp(scale · row)` in nats; `None` unless the row is a distribution. `max` is its largest value, where that is known.
-pub(super) fn log_sum_exp(row: &[f32], max: Option<f32>, scale: f32, scratch: &mut Scratch) -> Option<f32> {
-    let max = max.unwrap_or_else(|| kernels::max(row));
-    Some(Mass::below(max, row, scale, &mut scratch.sums)?.log_sum_exp())
+/// `ln Σ exp(scale · row)` in nats of a row whose largest value is `max`; `None` unless it is a distribution.
+pub(super) fn log_sum_exp(row: &[f32], max: f32, scale: f32, scratch: &mut Scratch) -> Option<f32> {
+    Some(Mass::new(max, row, scale, &mut scratch.sums)?.log_sum_exp())
 }
 
-/// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.
-pub(super) fn greedy(row: &[f32]) -> Option<u32> {
-    if row.iter().fold(false, |any, x| any | x.is_nan()) {
+/// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite. Finds the row's peaks.
+pub(super) fn greedy(row: &[f32], peaks: &mut Peaks) -> Option<u32> {
+    let max = peaks.find(row);
+    if !max.is_finite() || row.iter().fold(false, |any, x| any | x.is_nan()) {
         return None;
     }
-    let index = kernels::argmax(row)?;
-    row[index].is_finite().then_some(index as u32)
+    peaks.position(row, max).map(|index| index as u32)
 }
 
 /// Draws a token; `uniform` lies in [0, 1). `None` unless the row is a distribution. Also returns the mass at the
-/// request's temperature, which at 1 is that of the raw row.
+/// request's temperature, which at 1 is that of the raw row. Finds the row's peaks.
 pub(super) fn draw(
     row: &[f32],
     params: &SamplingParams,
     uniform: f64,
     scratch: &mut Scratch,
 ) -> Option<(u32, Mass)> {
-    let mass = Mass::new(row, 1.0 / params.temperature, &mut scratch.sums)?;
+    let mass = scratch.mass(row, 1.0 / params.temperature)?;
     Some((draw_from(row, params, uniform, mass, scratch)?, mass))
 }
 
@@ -109,28 +114,25 @@ fn draw_from(
     let top_k = if params.top_k == 0 { row.len() } else { params.top_k };
     let by_k = top_k < row.len();
     if !by_k && params.top_p >= 1.0 && params.min_p <= 0.0 {
-        return draw_plain(row, &mass, uniform, &scratch.sums);
+        return draw_plain(row, &mass, uniform, scratch);
     }
-    let ranked = &mut scratch.ranked;
+    let Scratch { peaks, ranked, sums, weights, .. } = scratch;
     // min-p compares probabilities, that is, differences of logits: p ≥ min_p · p_max.
     let least = mass.max + params.temperature * params.min_p.max(0.0).ln();
     let mut total = mass.total;
     if by_k {
-        top(row, top_k, ranked);
+        peaks.top(row, top_k, ranked);
     } else if params.min_p > 0.0 {
-        ranked.clear();
-        ranked.extend(
-            row.iter().zip(0..).filter(|(logit, _)| **logit >= least).map(|(&l, t)| Ranked::new(l, t)),
-        );
+        peaks.at_least(row, least, ranked);
         // Order matters to top-p alone.
         if params.top_p < 1.0 {
             ranked.sort_unstable();
         }
     } else {
-        top(row, FIRST_NUCLEUS, ranked);
+        peaks.top(row, FIRST_NUCLEUS, ranked);
         let wanted = f64::from(params.top_p) * mass.total;
-        if mass.of(ranked) < wanted && ranked.len() < row.len() {
-            return nucleus::draw(row, &mass, wanted, uniform, ranked);
+        if mass.of(ranked) < wanted && ranked.len() == FIRST_NUCLEUS {
+            return nucleus::draw(row, &mass, wanted, uniform, nucleus::Memory { ranked, weights, sums });
         }
     }
     ranked.retain(|candidate| candidate.logit >= least);
@@ -156,8 +158,18 @@ fn draw_from(
 }
 
 /// Inverse of the cumulative distribution: finds the chunk, then the token in it.
-fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, sums: &[f64]) -> Option<u32> {
+fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, scratch: &mut Scratch) -> Option<u32> {
     let target = uniform * mass.total;
+    let (chunk, before) = chunk_at(&scratch.sums, target)?;
+    let start = chunk * CHUNK;
+    let part = &row[start..row.len().min(start + CHUNK)];
+    let offset = place_at(mass.weights(part, &mut scratch.weights)?, before, target, 0.0)?;
+    Some((start + offset) as u32)
+}
+
+/// The chunk in which the running sum passes `target`, the last with anything if rounding leaves it beyond, and the sum
+/// before it.
+pub(super) fn chunk_at(sums: &[f64], target: f64) -> Option<(usize, f64)> {
     let mut before = 0.0;
     let mut chosen = None;
     for (index, &sum) in sums.iter().enumerate() {
@@ -169,15 +181,15 @@ fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, sums: &[f64]) -> Option<u3
         }
         before += sum;
     }
-    let (index, mut sum) = chosen?;
-    let start = index * CHUNK;
-    let mut buffer = [0.0; CHUNK];
-    let weights = mass.weights(&row[start..row.len().min(start + CHUNK)], &mut buffer)?;
+    chosen
+}
+
+/// The same within a chunk, of the weights above `low`.
+pub(super) fn place_at(weights: &[f32], before: f64, target: f64, low: f32) -> Option<usize> {
+    let mut sum = before;
     let found = weights.iter().position(|&weight| {
-        sum += f64::from(weight);
-        weight > 0.0 && sum > target
+        sum += if weight > low { f64::from(weight) } else { 0.0 };
+        weight > low && sum > target
     });
-    // Rounding may leave the target just past the chunk's end: then it is the last possible token.
-    let offset = found.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))?;
-    Some((start + offset) as u32)
+    found.or_else(|| weights.iter().rposition(|&weight| weight > low))
 }

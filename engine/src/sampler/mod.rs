@@ -80,7 +80,7 @@ impl Sampler {
         num_top: usize,
     ) -> Vec<Result<Logprobs, EngineError>> {
         self.map(pool, rows, |&(logits, token), scratch| {
-            let lse = choose::log_sum_exp(logits, None, 1.0, scratch).ok_or_else(not_a_distribution)?;
+            let lse = scratch.mass(logits, 1.0).ok_or_else(not_a_distribution)?.log_sum_exp();
             Ok(report(logits, token, (1.0, lse), num_top, scratch))
         })
     }
@@ -140,7 +140,7 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
     };
     let temperature = row.params.temperature;
     let drawn = if temperature == 0.0 {
-        choose::greedy(logits).map(|token| (token, None))
+        choose::greedy(logits, &mut scratch.peaks).map(|token| (token, None))
     } else {
         let drawn = choose::draw(logits, row.params, row.draw.uniform(), scratch);
         drawn.map(|(token, mass)| (token, Some(mass)))
@@ -152,11 +152,12 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
     }
     let scale = if row.params.logprobs_at_temperature && temperature > 0.0 { 1.0 / temperature } else { 1.0 };
     let lse = match mass {
-        _ if is_changed => choose::log_sum_exp(row.logits, None, scale, scratch)?,
+        // Of the raw row.
+        _ if is_changed => scratch.mass(row.logits, scale)?.log_sum_exp(),
         Some(mass) if mass.scale == scale => mass.log_sum_exp(),
-        Some(mass) => choose::log_sum_exp(row.logits, Some(mass.max), scale, scratch)?,
+        Some(mass) => choose::log_sum_exp(row.logits, mass.max, scale, scratch)?,
         // Greedy.
-        None => choose::log_sum_exp(row.logits, Some(row.logits[token as usize]), scale, scratch)?,
+        None => choose::log_sum_exp(row.logits, row.logits[token as usize], scale, scratch)?,
     };
     let logprob = scale * row.logits[token as usize] - lse;
     let logprobs =
@@ -164,6 +165,7 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
     Some(Sampled { token, logprob, logprobs })
 }
 
+/// The logprobs of a row whose peaks are found.
 fn report(
     logits: &[f32],
     token: u32,
@@ -171,7 +173,7 @@ fn report(
     num_top: usize,
     scratch: &mut Scratch,
 ) -> Logprobs {
-    top::top(logits, num_top, &mut scratch.ranked);
+    scratch.peaks.top(logits, num_top, &mut scratch.ranked);
     let of = |token: u32, logit: f32| TokenLogprob { token, logprob: scale * logit - lse };
     Logprobs {
         own: of(token, logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)),

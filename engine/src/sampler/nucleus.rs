@@ -1,12 +1,22 @@
 //! Top-p for flat distributions, whose nucleus holds a good part of the vocabulary: finds where it ends without sorting.
 //! Leaves peaked ones to `choose`.
 
-use super::choose::Mass;
+use rectify_kernels as kernels;
+
+use super::choose::{CHUNK, Mass, chunk_at, place_at};
 use super::top::Ranked;
 
-/// Intervals of the histogram, and how many of them make a nat.
-const BINS: usize = 1024;
-const BINS_PER_NAT: f32 = 32.0;
+/// Weights that a sum is taken above at a time.
+const THRESHOLDS: usize = 3;
+/// Neighbours among floating-point numbers that are left when the rest is sorted: weights within 0.4 % of each other.
+const NARROW: u32 = 1 << 15;
+
+/// Memory of a draw.
+pub(super) struct Memory<'a> {
+    pub(super) ranked: &'a mut Vec<Ranked>,
+    pub(super) weights: &'a mut Vec<f32>,
+    pub(super) sums: &'a mut Vec<f64>,
+}
 
 /// Draws from the most likely tokens of `row` that together reach `wanted` of the mass; `uniform` lies in [0, 1).
 pub(super) fn draw(
@@ -14,54 +24,99 @@ pub(super) fn draw(
     mass: &Mass,
     wanted: f64,
     uniform: f64,
-    ranked: &mut Vec<Ranked>,
+    Memory { ranked, weights, sums }: Memory<'_>,
 ) -> Option<u32> {
-    let (last, kept) = boundary(row, mass, wanted, ranked)?;
-    let target = uniform * kept;
-    let mut sum = 0.0;
-    let mut chosen = None;
-    for (&logit, token) in row.iter().zip(0..) {
-        if Ranked::new(logit, token) <= last {
-            let weight = mass.weight(logit);
-            sum += weight;
-            // Never a token that cannot be, wherever rounding leaves the target.
-            if weight > 0.0 {
-                chosen = Some(token);
-            }
-            if sum > target {
-                break;
-            }
-        }
-    }
-    chosen
+    mass.weights(row, weights)?;
+    let low = cut(row, weights, mass.total, wanted, ranked);
+    sums.clear();
+    sums.extend(weights.chunks(CHUNK).map(|chunk| kernels::sums_above(chunk, [low])[0]));
+    let target = uniform * sums.iter().sum::<f64>();
+    let (chunk, before) = chunk_at(sums, target)?;
+    let start = chunk * CHUNK;
+    let part = &weights[start..row.len().min(start + CHUNK)];
+    Some((start + place_at(part, before, target, low)?) as u32)
 }
 
-/// The last token of the nucleus in order of likelihood, and the nucleus' mass. Only the interval of the histogram in
-/// which the nucleus ends is sorted.
-fn boundary(row: &[f32], mass: &Mass, wanted: f64, ranked: &mut Vec<Ranked>) -> Option<(Ranked, f64)> {
-    let bin = |logit: f32| (((mass.max - logit) * mass.scale * BINS_PER_NAT) as usize).min(BINS - 1);
-    let mut masses = vec![0.0; BINS];
-    for &logit in row {
-        masses[bin(logit)] += mass.weight(logit);
-    }
-    let mut sum = 0.0;
-    let mut end = BINS - 1;
-    for (index, mass) in masses.iter().enumerate() {
-        if sum + mass >= wanted {
-            end = index;
-            break;
+/// Takes away what lies beyond the nucleus of a row of `weights`, of which `wanted` of `total` are in the nucleus: what
+/// remains above the returned weight is in it.
+fn cut(row: &[f32], weights: &mut [f32], total: f64, wanted: f64, ranked: &mut Vec<Ranked>) -> f32 {
+    // What is above `low` reaches it, for all that is not could not make up the rest; what is above `high`, nothing, does
+    // not. Numbers above zero are in the order of their bits.
+    let mut low = ((total - wanted) / (2 * weights.len()) as f64) as f32;
+    let (mut high, mut above_high) = (2.0f32, 0.0);
+    while high.to_bits() - low.to_bits() > NARROW {
+        let step = (high.to_bits() - low.to_bits()) / (THRESHOLDS as u32 + 1);
+        let thresholds: [f32; THRESHOLDS] =
+            std::array::from_fn(|i| f32::from_bits(low.to_bits() + step * (i as u32 + 1)));
+        let sums = kernels::sums_above(weights, thresholds);
+        // Sums fall as thresholds rise.
+        let reaching = sums.iter().take_while(|sum| **sum >= wanted).count();
+        if let Some(last) = reaching.checked_sub(1) {
+            low = thresholds[last];
         }
-        sum += mass;
+        if reaching < THRESHOLDS {
+            (high, above_high) = (thresholds[reaching], sums[reaching]);
+        }
     }
     ranked.clear();
-    let in_last = row.iter().zip(0..).filter(|(logit, _)| bin(**logit) == end);
-    ranked.extend(in_last.map(|(&logit, token)| Ranked::new(logit, token)));
+    kernels::for_each_between(weights, low, high, |i| ranked.push(Ranked::new(row[i], i as u32)));
     ranked.sort_unstable();
+    let mut sum = above_high;
     for candidate in ranked.iter() {
-        sum += mass.weight(candidate.logit);
+        let weight = &mut weights[candidate.token as usize];
         if sum >= wanted {
-            return Some((*candidate, sum));
+            *weight = 0.0;
+        }
+        sum += f64::from(*weight);
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sampler::choose::Scratch;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn draws_are_those_of_a_sorted_row(
+            // In steps, so that some are alike; or a few values, so that many are.
+            row in prop_oneof![
+                prop::collection::vec((-2000i16..2000).prop_map(|x| f32::from(x) * 1e-3), 300..5000),
+                prop::collection::vec((-2i8..2).prop_map(f32::from), 300..5000),
+            ],
+            top_p in 0.2f64..0.99,
+            uniform in 0.0f64..1.0,
+            scale in 0.5f32..2.0,
+        ) {
+            let mut scratch = Scratch::default();
+            let mass = scratch.mass(&row, scale).unwrap();
+            let weight = |logit: f32| (f64::from(scale) * f64::from(logit - mass.max)).exp();
+            let mut sorted: Vec<Ranked> = row.iter().zip(0..).map(|(&l, t)| Ranked::new(l, t)).collect();
+            sorted.sort();
+            let wanted = top_p * mass.total;
+            let (mut kept, mut sum) = (Vec::new(), 0.0);
+            for candidate in &sorted {
+                // Where rounding decides, either is right.
+                prop_assume!((sum - wanted).abs() > 1e-5 * wanted);
+                if sum > wanted {
+                    break;
+                }
+                sum += weight(candidate.logit);
+                kept.push(candidate.token);
+            }
+            kept.sort();
+            let Scratch { ranked, weights, sums, .. } = &mut scratch;
+            let token = draw(&row, &mass, wanted, uniform, Memory { ranked, weights, sums }).unwrap();
+            let place = kept.binary_search(&token);
+            prop_assert!(place.is_ok(), "{token} is not in the nucleus of {}", kept.len());
+            let upto = |count| kept[..count].iter().map(|&token| weight(row[token as usize])).sum::<f64>();
+            let place = place.unwrap();
+            prop_assert!(upto(place) <= uniform * sum + 1e-5 * sum && uniform * sum <= upto(place + 1) + 1e-5 * sum);
         }
     }
-    ranked.last().map(|candidate| (*candidate, sum))
 }

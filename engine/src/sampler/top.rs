@@ -37,30 +37,80 @@ impl PartialEq for Ranked {
 
 impl Eq for Ranked {}
 
-/// Values looked at together: most chunks hold nothing above the threshold and cost one maximum.
-const CHUNK: usize = 1024;
+/// The largest value of each block of a row: who looks for large values looks at few blocks.
+#[derive(Debug, Default)]
+pub(super) struct Peaks {
+    of: Vec<f32>,
+    sorted: Vec<f32>,
+}
 
-/// Puts the `k` largest values of `row` into `out`, largest first; equal ones by token.
-pub(super) fn top(row: &[f32], k: usize, out: &mut Vec<Ranked>) {
-    out.clear();
-    if k == 0 {
-        return;
+impl Peaks {
+    /// Looks at `row`, at which the other methods look again; its largest value, minus infinity without any. NaN is passed
+    /// over.
+    pub(super) fn find(&mut self, row: &[f32]) -> f32 {
+        kernels::maxima(row, &mut self.of);
+        kernels::max(&self.of)
     }
-    let mut threshold = f32::NEG_INFINITY;
-    for (chunk, start) in row.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
-        let is_filling = out.len() < k;
-        if !is_filling && kernels::max(chunk) <= threshold {
-            continue;
+
+    /// The lowest index of `value` in `row`, its largest.
+    pub(super) fn position(&self, row: &[f32], value: f32) -> Option<usize> {
+        let start = self.of.iter().position(|peak| *peak == value)? * kernels::MAXIMA_BLOCK;
+        row[start..].iter().position(|x| *x == value).map(|i| start + i)
+    }
+
+    /// Adds to `out` what is above `threshold`; `rise` says after each block above what the next must be, if that is more.
+    fn above(
+        &self,
+        row: &[f32],
+        mut threshold: f32,
+        out: &mut Vec<Ranked>,
+        mut rise: impl FnMut(&mut Vec<Ranked>) -> f32,
+    ) {
+        for (i, block) in row.chunks(kernels::MAXIMA_BLOCK).enumerate() {
+            if self.of[i] > threshold {
+                let start = i * kernels::MAXIMA_BLOCK;
+                kernels::for_each_between(block, threshold, f32::INFINITY, |j| {
+                    out.push(Ranked::new(block[j], (start + j) as u32))
+                });
+                threshold = threshold.max(rise(out));
+            }
         }
-        let above = chunk.iter().zip(start..).filter(|(logit, _)| is_filling || **logit > threshold);
-        out.extend(above.map(|(&logit, token)| Ranked::new(logit, token)));
-        if out.len() >= 2 * k + CHUNK {
+    }
+
+    /// Puts the values of `row` from `least` on into `out`, in the order of their tokens.
+    pub(super) fn at_least(&self, row: &[f32], least: f32, out: &mut Vec<Ranked>) {
+        out.clear();
+        self.above(row, least.next_down(), out, |_| f32::NEG_INFINITY);
+    }
+
+    /// Puts the `k` largest values of `row` into `out`, largest first; equal ones by token. Minus infinity is not
+    /// among them.
+    pub(super) fn top(&mut self, row: &[f32], k: usize, out: &mut Vec<Ranked>) {
+        out.clear();
+        if k == 0 {
+            return;
+        }
+        let start = self.bound(k);
+        self.above(row, start, out, |out| {
+            if out.len() < 2 * k + kernels::MAXIMA_BLOCK {
+                return f32::NEG_INFINITY;
+            }
             keep(out, k);
-            threshold = out[k - 1].logit;
-        }
+            out[k - 1].logit
+        });
+        keep(out, k);
+        out.sort_unstable();
     }
-    keep(out, k);
-    out.sort_unstable();
+
+    /// Something below the `k` largest values: as many blocks have one as large as the `k`-th of the maxima.
+    fn bound(&mut self, k: usize) -> f32 {
+        if k > self.of.len() {
+            return f32::NEG_INFINITY;
+        }
+        self.sorted.clone_from(&self.of);
+        let (_, bound, _) = self.sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        bound.next_down()
+    }
 }
 
 /// Keeps the first `k` of the order, the last of them at its place.
@@ -88,9 +138,17 @@ mod tests {
             let mut sorted: Vec<Ranked> = row.iter().zip(0..).map(|(&l, t)| Ranked::new(l, t)).collect();
             sorted.sort();
             sorted.truncate(k);
-            let mut out = Vec::new();
-            top(&row, k, &mut out);
+            let (mut peaks, mut out) = (Peaks::default(), Vec::new());
+            let largest = peaks.find(&row);
+            prop_assert_eq!(largest, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            prop_assert_eq!(peaks.position(&row, largest), row.iter().position(|x| *x == largest));
+            peaks.top(&row, k, &mut out);
             prop_assert_eq!(out, sorted);
+            let mut from = Vec::new();
+            peaks.at_least(&row, 3.0, &mut from);
+            let expected: Vec<Ranked> =
+                row.iter().zip(0..).filter(|(l, _)| **l >= 3.0).map(|(&l, t)| Ranked::new(l, t)).collect();
+            prop_assert_eq!(from, expected);
         }
     }
 }

@@ -76,6 +76,17 @@ impl Simd for Avx2 {
         }
         fn max(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
         fn min(self, a: Self::V, b: Self::V) -> Self::V { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+        fn above(self, a: Self::V, b: Self::V) -> u32 {
+            let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0]));
+            let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]));
+            (low | high << 8) as u32
+        }
+        fn keep_above(self, a: Self::V, b: Self::V) -> Self::V {
+            [
+                _mm256_and_ps(a[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
+                _mm256_and_ps(a[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
+            ]
+        }
         fn round(self, a: Self::V) -> Self::V {
             const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
             [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])]

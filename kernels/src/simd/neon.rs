@@ -134,6 +134,16 @@ impl Simd for Neon {
         four!(|i| vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i]))
     }
     #[inline(always)]
+    fn above(self, a: V, b: V) -> u32 {
+        let bits = [1, 2, 4, 8];
+        let [a, b, c, d] = four!(|i| vaddvq_u32(vandq_u32(vcgtq_f32(a[i], b[i]), vld1q_u32(bits.as_ptr()))));
+        a | b << 4 | c << 8 | d << 12
+    }
+    #[inline(always)]
+    fn keep_above(self, a: V, b: V) -> V {
+        four!(|i| vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], vdupq_n_f32(0.0)))
+    }
+    #[inline(always)]
     fn round(self, a: V) -> V {
         four!(|i| vrndnq_f32(a[i]))
     }

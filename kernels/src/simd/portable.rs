@@ -97,6 +97,14 @@ impl Simd for Portable {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn above(self, a: V, b: V) -> u32 {
+        (0..LANES).fold(0, |bits, i| bits | u32::from(a[i] > b[i]) << i)
+    }
+    #[inline(always)]
+    fn keep_above(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| if a > b { a } else { 0.0 })
+    }
+    #[inline(always)]
     fn round(self, a: V) -> V {
         a.map(f32::round_ties_even)
     }
