@@ -1,4 +1,4 @@
-"""LiteLLM: litellm_python.py BASE_URL"""
+"""LiteLLM: litellm_python.py BASE_URL; its newer versions need the package `mcp` for tools."""
 
 import json
 import os
