@@ -1,6 +1,9 @@
 //! Memory that starts at a cache line, zeroed by the operating system and so untouched until used. Leaves layouts to its
 //! users.
 
+use std::ops::Range;
+use std::sync::OnceLock;
+
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
@@ -104,6 +107,32 @@ impl<T: Pod> std::ops::DerefMut for Buffer<T> {
     }
 }
 
+/// The huge pages of memory that several threads fill: of two that touch the same at once the system would fill one with zeros
+/// for each, and throw one away.
+pub(crate) struct HugePages {
+    first: usize,
+    touched: Vec<OnceLock<()>>,
+}
+
+impl HugePages {
+    pub(crate) fn of<T>(values: &[T]) -> Self {
+        let Range { start, end } = values.as_ptr_range();
+        let first = start.addr() / HUGE_PAGE;
+        Self { first, touched: (first..=end.addr() / HUGE_PAGE).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Has the pages of `part`, which is about to be overwritten, at hand: one thread touches each, others wait for it.
+    pub(crate) fn touch<T: Pod>(&self, part: &mut [T]) {
+        let mut rest = part;
+        while let Some(value) = rest.first_mut() {
+            let address = std::ptr::from_mut(value).addr();
+            self.touched[address / HUGE_PAGE - self.first].get_or_init(|| *value = T::zeroed());
+            let in_page = (HUGE_PAGE - address % HUGE_PAGE).div_ceil(size_of::<T>());
+            rest = rest.get_mut(in_page..).unwrap_or_default();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +161,21 @@ mod tests {
         assert_eq!((buffer.len(), buffer.as_ptr()), (1024, place));
         buffer.resize(1 << 20);
         assert_eq!(buffer.len(), 1 << 20);
+    }
+
+    #[test]
+    fn each_huge_page_is_touched_once_wherever_parts_begin() {
+        let mut buffer = Buffer::<u16>::streamed(3 * HUGE_PAGE / 2 + 7);
+        let pages = HugePages::of(&buffer);
+        let page = |value: &u16| std::ptr::from_ref(value).addr() / HUGE_PAGE;
+        let spanned = page(&buffer[buffer.len() - 1]) - page(&buffer[0]) + 1;
+        assert!(spanned >= 4);
+        buffer.fill(9);
+        for _ in 0..2 {
+            buffer.chunks_mut(100_001).for_each(|part| pages.touch(part));
+            let touched: Vec<usize> = buffer.iter().filter(|value| **value == 0).map(page).collect();
+            assert_eq!(touched, (pages.first..pages.first + spanned).collect::<Vec<_>>());
+        }
+        pages.touch::<u16>(&mut []);
     }
 }

@@ -6,13 +6,14 @@ use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use bytemuck::Pod;
 use half::{bf16, f16};
 
 use super::coded::{Coded, Form, MAX_BLOCK, TileMut};
 use super::packed::{Quantised, WeightDtype};
 use super::quant;
 use super::source::{Scratch, Source, Values};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, HugePages};
 use crate::error::ensure;
 use crate::ggml::{Block, BlockKind, SUPER};
 use crate::rows::for_each_run;
@@ -22,8 +23,7 @@ use crate::{KernelError, Pool};
 
 /// Words of a row that are put in their places at a time: those of all rows of a tile stay in the first-level cache.
 const BLOCK: usize = 64;
-/// Bytes that a task packs at most. Less, and two threads would often ask the system for the same huge page, of which one
-/// is then thrown away.
+/// Bytes that a task packs at most.
 const TASK_BYTES: usize = 4 << 20;
 /// Bytes that are packed between two reads, at most: what was read is still in the second-level cache.
 const PIECE_BYTES: usize = 512 << 10;
@@ -129,7 +129,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Runs `fill(tile, its part of a, its part of b)` for all tiles; `a` and `b` come with what is one tile's.
-    fn for_each_tile<T: Send, U: Send>(
+    fn for_each_tile<T: Pod + Send, U: Send>(
         &self,
         pool: &Pool,
         a: (&mut [T], usize),
@@ -140,11 +140,12 @@ impl<'a> Stored<'a> {
         let most = self.num_tiles().div_ceil(4 * pool.num_threads());
         let fitting = |bytes: usize| (bytes / (of_a * size_of::<T>()).max(1)).max(1);
         let (task, piece) = (fitting(TASK_BYTES).min(most.max(1)), fitting(PIECE_BYTES));
-        let failure = OnceLock::new();
+        let (pages, failure) = (HugePages::of(a.0), OnceLock::new());
         for_each_run(pool, task, a, b, |first, a, b| {
             let (mut scratch, count) = (SCRATCH.take(), a.len() / of_a);
             for start in (0..count).step_by(piece) {
                 let tiles = start..count.min(start + piece);
+                pages.touch(&mut a[tiles.start * of_a..tiles.end * of_a]);
                 let rows = (first + tiles.start) * LANES..self.num_rows().min((first + tiles.end) * LANES);
                 match self.read(rows, &mut scratch) {
                     Ok(rows) => tiles.for_each(|tile| {
