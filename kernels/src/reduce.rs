@@ -93,8 +93,8 @@ pub fn exp_shifted(row: &[f32], shift: f32, scale: f32, out: &mut [f32]) -> Resu
 }
 
 /// The largest value.
-struct Largest<'a> {
-    row: &'a [f32],
+pub(crate) struct Largest<'a> {
+    pub(crate) row: &'a [f32],
 }
 
 impl Op for Largest<'_> {

@@ -2,6 +2,7 @@
 //! what the row holds, and which values are wanted, to `engine`.
 
 use crate::isa::Isa;
+use crate::reduce::Largest;
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 
 /// Values of which [`maxima`] takes the largest.
@@ -39,18 +40,7 @@ impl Op for Maxima<'_> {
         self.out.clear();
         self.out.reserve(self.row.len().div_ceil(MAXIMA_BLOCK));
         for block in self.row.chunks(MAXIMA_BLOCK) {
-            let mut largest = [s.splat(f32::NEG_INFINITY); 2];
-            let (pairs, tail) = block.as_chunks::<{ 2 * LANES }>();
-            for pair in pairs {
-                for (largest, lanes) in largest.iter_mut().zip(pair.as_chunks::<LANES>().0) {
-                    *largest = s.max(s.load(lanes), *largest);
-                }
-            }
-            for tail in tail.chunks(LANES) {
-                largest[0] = s.max(s.load(&padded(tail, f32::NEG_INFINITY)), largest[0]);
-            }
-            let [a, b] = largest;
-            self.out.push(s.largest(s.max(a, b)));
+            self.out.push(Largest { row: block }.run(s));
         }
     }
 }
