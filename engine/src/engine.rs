@@ -202,7 +202,8 @@ impl Engine {
     /// Runs one step, if there is anything to do.
     fn step(&mut self) {
         if self.requests.is_empty() {
-            return;
+            // What ended between steps, as an aborted request does, is reported by none of them.
+            return self.report_load();
         }
         let started = Instant::now();
         let mut step = std::mem::take(&mut self.step);

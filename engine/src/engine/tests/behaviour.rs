@@ -364,6 +364,25 @@ fn a_client_that_left_is_forgotten_at_its_next_event() {
 }
 
 #[test]
+fn what_is_aborted_between_steps_leaves_the_gauges_too() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let mut harness = Harness::new(Setup::roomy());
+        let id = harness.send(generate(&[1, 2], 4, 100));
+        harness.step();
+        harness.step();
+        assert!(metrics.render().contains("rectify_sequences_running{model=\"fake\"} 4\n"));
+        harness.engine.handle(Command::Abort(id));
+        harness.step();
+        let text = metrics.render();
+        for gauge in ["rectify_sequences_running", "rectify_kv_blocks_used"] {
+            assert!(text.contains(&format!("{gauge}{{model=\"fake\"}} 0\n")), "{text}");
+        }
+    });
+}
+
+#[test]
 fn refuses_what_could_never_be_served_with_a_sentence() {
     let mut setup = Setup { num_blocks: 16, ..Setup::roomy() };
     setup.config.max_waiting = 2;
