@@ -171,13 +171,16 @@ fn chains<S: Simd, const CHAINS: usize>(s: S, steps: usize, kind: Kind) -> (f32,
         }
         Kind::Bytes => {
             // Operands that nobody knows and that change, or sets without such an instruction would not multiply them again.
-            let codes = black_box([[0x0101_0101; LANES], [0x0201_0101; LANES]]);
-            let activations = black_box([0x0100_ff00; CHAINS]).map(|word| s.splat_word(word));
+            let codes = s.load_words(&black_box([0x0201_0101; LANES]));
+            let activations = black_box([[[0x0100_ff00; 2]; CHAINS], [[0x0100_fe00; 2]; CHAINS]]);
             let mut dots = [s.splat_word(1); CHAINS];
             for step in 0..steps {
-                let codes = s.load_words(&codes[step % 2]);
-                for (dot, activations) in dots.iter_mut().zip(activations) {
-                    *dot = s.dot_bytes(*dot, codes, activations);
+                for (dot, [even, odd]) in dots.iter_mut().zip(&activations[step % 2]) {
+                    let even = s.splat_word(*even);
+                    *dot = match S::HAS_BYTES {
+                        true => s.dot_bytes(*dot, codes, even),
+                        false => s.dot_pairs(*dot, codes, [even, s.splat_word(*odd)]),
+                    };
                 }
             }
             for (sum, dot) in sums.iter_mut().zip(dots) {

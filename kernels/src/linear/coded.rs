@@ -8,7 +8,7 @@ use half::f16;
 use super::rounding::EXTRA;
 use crate::buffer::Buffer;
 use crate::ggml::{Block, SUPER};
-use crate::simd::LANES;
+use crate::simd::{LANES, Simd};
 use crate::transpose::transpose;
 
 /// Most inputs of a block.
@@ -53,6 +53,21 @@ impl Form {
     /// Inputs four of which make a word of bytes.
     pub(super) fn quads(self) -> usize {
         self.block / 4
+    }
+
+    /// Quads of these codes whose products with activations in eight bits sixteen bits hold the sum of; of 8 bits none.
+    pub(super) fn short_quads(self) -> usize {
+        let largest = 2 * 127 * ((1 << self.bits) - 1);
+        match i16::MAX as usize / largest {
+            0 => 0,
+            count => self.quads().min(1 << count.ilog2()),
+        }
+    }
+
+    /// Words that four activations of a row take beside these codes: a byte each, or two.
+    #[inline(always)]
+    pub(super) fn quad_words<S: Simd>(self) -> usize {
+        if S::HAS_BYTES || self.short_quads() > 0 { 1 } else { 2 }
     }
 
     /// Scales and, if there are any, minima.
@@ -175,8 +190,8 @@ impl Coded {
     }
 
     /// Words of a row of activations: see [`super::rounding`].
-    pub(super) fn panel_words(&self) -> usize {
-        self.blocks * (self.form.quads() + EXTRA)
+    pub(super) fn panel_words<S: Simd>(&self) -> usize {
+        self.blocks * (self.form.quads() * self.form.quad_words::<S>() + EXTRA)
     }
 
     /// Codes and scales, to be filled.

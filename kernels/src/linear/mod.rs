@@ -5,6 +5,7 @@
 //! chunk to chunk, so that every output is summed in the order of its inputs whatever the number of rows.
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
+mod byte_tile;
 mod bytes;
 mod coded;
 mod pack;

@@ -77,7 +77,7 @@ impl Op for Plan<'_> {
                 let exponent = (7 + 127 - (self.magnitude >> 23) as i32).clamp(-14, 14);
                 (width.div_ceil(2) + 1, 1, Rounding::Halves { exponent })
             }
-            Storage::Coded(data, _) => (data.panel_words(), 1, Rounding::Bytes(data.form)),
+            Storage::Coded(data, _) => (data.panel_words::<S>(), 1, Rounding::Bytes(data.form)),
             Storage::F32(_) | Storage::F16(_) | Storage::Nf4(_) | Storage::Stacked(_) => {
                 (width, 1, Rounding::None)
             }

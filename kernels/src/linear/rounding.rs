@@ -12,8 +12,8 @@ use crate::simd::{LANES, Op, Simd, padded};
 /// Words beside the codes of a row's block: the scale, and what makes up for the offset or the minimum of the weights.
 pub(super) const EXTRA: usize = 2;
 
-/// Writes rows as a panel: for each block `[quads][rows]` words of four bytes, `[rows]` scales, and `[rows]` words that
-/// sums start from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a
+/// Writes rows as a panel: for each block `[quads][rows]` words of four bytes, or `[quads][2][rows]` words of the inputs 0
+/// and 2 and of 1 and 3 of each in sixteen bits ([`Form::quad_words`]), `[rows]` scales, and `[rows]` words that sums start from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a
 /// minimum, minus the scale times the sum of the bytes as f32, to be multiplied by it.
 pub(super) struct RoundRows<'a> {
     pub(super) x: Rows<'a>,
@@ -31,7 +31,8 @@ impl Op for RoundRows<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { x, width, first_row, rows, form, words } = self;
         let (block, quads) = (form.block, form.quads());
-        let per_block = (quads + EXTRA) * rows;
+        let quad_words = form.quad_words::<S>();
+        let per_block = (quads * quad_words + EXTRA) * rows;
         for i in 0..rows {
             let row = x.row(first_row + i, width);
             for (row, words) in row.chunks(block).zip(words.chunks_exact_mut(per_block)) {
@@ -41,17 +42,29 @@ impl Op for RoundRows<'_> {
                     *values = padded(row, 0.0);
                 }
                 let (scale, sum, bytes) = round(s, values);
-                for (quad, bytes) in bytes.as_flattened().as_chunks::<4>().0.iter().enumerate().take(quads) {
-                    words[quad * rows + i] = u32::from_le_bytes(bytes.map(i8::cast_unsigned));
+                let (of_quads, extra) = words.split_at_mut(quads * quad_words * rows);
+                let bytes = bytes.as_flattened().as_chunks::<4>().0;
+                for (words, bytes) in of_quads.chunks_exact_mut(quad_words * rows).zip(bytes) {
+                    if quad_words == 1 {
+                        words[i] = u32::from_le_bytes(bytes.map(i8::cast_unsigned));
+                    } else {
+                        (words[i], words[rows + i]) = (pair(bytes[0], bytes[2]), pair(bytes[1], bytes[3]));
+                    }
                 }
-                words[quads * rows + i] = scale.to_bits();
-                words[(quads + 1) * rows + i] = match form.has_minimum {
+                extra[i] = scale.to_bits();
+                extra[rows + i] = match form.has_minimum {
                     true => (-scale * sum as f32).to_bits(),
                     false => (-i32::from(form.offset) * sum).cast_unsigned(),
                 };
             }
         }
     }
+}
+
+/// Two numbers in sixteen bits each.
+#[inline(always)]
+fn pair(low: i8, high: i8) -> u32 {
+    (i32::from(low) & 0xffff | i32::from(high) << 16).cast_unsigned()
 }
 
 /// A block as a scale, the sum of its bytes, and the bytes.

@@ -1,5 +1,5 @@
-//! The vector operations of AVX2 with FMA and conversions of half precision: a vector is a pair of registers. Leaves kernels
-//! to the operations.
+//! The vector operations of AVX2 with FMA and conversions of half precision: a vector is a pair of registers, written out,
+//! since closures would be compiled without the instructions. Leaves kernels to the operations.
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use std::arch::x86_64::*;
@@ -26,6 +26,7 @@ impl Simd for Avx2 {
     type W = [__m256i; 2];
     const ISA: Isa = Isa::Avx2;
     const HAS_DOT: bool = false;
+    const HAS_BYTES: bool = false;
     const MAX_ROWS: usize = 4;
     const MAX_TILES: usize = 6;
 
@@ -50,12 +51,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bytes_at(self, x: *const i8) -> Self::V {
         // SAFETY: the caller's promise.
-        unsafe { [x, x.add(8)].map(|x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.cast())))) }
+        unsafe { [bytes256(x), bytes256(x.add(8))] }
     }
     #[inline(always)]
     unsafe fn load_halves_at(self, x: *const u16) -> Self::V {
         // SAFETY: the caller's promise.
-        unsafe { [x, x.add(8)].map(|x| _mm256_cvtph_ps(_mm_loadu_si128(x.cast()))) }
+        unsafe {
+            [_mm256_cvtph_ps(_mm_loadu_si128(x.cast())), _mm256_cvtph_ps(_mm_loadu_si128(x.add(8).cast()))]
+        }
     }
     intrinsics! {
         fn load(self, x: &[f32; LANES]) -> Self::V {
@@ -106,8 +109,21 @@ impl Simd for Avx2 {
             let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
             [_mm256_castsi256_ps(_mm256_and_si256(a[0], mask)), _mm256_castsi256_ps(_mm256_and_si256(a[1], mask))]
         }
-        fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W {
-            [dot_bytes256(acc[0], c[0], a[0]), dot_bytes256(acc[1], c[1], a[1])]
+        fn dot_pairs(self, acc: Self::W, c: Self::W, a: [Self::W; 2]) -> Self::W {
+            [dot_pairs256(acc[0], c[0], [a[0][0], a[1][0]]), dot_pairs256(acc[1], c[1], [a[0][1], a[1][1]])]
+        }
+        fn add_products(self, sums: Self::W, c: Self::W, a: Self::W) -> Self::W {
+            [
+                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(c[0], a[0])),
+                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(c[1], a[1])),
+            ]
+        }
+        fn add_sums(self, acc: Self::W, sums: Self::W) -> Self::W {
+            let ones = _mm256_set1_epi16(1);
+            [
+                _mm256_add_epi32(acc[0], _mm256_madd_epi16(sums[0], ones)),
+                _mm256_add_epi32(acc[1], _mm256_madd_epi16(sums[1], ones)),
+            ]
         }
         fn words(self, words: Self::W) -> [u32; LANES] { std::mem::transmute(words) }
         fn widen_halves(self, pairs: Self::W) -> [Self::V; 2] {
@@ -118,10 +134,16 @@ impl Simd for Avx2 {
         }
         fn bits(self, words: Self::W, shift: u32, mask: u32) -> Self::W {
             let (right, mask) = (_mm256_set1_epi32(shift as i32), _mm256_set1_epi32(mask as i32));
-            words.map(|words| _mm256_and_si256(_mm256_srlv_epi32(words, right), mask))
+            [
+                _mm256_and_si256(_mm256_srlv_epi32(words[0], right), mask),
+                _mm256_and_si256(_mm256_srlv_epi32(words[1], right), mask),
+            ]
         }
         fn join(self, low: Self::W, high: Self::W) -> Self::W {
-            [0, 1].map(|i| _mm256_or_si256(low[i], _mm256_slli_epi32::<4>(high[i])))
+            [
+                _mm256_or_si256(low[0], _mm256_slli_epi32::<4>(high[0])),
+                _mm256_or_si256(low[1], _mm256_slli_epi32::<4>(high[1])),
+            ]
         }
         fn to_f32(self, words: Self::W) -> Self::V { [_mm256_cvtepi32_ps(words[0]), _mm256_cvtepi32_ps(words[1])] }
         fn to_bytes(self, v: Self::V, out: &mut [i8; LANES]) {
@@ -136,6 +158,17 @@ impl Simd for Avx2 {
         }
         fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
     }
+}
+
+/// Eight signed bytes as f32.
+///
+/// # Safety
+/// Eight bytes must be readable at `x`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn bytes256(x: *const i8) -> __m256 {
+    // SAFETY: the caller's promise.
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(x.cast()) }))
 }
 
 /// Sum of eight lanes by halves.
@@ -163,16 +196,13 @@ fn widen256(halves: __m256i) -> [__m256; 2] {
     [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
 }
 
-/// [`Simd::dot_bytes`] of eight lanes: the bytes of a word in two pairs of sixteen bits.
+/// [`Simd::dot_pairs`] of eight lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn dot_bytes256(acc: __m256i, c: __m256i, a: __m256i) -> __m256i {
-    let even = _mm256_madd_epi16(
-        _mm256_and_si256(c, _mm256_set1_epi16(0xff)),
-        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)),
-    );
-    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(c), _mm256_srai_epi16::<8>(a));
-    _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+fn dot_pairs256(acc: __m256i, c: __m256i, a: [__m256i; 2]) -> __m256i {
+    let even = _mm256_madd_epi16(_mm256_and_si256(c, _mm256_set1_epi16(0xff)), a[0]);
+    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(c), a[1]);
+    _mm256_add_epi32(_mm256_add_epi32(acc, even), odd)
 }
 
 /// `a · 2^n` in two steps, so that each factor is a normal number.

@@ -7,6 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod bytes;
 pub(crate) mod halves;
 mod math;
 #[cfg(target_arch = "aarch64")]
@@ -37,6 +38,10 @@ pub(crate) trait Simd: Copy {
     const HAS_DOT: bool;
     /// There is an instruction for [`Simd::mul_add_halves`], twice as wide as that for f32.
     const HAS_HALVES: bool = false;
+    /// There is an instruction for [`Simd::dot_bytes`]. Else activations beside codes of eight bits are kept as numbers of
+    /// sixteen ([`Simd::dot_pairs`]), and products with smaller codes are summed in sixteen bits as far as sums fit
+    /// ([`Simd::add_products`], [`Simd::add_sums`]).
+    const HAS_BYTES: bool = true;
     /// Most rows of a tile of products.
     const MAX_ROWS: usize;
     /// Most sums of a tile of products: what the registers hold beside the operands.
@@ -103,7 +108,25 @@ pub(crate) trait Simd: Copy {
     }
     /// `acc + c₀a₀ + c₁a₁ + c₂a₂ + c₃a₃` of the four bytes of each word, those of `c` unsigned, those of `a` signed and
     /// not −128; sums are signed.
-    fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W;
+    #[inline(always)]
+    fn dot_bytes(self, acc: Self::W, c: Self::W, a: Self::W) -> Self::W {
+        self.load_words(&bytes::dot(self.words(acc), self.words(c), self.words(a)))
+    }
+    /// As [`Simd::dot_bytes`], where `a` holds sixteen bits of the inputs 0 and 2, then of 1 and 3.
+    #[inline(always)]
+    fn dot_pairs(self, acc: Self::W, c: Self::W, a: [Self::W; 2]) -> Self::W {
+        self.load_words(&bytes::dot_pairs(self.words(acc), self.words(c), a.map(|a| self.words(a))))
+    }
+    /// `sums + (c₀a₀ + c₁a₁, c₂a₂ + c₃a₃)`, bytes as of [`Simd::dot_bytes`] and sums of sixteen bits, which must hold them.
+    #[inline(always)]
+    fn add_products(self, sums: Self::W, c: Self::W, a: Self::W) -> Self::W {
+        self.load_words(&bytes::add_products(self.words(sums), self.words(c), self.words(a)))
+    }
+    /// `acc` and both [`Simd::add_products`] of each word.
+    #[inline(always)]
+    fn add_sums(self, acc: Self::W, sums: Self::W) -> Self::W {
+        self.load_words(&bytes::add_sums(self.words(acc), self.words(sums)))
+    }
     /// `a · b + acc` of pairs in half precision, each rounded to half precision.
     #[inline(always)]
     fn mul_add_halves(self, acc: Self::W, a: Self::W, b: Self::W) -> Self::W {

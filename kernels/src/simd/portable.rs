@@ -137,15 +137,6 @@ impl Simd for Portable {
         a.map(|word| f32::from_bits(word & 0xffff_0000))
     }
     #[inline(always)]
-    fn dot_bytes(self, acc: [u32; LANES], c: [u32; LANES], a: [u32; LANES]) -> [u32; LANES] {
-        std::array::from_fn(|i| {
-            let products = c[i].to_le_bytes().into_iter().zip(a[i].to_le_bytes());
-            products.fold(acc[i], |sum, (c, a)| {
-                sum.wrapping_add_signed(i32::from(c) * i32::from(a.cast_signed()))
-            })
-        })
-    }
-    #[inline(always)]
     fn words(self, words: [u32; LANES]) -> [u32; LANES] {
         words
     }

@@ -213,14 +213,15 @@ impl Simd for Avx512Fp16 {
     rounded_bf16_methods!();
     intrinsics! {
         fn mul_add_halves(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-            let [acc, a, b] = [acc, a, b].map(|pairs| _mm512_castsi512_ph(pairs));
-            _mm512_castph_si512(_mm512_fmadd_ph(a, b, acc))
+            let (a, b) = (_mm512_castsi512_ph(a), _mm512_castsi512_ph(b));
+            _mm512_castph_si512(_mm512_fmadd_ph(a, b, _mm512_castsi512_ph(acc)))
         }
         fn add_halves(self, acc: __m512, pairs: __m512i) -> __m512 {
             // Sign, exponent and digits in the places that f32 has for them; the exponent is short by a constant factor.
             let places = _mm512_set1_epi32(0x8fff_e000_u32 as i32);
-            let [even, odd] = [_mm512_slli_epi32::<16>(pairs), pairs]
-                .map(|high| _mm512_castsi512_ps(_mm512_and_si512(_mm512_srai_epi32::<3>(high), places)));
+            let even = _mm512_srai_epi32::<3>(_mm512_slli_epi32::<16>(pairs));
+            let (even, odd) = (_mm512_and_si512(even, places), _mm512_and_si512(_mm512_srai_epi32::<3>(pairs), places));
+            let (even, odd) = (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
             let bias = _mm512_set1_ps(super::halves::BIAS);
             _mm512_fmadd_ps(odd, bias, _mm512_fmadd_ps(even, bias, acc))
         }
@@ -238,17 +239,20 @@ impl Simd for Avx512Vnni {
 impl Simd for Avx512 {
     const ISA: Isa = Isa::Avx512;
     const HAS_DOT: bool = false;
+    const HAS_BYTES: bool = false;
     avx512_methods!();
     rounded_bf16_methods!();
     intrinsics! {
-        fn dot_bytes(self, acc: __m512i, c: __m512i, a: __m512i) -> __m512i {
-            // The bytes of a word in two pairs of sixteen bits.
-            let even = _mm512_madd_epi16(
-                _mm512_and_si512(c, _mm512_set1_epi16(0xff)),
-                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a)),
-            );
-            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(c), _mm512_srai_epi16::<8>(a));
-            _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
+        fn dot_pairs(self, acc: __m512i, c: __m512i, a: [__m512i; 2]) -> __m512i {
+            let even = _mm512_madd_epi16(_mm512_and_si512(c, _mm512_set1_epi16(0xff)), a[0]);
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(c), a[1]);
+            _mm512_add_epi32(_mm512_add_epi32(acc, even), odd)
+        }
+        fn add_products(self, sums: __m512i, c: __m512i, a: __m512i) -> __m512i {
+            _mm512_add_epi16(sums, _mm512_maddubs_epi16(c, a))
+        }
+        fn add_sums(self, acc: __m512i, sums: __m512i) -> __m512i {
+            _mm512_add_epi32(acc, _mm512_madd_epi16(sums, _mm512_set1_epi16(1)))
         }
     }
 }
