@@ -1,7 +1,7 @@
 //! Speed of the kernels at the shapes of the workloads W1 (Qwen2.5-0.5B) and W2 (a 30M Llama), beside what the machine
 //! can do at most, measured in the same run. Leaves whole models to `rectify bench`.
 //!
-//! `cargo bench -p rectify-benches --bench kernels [-- FILTER]`
+//! `cargo bench -p rectify-benches --bench kernels [-- FILTER]`; a filter that begins with `linear/` spares packing the rest.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -40,6 +40,9 @@ const STACKS: [Stack; 2] = [
         head: (512, 8192),
     },
 ];
+
+/// Beyond every cache whatever the weights are held as: 200 M of them.
+const LARGE: Stack = Stack { name: "large", layer: [(1024, 4864); 4], num_layers: 10, head: (1024, 8192) };
 
 /// What a call costs at least.
 #[derive(Clone, Copy)]
@@ -98,9 +101,12 @@ fn main() -> Outcome {
         bench_linear(&mut bench, &pool, stack, Held::As(WeightDtype::F16))?;
     }
     bench_linear(&mut bench, &pool, &STACKS[1], Held::As(WeightDtype::F32))?;
-    bench_linear(&mut bench, &pool, &STACKS[0], Held::As(WeightDtype::Int8))?;
-    for kind in BlockKind::ALL {
-        bench_linear(&mut bench, &pool, &STACKS[0], Held::Blocks(kind))?;
+    bench_linear(&mut bench, &pool, &LARGE, Held::As(WeightDtype::Bf16))?;
+    for stack in [&STACKS[0], &LARGE] {
+        bench_linear(&mut bench, &pool, stack, Held::As(WeightDtype::Int8))?;
+        for kind in BlockKind::ALL {
+            bench_linear(&mut bench, &pool, stack, Held::Blocks(kind))?;
+        }
     }
     bench_attention(&mut bench, &pool)?;
     bench_rows(&mut bench, &pool)?;
@@ -134,9 +140,7 @@ impl Bench {
             });
         });
         group.finish();
-        if let Some(error) = failure.take() {
-            return Err(error);
-        }
+        failure.take().map_or(Ok(()), Err)?;
         let seconds = fastest.get();
         if seconds.is_finite() {
             let (bandwidth, speed) = (cost.bytes / seconds, cost.flops / seconds);
@@ -161,6 +165,11 @@ impl Bench {
     }
 }
 
+/// Whether no filter for linear layers leaves this out.
+fn is_wanted(name: &str) -> bool {
+    std::env::args().find(|arg| arg.starts_with("linear/")).is_none_or(|filter| name.starts_with(&filter))
+}
+
 /// Values in −0.05..0.05.
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919) % 1009) as f32 / 10_090.0 - 0.05).collect()
@@ -168,6 +177,19 @@ fn values(len: usize) -> Vec<f32> {
 
 /// All linear layers of a model, one after the other, as in a step of `m` rows.
 fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Outcome {
+    let (kind, peak) = match held {
+        Held::As(WeightDtype::F32) => ("f32".to_owned(), Peak::F32),
+        Held::As(WeightDtype::F16) => ("f16".to_owned(), Peak::F16),
+        Held::As(WeightDtype::Int8) => ("int8".to_owned(), Peak::Int8),
+        Held::As(_) => ("bf16".to_owned(), Peak::Bf16),
+        Held::Blocks(kind) => (format!("{kind:?}"), Peak::Int8),
+    };
+    let name = |m| format!("linear/{}/{kind}/m={m}", stack.name);
+    let mut rows_of_calls = vec![1, 2, 4, 8, 16, 32, 64, 256];
+    rows_of_calls.retain(|&m| is_wanted(&name(m)));
+    if rows_of_calls.is_empty() {
+        return Ok(());
+    }
     let numbers = values(stack.head.0 * stack.head.1);
     // Whole blocks of the largest kind.
     let whole = |k: usize| k.next_multiple_of(256);
@@ -187,14 +209,7 @@ fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Ou
         .collect::<Result<_, _>>()?;
     let widest = weights.iter().map(PackedLinear::out_features).max().unwrap_or(0);
     let deepest = weights.iter().map(PackedLinear::in_features).max().unwrap_or(0);
-    let (kind, peak) = match held {
-        Held::As(WeightDtype::F32) => ("f32".to_owned(), Peak::F32),
-        Held::As(WeightDtype::F16) => ("f16".to_owned(), Peak::F16),
-        Held::As(WeightDtype::Int8) => ("int8".to_owned(), Peak::Int8),
-        Held::As(_) => ("bf16".to_owned(), Peak::Bf16),
-        Held::Blocks(kind) => (format!("{kind:?}"), Peak::Int8),
-    };
-    for m in [1, 2, 4, 8, 16, 32, 64, 256] {
+    for m in rows_of_calls {
         // Prefill takes logits of the last row alone.
         let rows = |w: &PackedLinear| if m > 64 && w.out_features() == stack.head.1 { 1 } else { m };
         let x = values(m * deepest);
@@ -203,7 +218,7 @@ fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Ou
             bytes: weights.iter().map(|w| w.num_bytes() as f64).sum(),
             flops: weights.iter().map(|w| (2 * rows(w) * w.in_features() * w.out_features()) as f64).sum(),
         };
-        bench.run(&format!("linear/{}/{kind}/m={m}", stack.name), cost, peak, || {
+        bench.run(&name(m), cost, peak, || {
             for w in &weights {
                 let out = RowsMut::new(&mut out, w.out_features());
                 linear(pool, Rows::new(&x, w.in_features()), rows(w), w, &Epilogue::default(), out)?;

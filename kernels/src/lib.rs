@@ -30,7 +30,7 @@ pub use isa::Isa;
 pub use linear::{Epilogue, PackedLinear, Scratch, Source, Values, WeightDtype, linear};
 pub use norm::{add_rms_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::Pool;
-pub use reduce::{argmax, exp_shifted, exp_sum, log_sum_exp, logprob_gather, max, sum};
+pub use reduce::{exp_shifted, exp_sum, log_sum_exp, logprob_gather, max, sum};
 pub use rope::{RopeTable, rope};
 pub use rows::{Rows, RowsMut};
 pub use select::{MAXIMA_BLOCK, for_each_between, maxima, sums_above};

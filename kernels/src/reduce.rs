@@ -65,23 +65,6 @@ pub fn exp_sum(row: &[f32], shift: f32, scale: f32) -> f32 {
     dispatch(Isa::detect(), ExpSum { row, shift, scale }) as f32
 }
 
-/// The index of the largest value, the lowest of equals; `None` for an empty row or one of NaN alone. NaN is passed
-/// over.
-pub fn argmax(row: &[f32]) -> Option<usize> {
-    argmax_with(Isa::detect(), row)
-}
-
-fn argmax_with(isa: Isa, row: &[f32]) -> Option<usize> {
-    let (mut largest, mut first) = (f32::NEG_INFINITY, 0);
-    for (i, block) in row.chunks(BLOCK).enumerate() {
-        let max = dispatch(isa, Largest { row: block });
-        if max > largest {
-            (largest, first) = (max, i * BLOCK);
-        }
-    }
-    row[first..].iter().position(|&x| x == largest).map(|i| first + i)
-}
-
 /// `out = exp(scale · row − shift)`.
 ///
 /// # Errors
@@ -224,10 +207,8 @@ mod tests {
             let plain_sum: f64 = row.iter().map(|&x| f64::from(x)).sum();
             let plain_log: f64 = row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
             let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let first = row.iter().position(|&x| x == largest);
             for isa in isas() {
                 prop_assert_eq!(dispatch(isa, Largest { row: &row }), largest);
-                prop_assert_eq!(argmax_with(isa, &row), first);
                 let sum = dispatch(isa, Sum { row: &row });
                 prop_assert!((sum - plain_sum).abs() < 1e-2, "{isa:?}: {sum} for {plain_sum}");
                 let log = log_sum_exp_with(isa, &row);
@@ -262,18 +243,6 @@ mod tests {
                 out[0] == 0.0 && out[1] == f32::INFINITY && out[2].is_nan() && out[3] == 1.0,
                 "{isa:?} {out:?}"
             );
-        }
-    }
-
-    #[test]
-    fn equal_maxima_go_to_the_lower_index_and_nan_is_passed_over() {
-        let mut row = vec![0.0; 5000];
-        (row[4500], row[3000], row[2]) = (9.0, 9.0, f32::NAN);
-        for isa in isas() {
-            assert_eq!(argmax_with(isa, &row), Some(3000));
-            assert_eq!(argmax_with(isa, &[]), None);
-            assert_eq!(argmax_with(isa, &[f32::NAN]), None);
-            assert_eq!(argmax_with(isa, &[f32::NEG_INFINITY; 3]), Some(0));
         }
     }
 

@@ -151,4 +151,19 @@ mod tests {
             prop_assert_eq!(from, expected);
         }
     }
+
+    #[test]
+    fn equal_maxima_go_to_the_lower_index_and_nan_is_passed_over() {
+        let mut row = vec![0.0; 5000];
+        (row[4500], row[3000], row[2]) = (9.0, 9.0, f32::NAN);
+        let mut peaks = Peaks::default();
+        let mut first = |row: &[f32]| {
+            let largest = peaks.find(row);
+            peaks.position(row, largest)
+        };
+        assert_eq!(first(&row), Some(3000));
+        assert_eq!(first(&[]), None);
+        assert_eq!(first(&[f32::NAN]), None);
+        assert_eq!(first(&[f32::NEG_INFINITY; 3]), Some(0));
+    }
 }
