@@ -1,11 +1,13 @@
-//! One layer's keys and values, in blocks laid out as the attention reads them. Leaves which block belongs to whom to
-//! `engine`.
+//! One layer's keys and values, in blocks laid out as the attention reads them. Leaves writing them to `cache/write`, and
+//! which block belongs to whom to `engine`.
 
-use half::bf16;
+mod write;
 
+pub use write::reshape_and_cache;
+
+use crate::KernelError;
 use crate::buffer::Buffer;
 use crate::error::ensure;
-use crate::{KernelError, Pool, Rows};
 
 /// Tokens side by side in one register of keys.
 pub(crate) const GROUP: usize = 16;
@@ -25,10 +27,28 @@ pub enum KvDtype {
 #[derive(Clone, Debug)]
 pub struct KvCache {
     num_blocks: usize,
+    layout: Layout,
+    storage: KvStorage,
+}
+
+/// Where things lie in a cache.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
     block_size: usize,
     num_kv_heads: usize,
     head_dim: usize,
-    storage: KvStorage,
+}
+
+impl Layout {
+    /// See [`KvCache::padded_head_dim`].
+    fn padded_head_dim(self) -> usize {
+        self.head_dim.next_multiple_of(GROUP)
+    }
+
+    /// See [`KvCache::first_token`].
+    fn first_token(self, block: usize, kv_head: usize) -> usize {
+        (block * self.num_kv_heads + kv_head) * self.block_size
+    }
 }
 
 /// The numbers of a cache.
@@ -57,15 +77,16 @@ impl KvCache {
             format!("head_dim must be a multiple of 8, not {head_dim}")
         })?;
         ensure(num_kv_heads > 0, || "a cache needs at least one key-value head".to_owned())?;
-        let tokens = num_blocks * num_kv_heads * block_size;
-        let (keys, values) = (tokens * head_dim, tokens * head_dim.next_multiple_of(GROUP));
+        let layout = Layout { block_size, num_kv_heads, head_dim };
+        let tokens = layout.first_token(num_blocks, 0);
+        let (keys, values) = (tokens * head_dim, tokens * layout.padded_head_dim());
         let storage = match dtype {
             KvDtype::F32 => KvStorage::F32 { keys: Buffer::zeroed(keys), values: Buffer::zeroed(values) },
             KvDtype::Bf16 => {
                 KvStorage::Bf16 { keys: Buffer::zeroed(keys / 2), values: Buffer::zeroed(values / 2) }
             }
         };
-        Ok(Self { num_blocks, block_size, num_kv_heads, head_dim, storage })
+        Ok(Self { num_blocks, layout, storage })
     }
 
     /// Copies block `from` over block `to`.
@@ -107,17 +128,17 @@ impl KvCache {
 
     /// Tokens per block.
     pub fn block_size(&self) -> usize {
-        self.block_size
+        self.layout.block_size
     }
 
     /// Key-value heads.
     pub fn num_kv_heads(&self) -> usize {
-        self.num_kv_heads
+        self.layout.num_kv_heads
     }
 
     /// Width of a head.
     pub fn head_dim(&self) -> usize {
-        self.head_dim
+        self.layout.head_dim
     }
 
     /// How keys and values are kept.
@@ -130,19 +151,19 @@ impl KvCache {
 
     /// Width of a head of values, padded to whole registers.
     pub(crate) fn padded_head_dim(&self) -> usize {
-        self.head_dim.next_multiple_of(GROUP)
+        self.layout.padded_head_dim()
     }
 
     /// First token of a block and head, counted over the whole cache.
     pub(crate) fn first_token(&self, block: usize, kv_head: usize) -> usize {
-        (block * self.num_kv_heads + kv_head) * self.block_size
+        self.layout.first_token(block, kv_head)
     }
 
     /// The words of keys, the words of a key, and whether a word is a pair of bf16.
     pub(crate) fn key_words(&self) -> (*const u32, usize, bool) {
         match &self.storage {
-            KvStorage::F32 { keys, .. } => (keys.as_ptr().cast(), self.head_dim, false),
-            KvStorage::Bf16 { keys, .. } => (keys.as_ptr(), self.head_dim / 2, true),
+            KvStorage::F32 { keys, .. } => (keys.as_ptr().cast(), self.head_dim(), false),
+            KvStorage::Bf16 { keys, .. } => (keys.as_ptr(), self.head_dim() / 2, true),
         }
     }
 
@@ -161,69 +182,9 @@ impl KvCache {
             out.iter_mut().zip(words).for_each(|(out, word)| *out = word & 0xffff);
         }
     }
-
-    /// Writes one key and value of one head.
-    fn write(&mut self, block: usize, kv_head: usize, offset: usize, k: &[f32], v: &[f32]) {
-        let (group, lane) = (offset / GROUP, offset % GROUP);
-        let token = self.first_token(block, kv_head) + offset;
-        let start = (token - offset + group * GROUP) * self.head_dim;
-        let width = self.padded_head_dim();
-        match &mut self.storage {
-            KvStorage::F32 { keys, values } => {
-                k.iter().enumerate().for_each(|(d, &k)| keys[start + d * GROUP + lane] = k);
-                values[token * width..][..v.len()].copy_from_slice(v);
-            }
-            KvStorage::Bf16 { keys, values } => {
-                for (pair, k) in k.chunks_exact(2).enumerate() {
-                    keys[start / 2 + pair * GROUP + lane] = bits(k[0]) | bits(k[1]) << 16;
-                }
-                for (word, &v) in values[token / 2 * width..].iter_mut().zip(v) {
-                    *word = if token.is_multiple_of(2) {
-                        (*word & 0xffff_0000) | bits(v)
-                    } else {
-                        (*word & 0xffff) | bits(v) << 16
-                    };
-                }
-            }
-        }
-    }
-}
-
-fn bits(x: f32) -> u32 {
-    bf16::from_f32(x).to_bits().into()
 }
 
 fn copy_part<T: Copy>(data: &mut [T], num_blocks: usize, from: usize, to: usize) {
     let len = data.len() / num_blocks;
     data.copy_within(from * len..(from + 1) * len, to * len);
-}
-
-/// Writes the keys and values of tokens to their slots (`block · block_size + offset`): `k` and `v` are `[num_tokens,
-/// num_kv_heads · head_dim]`, `slot_mapping` `[num_tokens]`.
-///
-/// # Errors
-/// [`KernelError`] if shapes disagree or a slot lies outside the cache.
-pub fn reshape_and_cache(
-    _pool: &Pool,
-    k: Rows<'_>,
-    v: Rows<'_>,
-    slot_mapping: &[u32],
-    cache: &mut KvCache,
-) -> Result<(), KernelError> {
-    let (head_dim, num_kv_heads) = (cache.head_dim, cache.num_kv_heads);
-    let width = num_kv_heads * head_dim;
-    k.check("k", slot_mapping.len(), width)?;
-    v.check("v", slot_mapping.len(), width)?;
-    let num_slots = cache.num_blocks * cache.block_size;
-    if let Some(slot) = slot_mapping.iter().find(|&&slot| slot as usize >= num_slots) {
-        return Err(KernelError::Invalid(format!("slot {slot} lies outside a cache of {num_slots} slots")));
-    }
-    for (i, &slot) in slot_mapping.iter().enumerate() {
-        let (block, offset) = (slot as usize / cache.block_size, slot as usize % cache.block_size);
-        for head in 0..num_kv_heads {
-            let range = head * head_dim..(head + 1) * head_dim;
-            cache.write(block, head, offset, &k.row(i, width)[range.clone()], &v.row(i, width)[range]);
-        }
-    }
-    Ok(())
 }

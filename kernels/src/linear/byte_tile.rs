@@ -36,9 +36,9 @@ pub(super) struct Ahead {
     /// From where on in each tile.
     pub(super) tiles: [*const u32; MAX_COLUMNS],
     /// Words to go on at each block.
-    pub(super) words: usize,
+    pub(super) per_block: usize,
     /// Words to go on at each quad.
-    pub(super) quad_words: usize,
+    pub(super) per_quad: usize,
     /// Bytes from the scales of a tile to those of the next stripe, and of each block.
     pub(super) scales: (usize, usize),
 }
@@ -94,6 +94,7 @@ impl Op for MultiplyBytes {
 const ANY: usize = 0;
 
 impl MultiplyBytes {
+    /// `ALONE` is [`Codes::is_alone`], `BITS` those of the codes or [`ANY`], `SHORT` whether products are summed in sixteen bits.
     #[inline(always)]
     fn run_as<S: Simd, const ALONE: bool, const BITS: usize, const SHORT: bool>(self, s: S) {
         let (rows, columns) = self.shape;
@@ -120,14 +121,15 @@ impl MultiplyBytes {
         s: S,
     ) {
         let Self { blocks: (first, count), quads, codes, ahead, sums, .. } = *self;
+        // As `Form::quad_words`.
         let quad_words = if SHORT || S::HAS_BYTES { 1 } else { 2 };
         let mut panel = self.panel;
         // SAFETY: every address is block, quad, row and column inside the extents the caller promised.
         unsafe {
             for index in 0..count {
                 for j in 0..COLUMNS {
-                    for line in 0..if ALONE { 0 } else { ahead.words / LINE } {
-                        let word = index * ahead.words + line * LINE;
+                    for line in 0..if ALONE { 0 } else { ahead.per_block / LINE } {
+                        let word = index * ahead.per_block + line * LINE;
                         s.prefetch(ahead.tiles[j].wrapping_add(word).cast());
                     }
                     let (stripe, block) = ahead.scales;
@@ -282,7 +284,7 @@ impl MultiplyBytes {
     ) -> S::W {
         let Self { quads, codes, ahead, .. } = self;
         if ALONE {
-            let word = block * ahead.words + (2 * pair + half) * ahead.quad_words;
+            let word = block * ahead.per_block + (2 * pair + half) * ahead.per_quad;
             s.prefetch(ahead.tiles[j].wrapping_add(word).cast());
         }
         // SAFETY: promised by the caller.

@@ -71,8 +71,8 @@ impl Part<'_> {
             let share = (per_block / LINE).div_ceil(num_panels) * LINE;
             let ahead = Ahead {
                 tiles: [w.codes.as_ptr(); MAX_COLUMNS],
-                words: share,
-                quad_words: share / quads,
+                per_block: share,
+                per_quad: share / quads,
                 scales: (columns * scale_bytes, scale_bytes / w.blocks),
             };
             for j in 0..columns {

@@ -78,7 +78,8 @@ mod tests {
             c in prop::array::uniform16(prop_oneof![any::<u32>(), Just(u32::MAX)]),
             a in prop::array::uniform16(prop::array::uniform4(prop_oneof![-127i8..=127, Just(127), Just(-127)])),
         ) {
-            let pair = |i: usize, j: usize| a.map(|a| u32::from(i16::from(a[i]) as u16) | u32::from(i16::from(a[j]) as u16) << 16);
+            let word = |a: i8| u32::from(i16::from(a) as u16);
+            let pair = |i: usize, j: usize| a.map(|a| word(a[i]) | word(a[j]) << 16);
             let bytes = a.map(|a| u32::from_le_bytes(a.map(i8::cast_unsigned)));
             let small = c.map(|c| c >> 2 & 0x3f3f_3f3f);
             let dots = dot(acc, c, bytes);
