@@ -90,17 +90,13 @@ impl<W: Word> Op for WriteHead<'_, W> {
 }
 
 /// A word of a cache.
-trait Word: Send {
+trait Word: Sized + Send {
     /// Numbers in it.
     const NUMBERS: usize;
     /// Writes a key into its lane of a group: `[head_dim / NUMBERS][16]` words.
-    fn put_key<S: Simd>(s: S, k: &[f32], lane: usize, words: &mut [Self])
-    where
-        Self: Sized;
+    fn put_key<S: Simd>(s: S, k: &[f32], lane: usize, words: &mut [Self]);
     /// Writes a value into its part of `[head_dim]` words.
-    fn put_value<S: Simd>(s: S, v: &[f32], part: usize, words: &mut [Self])
-    where
-        Self: Sized;
+    fn put_value<S: Simd>(s: S, v: &[f32], part: usize, words: &mut [Self]);
 }
 
 impl Word for f32 {
