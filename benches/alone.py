@@ -122,13 +122,11 @@ def cat(policy):
 
 
 def touch_memory(gib=4):
-    """Fills memory and gives it back: a host that takes away what a machine has not used gives it again page by page, which
+    """Touches memory and gives it back: a host that takes away what a machine has not used gives it again page by page, which
     would be measured with whatever comes first."""
-    size, ones = gib << 30, b"\1" * (8 << 20)
-    with mmap.mmap(-1, size) as memory:
+    with mmap.mmap(-1, gib << 30) as memory:
         memory.madvise(mmap.MADV_HUGEPAGE)
-        for start in range(0, size, len(ones)):
-            memory[start : start + len(ones)] = ones
+        memory[:: mmap.PAGESIZE] = b"\1" * (len(memory) // mmap.PAGESIZE)
 
 
 def load(args):
