@@ -170,12 +170,16 @@ fn chains<S: Simd, const CHAINS: usize>(s: S, steps: usize, kind: Kind) -> (f32,
             4
         }
         Kind::Bytes => {
-            // Operands that nobody knows and that change, or sets without such an instruction would not multiply them again.
-            let codes = s.load_words(&black_box([0x0201_0101; LANES]));
+            // Operands that nobody knows and one of which changes, or products would be computed once: codes, unless taking
+            // them apart would be measured with them.
+            let codes = black_box([[0x0201_0101; LANES], [0x0101_0101; LANES]]);
             let activations = black_box([[[0x0100_ff00; 2]; CHAINS], [[0x0100_fe00; 2]; CHAINS]]);
             let mut dots = [s.splat_word(1); CHAINS];
             for step in 0..steps {
-                for (dot, [even, odd]) in dots.iter_mut().zip(&activations[step % 2]) {
+                let (changing, fixed) = (step % 2, 0);
+                let (c, a) = if S::HAS_BYTES { (changing, fixed) } else { (fixed, changing) };
+                let codes = s.load_words(&codes[c]);
+                for (dot, [even, odd]) in dots.iter_mut().zip(&activations[a]) {
                     let even = s.splat_word(*even);
                     *dot = match S::HAS_BYTES {
                         true => s.dot_bytes(*dot, codes, even),
