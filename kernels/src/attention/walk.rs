@@ -11,7 +11,7 @@ use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
 use super::softmax::{RowState, SoftmaxRow, merge};
 use crate::buffer::Buffer;
 use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Operand, Right, Sums, columns_for};
-use crate::simd::{LANES, Op, Simd, dispatch, padded};
+use crate::simd::{LANES, Op, Simd, dispatch, narrowed, paired};
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -365,10 +365,6 @@ fn panels<S: Simd>(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 #[inline(always)]
 fn to_pairs<S: Simd>(s: S, x: &[f32], pairs: &mut [u32]) {
     for (x, pairs) in x.chunks(LANES).zip(pairs.chunks_mut(LANES / 2)) {
-        let mut narrow = [0; LANES];
-        s.to_bf16(s.load(&padded(x, 0.0)), &mut narrow);
-        for (pair, word) in narrow.as_chunks::<2>().0.iter().zip(pairs) {
-            *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-        }
+        pairs.copy_from_slice(&paired(&narrowed(s, x))[..pairs.len()]);
     }
 }

@@ -2,7 +2,7 @@
 //! inside a block, and blocks summed in f32 in the order of the inputs. Leaves the walk to `bytes`.
 #![expect(unsafe_code, reason = "operands are addressed by pointer in the innermost loop")]
 
-use super::coded::{Coded, NIBBLES, upper_bits};
+use super::coded::{Coded, NIBBLES, quad_words, upper_bits};
 use super::rounding::EXTRA;
 use crate::simd::tile::{MAX_COLUMNS, columns_for, of_shape};
 use crate::simd::{LANES, Op, Simd};
@@ -121,8 +121,7 @@ impl MultiplyBytes {
         s: S,
     ) {
         let Self { blocks: (first, count), quads, codes, ahead, sums, .. } = *self;
-        // As `Form::quad_words`.
-        let quad_words = if SHORT || S::HAS_BYTES { 1 } else { 2 };
+        let quad_words = quad_words::<S>(SHORT);
         let mut panel = self.panel;
         // SAFETY: every address is block, quad, row and column inside the extents the caller promised.
         unsafe {
@@ -214,7 +213,7 @@ impl MultiplyBytes {
                             };
                         }
                     }
-                    left = left.add(if S::HAS_BYTES { ROWS } else { 2 * ROWS });
+                    left = left.add(quad_words::<S>(false) * ROWS);
                 }
             }
         }

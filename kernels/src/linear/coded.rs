@@ -18,6 +18,13 @@ pub(super) const NIBBLES: u32 = 0x0f0f_0f0f;
 /// The lowest bit of each byte.
 const ONES: u32 = 0x0101_0101;
 
+/// Words that four activations of a row take beside codes whose products could be summed in sixteen bits or not: a byte each,
+/// or two.
+#[inline(always)]
+pub(super) fn quad_words<S: Simd>(is_short: bool) -> usize {
+    if S::HAS_BYTES || is_short { 1 } else { 2 }
+}
+
 /// The lowest bits of each byte, as many as a code has above the lower four.
 #[inline(always)]
 pub(super) fn upper_bits(count: usize) -> u32 {
@@ -64,10 +71,10 @@ impl Form {
         }
     }
 
-    /// Words that four activations of a row take beside these codes: a byte each, or two.
+    /// See [`quad_words`].
     #[inline(always)]
     pub(super) fn quad_words<S: Simd>(self) -> usize {
-        if S::HAS_BYTES || self.short_quads() > 0 { 1 } else { 2 }
+        quad_words::<S>(self.short_quads() > 0)
     }
 
     /// Scales and, if there are any, minima.

@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::rows::for_each_chunk;
 use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
-use crate::simd::{LANES, Op, Simd, dispatch, padded};
+use crate::simd::{LANES, Op, Simd, dispatch, padded, paired};
 use crate::{Pool, Rows};
 
 /// Most rows of a panel with any instruction set.
@@ -184,10 +184,7 @@ impl Op for Pack<'_> {
             for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
                 let row = self.x.row(self.first_row + i, self.width);
                 let values = &row[(block * LANES).min(row.len())..];
-                let values = match values.first_chunk::<LANES>() {
-                    Some(values) => *values,
-                    None => padded(values, 0.0),
-                };
+                let values = padded(values, 0.0);
                 let mut narrow = [0; LANES];
                 match self.rounding {
                     Rounding::None | Rounding::Bytes(_) => *line = values.map(f32::to_bits),
@@ -197,11 +194,11 @@ impl Op for Pack<'_> {
                     }
                     Rounding::Pairs => {
                         s.to_bf16(s.load(&values), &mut narrow);
-                        put_pairs(&narrow, line);
+                        line[..LANES / 2].copy_from_slice(&paired(&narrow));
                     }
                     Rounding::Halves { .. } => {
                         s.to_halves(s.mul(s.load(&values), s.splat(scales[i])), &mut narrow);
-                        put_pairs(&narrow, line);
+                        line[..LANES / 2].copy_from_slice(&paired(&narrow));
                     }
                 }
             }
@@ -217,13 +214,6 @@ impl Op for Pack<'_> {
                 _ => interleave::<MAX_PANEL_ROWS>(&lines, out),
             }
         }
-    }
-}
-
-#[inline(always)]
-fn put_pairs(narrow: &[u16; LANES], line: &mut [u32; LANES]) {
-    for (word, pair) in line.iter_mut().zip(narrow.as_chunks::<2>().0) {
-        *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
     }
 }
 

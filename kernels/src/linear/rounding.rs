@@ -13,8 +13,9 @@ use crate::simd::{LANES, Op, Simd, padded};
 pub(super) const EXTRA: usize = 2;
 
 /// Writes rows as a panel: for each block `[quads][rows]` words of four bytes, or `[quads][2][rows]` words of the inputs 0
-/// and 2 and of 1 and 3 of each in sixteen bits ([`Form::quad_words`]), `[rows]` scales, and `[rows]` words that sums start from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a
-/// minimum, minus the scale times the sum of the bytes as f32, to be multiplied by it.
+/// and 2 and of 1 and 3 of each in sixteen bits ([`Form::quad_words`]), `[rows]` scales, and `[rows]` words that sums start
+/// from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a minimum, minus the
+/// scale times the sum of the bytes as f32, to be multiplied by it.
 pub(super) struct RoundRows<'a> {
     pub(super) x: Rows<'a>,
     pub(super) width: usize,

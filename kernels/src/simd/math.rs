@@ -27,10 +27,31 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))))
 }
 
-/// Sixteen values from a shorter run, filled up with `fill`.
+/// The first sixteen values of a run; a shorter one is filled up with `fill`.
 #[inline(always)]
 pub(crate) fn padded(x: &[f32], fill: f32) -> [f32; LANES] {
+    if let Some(lanes) = x.first_chunk() {
+        return *lanes;
+    }
     let mut lanes = [fill; LANES];
     lanes[..x.len()].copy_from_slice(x);
     lanes
+}
+
+/// The first sixteen values of a run as bf16; a shorter one ends in zeros.
+#[inline(always)]
+pub(crate) fn narrowed<S: Simd>(s: S, x: &[f32]) -> [u16; LANES] {
+    let mut out = [0; LANES];
+    s.to_bf16(s.load(&padded(x, 0.0)), &mut out);
+    out
+}
+
+/// Neighbours as a word, the even one in its low half.
+#[inline(always)]
+pub(crate) fn paired(halves: &[u16; LANES]) -> [u32; LANES / 2] {
+    let mut words = [0; LANES / 2];
+    for (word, pair) in words.iter_mut().zip(halves.as_chunks::<2>().0) {
+        *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+    }
+    words
 }

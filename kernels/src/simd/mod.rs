@@ -17,7 +17,7 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use math::{exp, padded, tanh};
+pub(crate) use math::{exp, narrowed, padded, paired, tanh};
 
 use crate::isa::Isa;
 

@@ -3,7 +3,7 @@
 
 use super::{GROUP, KvCache, KvStorage, Layout};
 use crate::rows::Shared;
-use crate::simd::{LANES, Op, Simd, dispatch, padded};
+use crate::simd::{LANES, Op, Simd, dispatch, narrowed, paired};
 use crate::{KernelError, Pool, Rows};
 
 /// Numbers below which a second thread costs more than it brings.
@@ -122,9 +122,8 @@ impl Word for u32 {
     #[inline(always)]
     fn put_key<S: Simd>(s: S, k: &[f32], lane: usize, words: &mut [u32]) {
         for (k, words) in k.chunks(LANES).zip(words.chunks_mut(LANES / 2 * GROUP)) {
-            let narrow = narrow(s, k);
-            for (words, pair) in words.chunks_exact_mut(GROUP).zip(narrow.as_chunks::<2>().0) {
-                words[lane] = u32::from(pair[0]) | u32::from(pair[1]) << 16;
+            for (words, pair) in words.chunks_exact_mut(GROUP).zip(paired(&narrowed(s, k))) {
+                words[lane] = pair;
             }
         }
     }
@@ -133,21 +132,9 @@ impl Word for u32 {
     fn put_value<S: Simd>(s: S, v: &[f32], part: usize, words: &mut [u32]) {
         let (shift, kept) = if part == 0 { (0, 0xffff_0000) } else { (16, 0xffff) };
         for (v, words) in v.chunks(LANES).zip(words.chunks_mut(LANES)) {
-            for (word, bits) in words.iter_mut().zip(narrow(s, v)) {
+            for (word, bits) in words.iter_mut().zip(narrowed(s, v)) {
                 *word = *word & kept | u32::from(bits) << shift;
             }
         }
     }
-}
-
-/// Up to sixteen numbers as bf16.
-#[inline(always)]
-fn narrow<S: Simd>(s: S, values: &[f32]) -> [u16; LANES] {
-    let values = match values.first_chunk::<LANES>() {
-        Some(values) => *values,
-        None => padded(values, 0.0),
-    };
-    let mut out = [0; LANES];
-    s.to_bf16(s.load(&values), &mut out);
-    out
 }
