@@ -13,9 +13,9 @@ use criterion::{Criterion, Throughput};
 use rectify_kernels::peak::{MachineLimits, measure};
 use rectify_kernels::train::{self, Dropout, Factor, Orientation, Precision, Product, Thin, View, WideRows};
 use rectify_kernels::{
-    Activation, AttentionParams, BlockKind, Epilogue, KvCache, KvDtype, PackedLinear, PagedBatch, Pool, Rows,
-    RowsMut, Values, WeightDtype, exp_shifted, gated, linear, log_sum_exp, paged_attention,
-    reshape_and_cache, rms_norm,
+    Activation, AttentionParams, AttentionPlan, BlockKind, Epilogue, KvCache, KvDtype, PackedLinear,
+    PagedBatch, Pool, Rows, RowsMut, Values, WeightDtype, exp_shifted, gated, linear, log_sum_exp,
+    paged_attention, reshape_and_cache, rms_norm,
 };
 
 /// A model's linear layers: shapes `(inputs, outputs)` of one layer, how many layers, and the shape of the head.
@@ -266,7 +266,7 @@ fn bench_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
             };
             let params = AttentionParams { num_heads, scale: 0.125, sliding_window: None, soft_cap: None };
             let q = values(n * queries * num_heads * head_dim);
-            let mut out = vec![0.0; q.len()];
+            let (mut out, mut plan) = (vec![0.0; q.len()], AttentionPlan::default());
             let seen = if queries == 1 { shared + own } else { own.div_ceil(2) };
             let cost = Cost {
                 bytes: cache.num_bytes() as f64,
@@ -276,7 +276,8 @@ fn bench_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
             let peak = if dtype == KvDtype::F32 { Peak::F32 } else { Peak::Bf16 };
             bench.run(&format!("attention/{kind}/{name}"), cost, peak, || {
                 let q = Rows::new(&q, num_heads * head_dim);
-                Ok(paged_attention(pool, q, &cache, &batch, &params, &mut out)?)
+                plan.fill(pool, &batch, &cache, &params)?;
+                Ok(paged_attention(pool, q, &cache, &plan, &mut out)?)
             })?;
         }
     }

@@ -6,6 +6,7 @@ mod activation;
 mod attention;
 mod buffer;
 mod elementwise;
+mod embed;
 mod error;
 mod ggml;
 mod isa;
@@ -22,8 +23,11 @@ pub mod train;
 mod transpose;
 
 pub use activation::{Activation, activate, gated};
-pub use attention::{AttentionParams, KvCache, KvDtype, PagedBatch, paged_attention, reshape_and_cache};
+pub use attention::{
+    AttentionParams, AttentionPlan, KvCache, KvDtype, PagedBatch, paged_attention, reshape_and_cache,
+};
 pub use elementwise::{add, scale, soft_cap};
+pub use embed::embed;
 pub use error::KernelError;
 pub use ggml::BlockKind;
 pub use isa::Isa;

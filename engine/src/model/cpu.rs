@@ -1,18 +1,19 @@
 //! The serving backend on the CPU: packed weights, paged KV caches, adapters per run of tokens, recycled activations.
 //! Leaves batches to `cpu_executor` and arithmetic to the kernels.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rectify_kernels as kernels;
 use rectify_kernels::{
-    Activation, AttentionParams, Epilogue, KernelError, KvCache, PackedLinear, PagedBatch, Pool, RopeTable,
-    Rows, RowsMut, WeightDtype,
+    Activation, AttentionParams, Epilogue, KernelError, KvCache, PackedLinear, Pool, RopeTable, Rows,
+    RowsMut, WeightDtype,
 };
 
 use super::adapter::LoraProjection;
 use super::backend::{AttentionSpec, Backend, Matrix, Result, Route};
 use super::config::ExpertsConfig;
 use super::cpu_linear::CpuLinear;
+use super::cpu_step::Step;
 use super::cpu_tensor::{Buffers, CpuTensor};
 use super::layout;
 use super::rope::Rope;
@@ -20,9 +21,6 @@ use super::routing::routes;
 use super::weights::WeightStore;
 use crate::EngineError;
 use crate::batch::{AdapterRun, Batch};
-
-/// Rows of the embedding gathered by one task.
-const EMBED_CHUNK: usize = 32;
 
 /// Packed weights' home: the threads, the KV caches, and what the current batch looks like.
 #[derive(Debug)]
@@ -34,18 +32,6 @@ pub struct CpuBackend {
     caches: Vec<KvCache>,
     step: Step,
     buffers: Buffers,
-}
-
-/// The batch as the kernels read it.
-#[derive(Debug, Default)]
-struct Step {
-    positions: Vec<u32>,
-    slots: Vec<u32>,
-    cu_seqlens_q: Vec<u32>,
-    seq_lens: Vec<u32>,
-    block_tables: Vec<u32>,
-    cu_blocks: Vec<u32>,
-    adapter_runs: Vec<AdapterRun>,
 }
 
 /// The weight of a norm; with a bias it is a layer norm.
@@ -88,16 +74,7 @@ impl CpuBackend {
                 cache.copy_block(from.0, to.0).map_err(refused)?;
             }
         }
-        let step = &mut self.step;
-        step.positions.clone_from(&batch.positions);
-        step.cu_seqlens_q.clone_from(&batch.cu_seqlens_q);
-        step.seq_lens.clone_from(&batch.seq_lens);
-        step.cu_blocks.clone_from(&batch.cu_blocks);
-        step.adapter_runs.clone_from(&batch.adapter_runs);
-        step.slots.clear();
-        step.slots.extend(batch.slot_mapping.iter().map(|slot| slot.0));
-        step.block_tables.clear();
-        step.block_tables.extend(batch.block_tables.iter().map(|block| block.0));
+        self.step.begin(batch);
         Ok(())
     }
 
@@ -192,28 +169,9 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&mut self, table: &CpuLinear, ids: &[u32]) -> Result<CpuTensor> {
-        let (vocab_size, width) = (table.weight.out_features(), table.weight.in_features());
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(EngineError::Execution(format!(
-                "token {id} lies outside a vocabulary of {vocab_size}"
-            )));
-        }
-        let mut out = self.buffers.take(ids.len(), width);
-        let chunks: Vec<_> = out.as_mut_slice().chunks_mut(EMBED_CHUNK * width).map(Mutex::new).collect();
-        let failure = Mutex::new(None);
-        self.pool.run(chunks.len(), |task| {
-            let mut rows = chunks[task].lock().unwrap_or_else(PoisonError::into_inner);
-            for (&id, row) in ids[task * EMBED_CHUNK..].iter().zip(rows.chunks_mut(width)) {
-                if let Err(error) = table.weight.row(id as usize, row) {
-                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                }
-            }
-        });
-        drop(chunks);
-        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(refused(error)),
-            None => Ok(out),
-        }
+        let mut out = self.buffers.take(ids.len(), table.weight.in_features());
+        kernels::embed(&self.pool, &table.weight, ids, out.as_mut_slice()).map_err(refused)?;
+        Ok(out)
     }
 
     fn linear(&mut self, linear: &CpuLinear, x: &CpuTensor) -> Result<CpuTensor> {
@@ -312,19 +270,13 @@ impl Backend for CpuBackend {
         };
         let width = spec.num_heads * spec.head_dim;
         let values = width + spec.num_kv_heads * spec.head_dim;
-        let step = &self.step;
-        kernels::reshape_and_cache(&self.pool, qkv.view(width), qkv.view(values), &step.slots, cache)
+        kernels::reshape_and_cache(&self.pool, qkv.view(width), qkv.view(values), &self.step.slots, cache)
             .map_err(refused)?;
-        let batch = PagedBatch {
-            cu_seqlens_q: &step.cu_seqlens_q,
-            seq_lens: &step.seq_lens,
-            block_tables: &step.block_tables,
-            cu_blocks: &step.cu_blocks,
-        };
         let AttentionSpec { num_heads, scale, sliding_window, soft_cap, .. } = *spec;
         let params = AttentionParams { num_heads, scale, sliding_window, soft_cap };
+        let plan = self.step.plan(&self.pool, cache, &params).map_err(refused)?;
         let mut out = self.buffers.take(qkv.rows, width);
-        kernels::paged_attention(&self.pool, qkv.view(0), cache, &batch, &params, out.as_mut_slice())
+        kernels::paged_attention(&self.pool, qkv.view(0), cache, plan, out.as_mut_slice())
             .map_err(refused)?;
         Ok(out)
     }

@@ -113,6 +113,9 @@ impl CpuExecutor {
     /// The score of each of the batch's score rows, by its adapter's head or the model's own.
     fn score(&mut self, batch: &Batch, hidden: &CpuTensor) -> Result<()> {
         self.scores.clear();
+        if batch.score_rows.is_empty() {
+            return Ok(());
+        }
         let raw = Readout::default();
         for &row in &batch.score_rows {
             let run = batch.adapter_runs.iter().find(|run| run.tokens.contains(&(row as usize)));

@@ -9,6 +9,7 @@ pub mod config;
 pub mod cpu;
 pub mod cpu_executor;
 pub mod cpu_linear;
+mod cpu_step;
 pub mod cpu_tensor;
 pub mod decoder;
 pub mod encoder;

@@ -32,8 +32,8 @@ pub struct KvCache {
 }
 
 /// Where things lie in a cache.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
     block_size: usize,
     num_kv_heads: usize,
     head_dim: usize,
@@ -147,6 +147,10 @@ impl KvCache {
             KvStorage::F32 { .. } => KvDtype::F32,
             KvStorage::Bf16 { .. } => KvDtype::Bf16,
         }
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Width of a head of values, padded to whole registers.

@@ -2,19 +2,27 @@
 //! walking to `walk`.
 #![expect(unsafe_code, reason = "tasks write disjoint parts of the output and of the partial results")]
 
-use super::plan::{Plan, Task, partial_width};
+use std::cell::RefCell;
+
+use super::plan::{AttentionPlan, Task, partial_width};
 use super::softmax::{RowState, merge};
 use super::{AttentionParams, KvCache};
 use crate::Rows;
+use crate::buffer::Buffer;
 use crate::rows::Shared;
 use crate::simd::{Op, Simd};
+
+thread_local! {
+    /// Sums of the unit whose partial results are merged; kept for the next.
+    static MERGED: RefCell<(Buffer<f32>, Vec<RowState>)> = RefCell::default();
+}
 
 /// One call's operands.
 pub(super) struct Call<'a> {
     pub(super) q: Rows<'a>,
     pub(super) cache: &'a KvCache,
     pub(super) params: &'a AttentionParams,
-    pub(super) plan: &'a Plan<'a>,
+    pub(super) plan: &'a AttentionPlan,
     pub(super) out: Shared<'a, f32>,
     pub(super) partials: Shared<'a, f32>,
 }
@@ -55,18 +63,14 @@ impl Op for Finish<'_> {
     fn run<S: Simd>(self, s: S) {
         let Call { cache, plan, partials, .. } = self.call;
         let (width, step) = (cache.padded_head_dim(), partial_width(cache));
-        let mut parts: Vec<(usize, &Task)> =
-            plan.tasks.iter().filter_map(|task| task.partial.map(|start| (start, task))).collect();
-        // By place: partitions of one unit at one head are side by side and in order.
-        parts.sort_by_key(|&(start, _)| start);
-        let (mut sums, mut states) = (Vec::new(), Vec::new());
-        for parts in parts.chunk_by(|(_, a), (_, b)| (a.unit, a.kv_head) == (b.unit, b.kv_head)) {
-            let rows = plan.units[parts[0].1.unit].rows;
-            sums.clear();
-            sums.resize(rows * width, 0.0);
+        let (mut sums, mut states) = MERGED.take();
+        for parts in plan.split.chunk_by(|a, b| (a.unit, a.kv_head) == (b.unit, b.kv_head)) {
+            let rows = plan.units[parts[0].unit].rows;
+            sums.resize(rows * width);
+            sums.fill(0.0);
             states.clear();
             states.resize(rows, RowState::default());
-            for (start, _) in parts {
+            for start in parts.iter().filter_map(|task| task.partial) {
                 for (row, state) in states.iter_mut().enumerate() {
                     let at = start + row * step;
                     // SAFETY: the tasks are done; nobody else uses the partial results.
@@ -75,7 +79,8 @@ impl Op for Finish<'_> {
                     merge(s, (state, &mut sums[row * width..][..width]), (new, &partial[..width]));
                 }
             }
-            self.call.write(parts[0].1, &sums, &states);
+            self.call.write(&parts[0], &sums, &states);
         }
+        MERGED.set((sums, states));
     }
 }

@@ -9,10 +9,12 @@
 mod cache;
 mod call;
 mod plan;
+mod segment;
 mod softmax;
 mod walk;
 
 pub use cache::{KvCache, KvDtype, reshape_and_cache};
+pub use plan::AttentionPlan;
 
 use std::cell::RefCell;
 
@@ -22,7 +24,6 @@ use crate::rows::Shared;
 use crate::simd::dispatch;
 use crate::{KernelError, Pool, Rows};
 use call::{Call, Finish};
-use plan::Plan;
 use walk::Walk;
 
 /// Multiplications below which a second thread costs more than it brings.
@@ -59,43 +60,26 @@ pub struct AttentionParams {
     pub soft_cap: Option<f32>,
 }
 
-/// Causal attention of the last tokens of each sequence: `q` and `out` are `[num_tokens, num_heads · head_dim]`; the
-/// queries of sequence `i` are its last `cu_seqlens_q[i + 1] - cu_seqlens_q[i]` tokens, whose keys are in the cache.
+/// Causal attention of the last tokens of each sequence of a planned batch: `q` and `out` are `[num_tokens, num_heads ·
+/// head_dim]`; the queries of sequence `i` are its last `cu_seqlens_q[i + 1] - cu_seqlens_q[i]` tokens, whose keys are in the
+/// cache.
 ///
 /// # Errors
-/// [`KernelError`] if shapes disagree or a block lies outside the cache.
+/// [`KernelError`] if shapes disagree or the plan is of another cache.
 pub fn paged_attention(
     pool: &Pool,
     q: Rows<'_>,
     cache: &KvCache,
-    batch: &PagedBatch<'_>,
-    params: &AttentionParams,
+    plan: &AttentionPlan,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let head_dim = cache.head_dim();
-    let width = params.num_heads * head_dim;
-    let num_tokens = check_batch(batch, cache)?;
-    ensure(params.num_heads.is_multiple_of(cache.num_kv_heads()), || {
-        format!(
-            "{} query heads do not divide over {} key-value heads",
-            params.num_heads,
-            cache.num_kv_heads()
-        )
-    })?;
-    q.check("q", num_tokens, width)?;
-    check_len("out", out.len(), num_tokens * width)?;
-    ensure(params.scale > 0.0 && params.scale.is_finite(), || {
-        format!("scale must be positive and finite, not {}", params.scale)
-    })?;
-    ensure(params.soft_cap.is_none_or(|cap| cap > 0.0 && cap.is_finite()), || {
-        "soft_cap must be positive and finite".to_owned()
-    })?;
-    ensure(params.sliding_window != Some(0), || "sliding_window must be one token or more".to_owned())?;
-    let plan = Plan::new(batch, cache, params, pool.num_threads());
+    let params = plan.params(cache)?;
+    let width = params.num_heads * cache.head_dim();
+    q.check("q", plan.num_tokens, width)?;
+    check_len("out", out.len(), plan.num_tokens * width)?;
     let mut partials = PARTIALS.take();
     partials.resize(plan.partials);
-    let call =
-        Call { q, cache, params, plan: &plan, out: Shared::new(out), partials: Shared::new(&mut partials) };
+    let call = Call { q, cache, params, plan, out: Shared::new(out), partials: Shared::new(&mut partials) };
     pool.run_if(plan.work > PARALLEL_WORK, plan.tasks.len(), |task| {
         dispatch(pool.isa(), Walk { call: &call, task: &plan.tasks[task] });
     });

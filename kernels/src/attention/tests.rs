@@ -84,6 +84,16 @@ fn queries(shape: &Shape, seq: &Seq, id: usize) -> Vec<f32> {
 }
 
 fn run(pool: &Pool, shape: &Shape, cache: &KvCache, seqs: &[(usize, Seq)]) -> Vec<f32> {
+    run_with(&mut AttentionPlan::default(), pool, shape, cache, seqs)
+}
+
+fn run_with(
+    plan: &mut AttentionPlan,
+    pool: &Pool,
+    shape: &Shape,
+    cache: &KvCache,
+    seqs: &[(usize, Seq)],
+) -> Vec<f32> {
     let width = shape.params.num_heads * shape.head_dim;
     let (mut cu_seqlens_q, mut cu_blocks, mut block_tables, mut q) = (vec![0], vec![0], vec![], vec![]);
     for (id, seq) in seqs {
@@ -104,7 +114,8 @@ fn run(pool: &Pool, shape: &Shape, cache: &KvCache, seqs: &[(usize, Seq)]) -> Ve
     let fused: Vec<f32> =
         q.chunks(width).flat_map(|q| [&[f32::NAN; 3], q, &[f32::NAN; 8]].concat()).collect();
     let rows = Rows { data: &fused, stride: width + 11, column: 3 };
-    paged_attention(pool, rows, cache, &batch, &shape.params, &mut out).unwrap();
+    plan.fill(pool, &batch, cache, &shape.params).unwrap();
+    paged_attention(pool, rows, cache, plan, &mut out).unwrap();
     out
 }
 
@@ -258,6 +269,35 @@ fn a_query_gets_the_same_alone_in_a_batch_and_in_chunks_bit_for_bit() {
 }
 
 #[test]
+fn a_plan_is_filled_again_and_refuses_other_caches() {
+    let shape = Shape::new(16, 2, 2, 16, KvDtype::Bf16);
+    let pool = Pool::new(2).unwrap();
+    let mut plan = AttentionPlan::default();
+    // Shared and alone, a long one that is cut into partitions, and short ones again.
+    for groups in [
+        vec![(3, vec![(9, 1); 5])],
+        vec![(0, vec![(1500, 1)])],
+        vec![(0, vec![(20, 7)]), (1, vec![(3, 2); 2])],
+    ] {
+        let seqs = sequences(&shape, &groups);
+        let cache = cache(&pool, &shape, &seqs);
+        let seqs: Vec<_> = seqs.into_iter().enumerate().collect();
+        assert_eq!(run_with(&mut plan, &pool, &shape, &cache, &seqs), run(&pool, &shape, &cache, &seqs));
+    }
+    let width = shape.params.num_heads * 16;
+    let (q, mut out) = (vec![0.0; plan.num_tokens * width], vec![0.0; plan.num_tokens * width]);
+    let mut attend = |blocks, head_dim| {
+        let cache = KvCache::new(blocks, 16, 2, head_dim, KvDtype::Bf16).unwrap();
+        paged_attention(&pool, Rows::new(&q, width), &cache, &plan, &mut out)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(attend(7, 16), Ok(()));
+    let refusal = Err("the plan was not made for such a cache".to_owned());
+    assert_eq!(attend(3, 16), refusal);
+    assert_eq!(attend(7, 24), refusal);
+}
+
+#[test]
 fn shared_blocks_are_read_once_per_head() {
     let shape = Shape::new(16, 2, 7, 64, KvDtype::Bf16);
     let pool = Pool::new(1).unwrap();
@@ -297,8 +337,7 @@ fn batches_are_checked_in_sentences() {
     let cache = KvCache::new(2, 16, 1, 8, KvDtype::F32).unwrap();
     let attend = |cu_seqlens_q: &[u32], seq_lens: &[u32], block_tables: &[u32], cu_blocks: &[u32]| {
         let batch = PagedBatch { cu_seqlens_q, seq_lens, block_tables, cu_blocks };
-        let mut out = [0.0; 8];
-        let error = paged_attention(&pool, Rows::new(&[0.0; 8], 8), &cache, &batch, &shape.params, &mut out);
+        let error = AttentionPlan::default().fill(&pool, &batch, &cache, &shape.params);
         error.unwrap_err().to_string()
     };
     assert_eq!(

@@ -1,5 +1,5 @@
 //! One task of attention: walks the blocks of a unit's members, each block once for all of them. Leaves who is in a unit
-//! to `plan` and the row's softmax to `softmax`.
+//! to `plan`, who shares a block to `segment` and the row's softmax to `softmax`.
 #![expect(unsafe_code, reason = "blocks are addressed by pointer")]
 
 use std::cell::RefCell;
@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::KvCache;
 use super::call::Call;
 use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
+use super::segment::{Chunk, Run};
 use super::softmax::{RowState, SoftmaxRow, merge};
 use crate::buffer::Buffer;
 use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Operand, Right, Sums, columns_for};
@@ -42,14 +43,6 @@ struct Scratch {
     last_pair: Buffer<u32>,
 }
 
-/// Neighbouring members with the same blocks: their rows, and the keys the furthest sees.
-#[derive(Clone, Debug, PartialEq)]
-struct Run<'a> {
-    rows: Range<usize>,
-    table: &'a [u32],
-    end: usize,
-}
-
 /// A task of a call.
 pub(super) struct Walk<'a> {
     pub(super) call: &'a Call<'a>,
@@ -66,18 +59,16 @@ impl Op for Walk<'_> {
         let width = cache.padded_head_dim();
         let mut scratch = SCRATCH.take();
         self.load_queries(s, &mut scratch.queries);
-        scratch.scores.resize(rows * plan.chunk_blocks * cache.block_size());
-        scratch.pairs.resize(rows * plan.chunk_blocks * cache.block_size() / 2);
+        scratch.scores.resize(rows * plan.chunk);
+        scratch.pairs.resize(rows * plan.chunk / 2);
         scratch.last_pair.resize(width);
         for partition in self.task.partitions.clone() {
             scratch.sums.resize(rows * width);
             scratch.sums.fill(0.0);
             scratch.states.clear();
             scratch.states.resize(rows, RowState::default());
-            let start = partition * plan.partition_tokens;
-            let chunk = plan.chunk_blocks * cache.block_size();
-            for first in (start..start + plan.partition_tokens).step_by(chunk) {
-                self.chunk(s, first, &mut scratch);
+            for chunk in plan.chunks(self.task.unit, partition) {
+                self.chunk(s, chunk, &mut scratch);
             }
             if partition == self.task.partitions.start {
                 std::mem::swap(&mut scratch.sums, &mut scratch.merged);
@@ -111,7 +102,7 @@ impl Op for Walk<'_> {
 }
 
 impl Walk<'_> {
-    fn members(&self) -> &[Member<'_>] {
+    fn members(&self) -> &[Member] {
         &self.call.plan.members[self.call.plan.units[self.task.unit].members.clone()]
     }
 
@@ -136,36 +127,25 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes the keys and values of tokens `first..first + chunk` into account.
+    /// Takes the keys and values of a chunk into account.
     #[inline(always)]
-    fn chunk<S: Simd>(&self, s: S, first: usize, scratch: &mut Scratch) {
+    fn chunk<S: Simd>(&self, s: S, chunk: &Chunk, scratch: &mut Scratch) {
         let Call { cache, params, plan, .. } = self.call;
-        let block_size = cache.block_size();
-        let chunk = plan.chunk_blocks * block_size;
-        let active: Vec<&Member<'_>> = self
-            .members()
-            .iter()
-            .filter(|member| member.end() > first && member.start(params) < first + chunk)
-            .collect();
-        let Some(end) = active.iter().map(|member| member.end().min(first + chunk)).max() else { return };
-        let start = active.iter().map(|member| member.start(params)).min().unwrap_or(0).max(first);
-        let levels = start / block_size..end.div_ceil(block_size);
-        let segments = self.segments(&active, levels.clone());
-        for (levels, runs) in &segments {
-            for run in runs {
-                self.scores::<S>(levels.clone(), run, first, scratch);
-            }
+        let (block_size, first) = (cache.block_size(), chunk.first);
+        for (levels, run) in plan.segments.of(chunk) {
+            self.scores::<S>(levels, run, first, scratch);
         }
-        let seen = (levels.start * block_size - first)..(levels.end * block_size - first);
+        let seen = chunk.levels.start * block_size - first..chunk.levels.end * block_size - first;
         let has_pairs = cache.key_words().2 && S::HAS_DOT;
         let group = self.call.group();
-        for member in &active {
+        let tokens = first..first + plan.chunk;
+        for member in self.members().iter().filter(|member| member.sees(tokens.clone(), params)) {
             for row in 0..member.tokens * group {
                 let position = member.position + row / group;
                 let low = params.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window));
                 let row = member.row + row;
                 let width = cache.padded_head_dim();
-                let scores = &mut scratch.scores[row * chunk..][seen.clone()];
+                let scores = &mut scratch.scores[row * plan.chunk..][seen.clone()];
                 let offset = first + seen.start;
                 SoftmaxRow {
                     scores: &mut *scores,
@@ -176,57 +156,22 @@ impl Walk<'_> {
                 }
                 .run(s);
                 if has_pairs {
-                    let pairs = &mut scratch.pairs[row * chunk / 2..][seen.start / 2..seen.end / 2];
+                    let pairs = &mut scratch.pairs[row * plan.chunk / 2..][seen.start / 2..seen.end / 2];
                     to_pairs(s, scores, pairs);
                 }
             }
         }
-        for (levels, runs) in &segments {
-            for run in runs {
-                self.values::<S>(levels.clone(), run, first, scratch);
-            }
+        for (levels, run) in plan.segments.of(chunk) {
+            self.values::<S>(levels, run, first, scratch);
         }
-    }
-
-    /// Levels (block indices) in which the same members share the same blocks, with the runs of those members.
-    #[inline(always)]
-    fn segments<'m>(
-        &self,
-        active: &[&Member<'m>],
-        levels: Range<usize>,
-    ) -> Vec<(Range<usize>, Vec<Run<'m>>)> {
-        let (group, block_size) = (self.call.group(), self.call.cache.block_size());
-        let mut segments: Vec<(Range<usize>, Vec<Run<'m>>)> = Vec::new();
-        for level in levels {
-            let mut runs: Vec<Run<'m>> = Vec::new();
-            for member in active {
-                let end = member.end();
-                if end <= level * block_size || member.start(self.call.params) >= (level + 1) * block_size {
-                    continue;
-                }
-                let rows = member.row..member.row + member.tokens * group;
-                match runs.last_mut() {
-                    Some(run) if run.rows.end == rows.start && run.table[level] == member.table[level] => {
-                        run.rows.end = rows.end;
-                        run.end = run.end.max(end);
-                    }
-                    _ => runs.push(Run { rows, table: member.table, end }),
-                }
-            }
-            match segments.last_mut() {
-                Some((range, last)) if same_rows(last, &runs) => range.end = level + 1,
-                _ => segments.push((level..level + 1, runs)),
-            }
-        }
-        segments
     }
 
     /// Scores of a run against the keys of some levels.
     #[inline(always)]
-    fn scores<S: Simd>(&self, levels: Range<usize>, run: &Run<'_>, first: usize, scratch: &mut Scratch) {
+    fn scores<S: Simd>(&self, levels: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
         let Call { cache, plan, .. } = self.call;
         let (keys, key_words, bf16) = cache.key_words();
-        let (block_size, chunk) = (cache.block_size(), plan.chunk_blocks * cache.block_size());
+        let (table, block_size) = (plan.table(run.member), cache.block_size());
         #[cfg(test)]
         BLOCKS_READ.set(BLOCKS_READ.get() + levels.len());
         let words = query_words::<S>(cache);
@@ -238,12 +183,12 @@ impl Walk<'_> {
             let mut tiles = [keys; MAX_COLUMNS];
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                 let token = token + j * LANES;
-                let block = run.table[token / block_size] as usize;
+                let block = table[token / block_size] as usize;
                 let at = cache.first_token(block, self.task.kv_head) + token % block_size;
                 *tile = keys.wrapping_add(at * key_words);
             }
             for rows in panels::<S>(run.rows.clone()) {
-                let scores = &mut scratch.scores[rows.start * chunk + token - first..];
+                let scores = &mut scratch.scores[rows.start * plan.chunk + token - first..];
                 // SAFETY: the rows of queries and scores are those of the unit; blocks were checked to be in the cache,
                 // whose 16-token groups hold `key_words` steps of sixteen words.
                 let product = unsafe {
@@ -256,7 +201,7 @@ impl Walk<'_> {
                             step: 1,
                         },
                         Right { blocks: &[0], tiles, step: LANES, next: None },
-                        Sums { start: scores.as_mut_ptr(), row_step: chunk, resume: false },
+                        Sums { start: scores.as_mut_ptr(), row_step: plan.chunk, resume: false },
                         if bf16 { Operand::Pairs } else { Operand::Single },
                     )
                 };
@@ -267,14 +212,14 @@ impl Walk<'_> {
 
     /// Adds the values of some levels, weighted by a run's probabilities.
     #[inline(always)]
-    fn values<S: Simd>(&self, levels: Range<usize>, run: &Run<'_>, first: usize, scratch: &mut Scratch) {
-        let Call { cache, .. } = self.call;
-        let (values, per_word) = cache.value_words();
+    fn values<S: Simd>(&self, levels: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
+        let Call { cache, plan, .. } = self.call;
+        let (table, (values, per_word)) = (plan.table(run.member), cache.value_words());
         let (block_size, width) = (cache.block_size(), cache.padded_head_dim());
         let start = levels.start * block_size;
         let end = (levels.end * block_size).min(run.end);
         let block =
-            |level: usize| cache.first_token(run.table[level] as usize, self.task.kv_head) / per_word * width;
+            |level: usize| cache.first_token(table[level] as usize, self.task.kv_head) / per_word * width;
         // Whole blocks, then the pairs (or tokens) of a partial one, then a last token without its pair: what lies past
         // it in memory may be anything, so that a probability of zero does not make it harmless.
         let mut whole = [0; MAX_CHUNK_BLOCKS];
@@ -286,7 +231,7 @@ impl Walk<'_> {
             let (level, at) = (end / block_size, end - partial - first);
             self.add::<S>(run, scratch, values, &[block(level)], partial / per_word, at);
             if !partial.is_multiple_of(per_word) {
-                let token = cache.first_token(run.table[level] as usize, self.task.kv_head) + partial - 1;
+                let token = cache.first_token(table[level] as usize, self.task.kv_head) + partial - 1;
                 let mut last_pair = std::mem::take(&mut scratch.last_pair);
                 cache.even_values(token, &mut last_pair);
                 self.add::<S>(run, scratch, last_pair.as_ptr(), &[0], 1, end - 1 - first);
@@ -299,7 +244,7 @@ impl Walk<'_> {
     #[inline(always)]
     fn add<S: Simd>(
         &self,
-        run: &Run<'_>,
+        run: &Run,
         scratch: &mut Scratch,
         values: *const u32,
         blocks: &[usize],
@@ -307,7 +252,7 @@ impl Walk<'_> {
         offset: usize,
     ) {
         let Call { cache, plan, .. } = self.call;
-        let (chunk, width) = (plan.chunk_blocks * cache.block_size(), cache.padded_head_dim());
+        let (chunk, width) = (plan.chunk, cache.padded_head_dim());
         let bf16 = cache.key_words().2;
         let most = columns_for::<S>(run.rows.len().min(S::MAX_ROWS));
         for column in (0..width).step_by(most * LANES) {
@@ -341,11 +286,6 @@ impl Walk<'_> {
             }
         }
     }
-}
-
-/// The same members side by side, whatever their blocks.
-fn same_rows(a: &[Run<'_>], b: &[Run<'_>]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.rows == b.rows)
 }
 
 /// Words of a query as left operand.

@@ -108,18 +108,18 @@ pub fn linear(
     panels.fill(pool, x, w.in_features(), &mut words);
 
     let num_tiles = w.out_features().div_ceil(LANES);
-    let blocks = panels.blocks(ROWS_BYTES);
+    let num_blocks = panels.num_blocks(ROWS_BYTES);
     let work = num_rows * num_tiles * LANES * depth;
     let parallel = work > PARALLEL_WORK || num_tiles * depth * LANES * 4 > PARALLEL_BYTES;
-    let per_task = tiles_per_task(pool, num_tiles, panels.stripe, blocks.len());
+    let per_task = tiles_per_task(pool, num_tiles, panels.stripe, num_blocks);
     let (stride, column) = (out.stride, out.column);
     let product =
         Product { panels: &panels, words: &words, w, epilogue, out: Shared::new(out.data), stride, column };
     // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
-    pool.run_if(parallel, num_tiles.div_ceil(per_task) * blocks.len(), |task| {
-        let (range, block) = (task / blocks.len(), task % blocks.len());
+    pool.run_if(parallel, num_tiles.div_ceil(per_task) * num_blocks, |task| {
+        let (range, block) = (task / num_blocks, task % num_blocks);
         let tiles = range * per_task..num_tiles.min((range + 1) * per_task);
-        dispatch(pool.isa(), Part { product: &product, tiles, panels: blocks[block].clone() });
+        dispatch(pool.isa(), Part { product: &product, tiles, panels: panels.block(block, num_blocks) });
     });
     PANELS.set(words);
     Ok(())

@@ -177,15 +177,8 @@ impl PackedLinear {
         }
     }
 
-    /// Writes the weights of output `index`, `[in_features]`: the row of an embedding.
-    ///
-    /// # Errors
-    /// [`KernelError`] if there is no such output or `out` has another length.
-    pub fn row(&self, index: usize, out: &mut [f32]) -> Result<(), KernelError> {
-        check_len("row", out.len(), self.in_features)?;
-        ensure(index < self.out_features, || {
-            format!("row {index} of a matrix of {} rows was asked for", self.out_features)
-        })?;
+    /// Writes the weights of output `index`, of which there are more, as f32: `[in_features]`.
+    pub(crate) fn write_row(&self, index: usize, out: &mut [f32]) {
         let (tile, lane) = (index / LANES, index % LANES);
         match &self.storage {
             Storage::F32(data) => {
@@ -217,18 +210,16 @@ impl PackedLinear {
             }
             Storage::Stacked(parts) => {
                 let (first, part) = part_of(parts, index);
-                part.row(index - first, out)?;
+                part.write_row(index - first, out);
             }
         }
-        Ok(())
     }
 
     /// The matrix, `[out_features, in_features]` row-major.
     pub fn unpack(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.out_features * self.in_features];
         for (index, row) in out.chunks_mut(self.in_features).enumerate() {
-            // Both the index and the length are right by construction.
-            let _ = self.row(index, row);
+            self.write_row(index, row);
         }
         out
     }

@@ -104,11 +104,15 @@ impl Panels {
         self.rows + usize::from(panel < self.longer)
     }
 
-    /// Runs of panels of about `bytes` each at most, of nearly equal length.
-    pub(super) fn blocks(&self, bytes: usize) -> Vec<Range<usize>> {
+    /// Blocks of panels of about `bytes` each at most.
+    pub(super) fn num_blocks(&self, bytes: usize) -> usize {
         let most = (bytes / (self.num_rows(0) * self.words * 4)).max(16);
-        let count = self.count.div_ceil(most);
-        (0..count).map(|i| i * self.count / count..(i + 1) * self.count / count).collect()
+        self.count.div_ceil(most)
+    }
+
+    /// The panels of one of `num_blocks` blocks of nearly equal length.
+    pub(super) fn block(&self, block: usize, num_blocks: usize) -> Range<usize> {
+        block * self.count / num_blocks..(block + 1) * self.count / num_blocks
     }
 
     /// Whether both sides are multiplied in half precision.

@@ -1,7 +1,7 @@
 //! Rows out of a table, and their gradients back into it.
 
 use super::{Shared, for_chunks, rows_per_task};
-use crate::{PackedLinear, Pool};
+use crate::{PackedLinear, Pool, embed};
 
 /// `out[i] = table[ids[i]]`, rows of `width`.
 ///
@@ -24,18 +24,8 @@ pub fn gather_rows(pool: &Pool, table: &[f32], width: usize, ids: &[u32], out: &
 /// # Panics
 /// If an id is not in the table or the lengths do not fit.
 pub fn gather_packed(pool: &Pool, table: &PackedLinear, ids: &[u32], out: &mut [f32]) {
-    let width = table.in_features();
-    assert_eq!(out.len(), ids.len() * width, "one row per id");
-    assert!(ids.iter().all(|id| (*id as usize) < table.out_features()), "an id is not in the table");
-    let shared = Shared::new(out);
-    for_chunks(pool, ids.len(), rows_per_task(width), |first, last| {
-        // SAFETY: chunks are disjoint.
-        let out = unsafe { shared.part(first * width, last * width) };
-        for (out, id) in out.chunks_exact_mut(width).zip(&ids[first..last]) {
-            // Both the id and the length were checked.
-            let _ = table.row(*id as usize, out);
-        }
-    });
+    let gathered = embed(pool, table, ids, out);
+    assert!(gathered.is_ok(), "{gathered:?}");
 }
 
 /// `table[ids[i]] += rows[i]`; an id may repeat. Tasks share columns, not rows, so that sums keep the order of `ids`.
