@@ -202,7 +202,7 @@ impl Part<'_> {
         let depth = panels.depth / panels.ratio;
         let num_panels = self.panels.len();
         let Some(Reading { weights, step, chunk, operand, widen }) =
-            Reading::new(w, depth, columns, panels.are_halves())
+            Reading::new(w, depth, columns, num_panels, panels.are_halves())
         else {
             return;
         };
@@ -224,24 +224,26 @@ impl Part<'_> {
             };
             let share = if num_panels == 1 { 0 } else { (len * step).div_ceil(num_panels) };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
+            let (mut steps, mut tile_step) = (len, step);
             if widen {
+                let inputs = k * panels.ratio..(k + len) * panels.ratio;
                 for (j, wide) in widened.chunks_exact_mut(CHUNK * LANES).enumerate().take(columns) {
-                    Widen { w, tile: first + j, inputs: k..k + len, out: wide }.run(s);
+                    Widen { w, tile: first + j, inputs: inputs.clone(), out: wide }.run(s);
                     tiles[j] = wide.as_ptr().cast();
                 }
+                (steps, tile_step) = (inputs.len(), LANES);
             }
-            let tile_step = if widen { LANES } else { step };
             for (index, p) in self.panels.clone().enumerate() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
                 let next = (next.map(|tile| tile.wrapping_add(index * share)), step.div_ceil(num_panels));
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
-                // tile of weights holds `len` steps; the sums are as long as sliced.
+                // tile of weights holds `len` steps, or `ratio` as many turned into f32; the sums are as long as sliced.
                 let product = unsafe {
                     Multiply::new(
                         (rows, columns),
-                        len,
+                        steps,
                         Left { words: start, row_step: 1, step: rows },
                         Right { blocks: &[0], tiles, step: tile_step, next: Some(next) },
                         Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },

@@ -9,7 +9,7 @@ use super::pack::Stored;
 use super::quant;
 use super::source::{Source, Values};
 use crate::buffer::Buffer;
-use crate::error::{check_len, ensure};
+use crate::error::ensure;
 use crate::simd::LANES;
 use crate::{KernelError, Pool};
 

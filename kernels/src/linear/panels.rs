@@ -78,9 +78,8 @@ impl Op for Plan<'_> {
                 (width.div_ceil(2) + 1, 1, Rounding::Halves { exponent })
             }
             Storage::Coded(data, _) => (data.panel_words::<S>(), 1, Rounding::Bytes(data.form)),
-            Storage::F32(_) | Storage::F16(_) | Storage::Nf4(_) | Storage::Stacked(_) => {
-                (width, 1, Rounding::None)
-            }
+            Storage::F16(_) => (width.next_multiple_of(2), 2, Rounding::None),
+            Storage::F32(_) | Storage::Nf4(_) | Storage::Stacked(_) => (width, 1, Rounding::None),
         };
         Panels {
             words,

@@ -17,7 +17,7 @@ pub(super) const HALVES: usize = 64;
 pub(super) struct Reading {
     /// The first tile's.
     pub(super) weights: *const u32,
-    /// Words of an input of a tile, or of a pair of inputs, if they are bf16.
+    /// Words of an input of a tile, or of a pair of inputs, if they take two bytes.
     pub(super) step: usize,
     /// Inputs (pairs of them) that all panels meet before any of the next.
     pub(super) chunk: usize,
@@ -27,11 +27,16 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// The way through `columns` tiles of `depth` inputs (pairs), which panels of activations meet in half precision if
-    /// `are_halves`; codes have another, see `bytes`, and stacks are taken apart
-    /// before.
+    /// The way through `columns` tiles of `depth` inputs (pairs), which `num_panels` panels of activations meet, in half
+    /// precision if `are_halves`; codes have another, see `bytes`, and stacks are taken apart before.
     #[inline(always)]
-    pub(super) fn new(w: &PackedLinear, depth: usize, columns: usize, are_halves: bool) -> Option<Self> {
+    pub(super) fn new(
+        w: &PackedLinear,
+        depth: usize,
+        columns: usize,
+        num_panels: usize,
+        are_halves: bool,
+    ) -> Option<Self> {
         let whole = |data: &[u32], operand| {
             let chunks = (4 * columns * depth * LANES).div_ceil(STRIPE_BYTES);
             Self { weights: data.as_ptr(), step: LANES, chunk: depth.div_ceil(chunks), operand, widen: false }
@@ -40,9 +45,9 @@ impl Reading {
             Storage::F32(data) => whole(data, Operand::Single),
             Storage::Bf16(data) => whole(data, Operand::Pairs),
             Storage::F16(data) if are_halves => Self { chunk: HALVES, ..whole(data, Operand::Halves) },
-            Storage::F16(data) => {
-                Self { step: LANES / 2, chunk: CHUNK, widen: true, ..whole(data, Operand::Single) }
-            }
+            // Turned into f32 in registers for a panel that reads them once, in a cache for several.
+            Storage::F16(data) if num_panels == 1 => whole(data, Operand::WideHalves),
+            Storage::F16(data) => Self { chunk: CHUNK / 2, widen: true, ..whole(data, Operand::Single) },
             Storage::Nf4(data) => {
                 let weights = data.codes.as_ptr().cast();
                 Self { weights, step: LANES / 8, chunk: CHUNK, operand: Operand::Single, widen: true }

@@ -34,6 +34,8 @@ pub(crate) enum Operand {
     Single,
     /// Pairs of bf16, of the steps `2 k` and `2 k + 1`.
     Pairs,
+    /// As `Pairs`, in half precision, and turned into f32.
+    WideHalves,
     /// Pairs of numbers in half precision, on both sides; products are summed in half precision to the end of a block, and
     /// these sums in f32.
     Halves,
@@ -103,11 +105,13 @@ impl<'a> Multiply<'a> {
     }
 
     #[inline(always)]
-    fn run_as<S: Simd, const PAIRS: bool>(self, s: S) {
+    fn run_as<S: Simd, const PAIRS: bool, const HALVES: bool>(self, s: S) {
         let Self { shape: (rows, columns), depth, a, b, c, .. } = self;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
         // SAFETY: promised to `new`.
-        of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe { tile::<S, PAIRS, ROWS, COLUMNS>(s, depth, a, b, c) });
+        of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe {
+            tile::<S, PAIRS, HALVES, ROWS, COLUMNS>(s, depth, a, b, c)
+        });
     }
 }
 
@@ -126,8 +130,9 @@ impl Op for Multiply<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.operand {
-            Operand::Single => self.run_as::<S, false>(s),
-            Operand::Pairs => self.run_as::<S, true>(s),
+            Operand::Single => self.run_as::<S, false, false>(s),
+            Operand::Pairs => self.run_as::<S, true, false>(s),
+            Operand::WideHalves => self.run_as::<S, true, true>(s),
             Operand::Halves => self.run_halves(s),
         }
     }
@@ -137,7 +142,7 @@ impl Op for Multiply<'_> {
 /// As [`Multiply::new`].
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-unsafe fn tile<S: Simd, const PAIRS: bool, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn tile<S: Simd, const PAIRS: bool, const HALVES: bool, const ROWS: usize, const COLUMNS: usize>(
     s: S,
     depth: usize,
     a: Left,
@@ -146,7 +151,7 @@ unsafe fn tile<S: Simd, const PAIRS: bool, const ROWS: usize, const COLUMNS: usi
 ) {
     let mut sums = [[s.splat(0.0); COLUMNS]; ROWS];
     // Steps that are turned into f32 first, of each step of the right operand.
-    let widened = if PAIRS && !S::HAS_DOT { 2 } else { 0 };
+    let widened = if HALVES || PAIRS && !S::HAS_DOT { 2 } else { 0 };
     // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
     unsafe {
         if c.resume {
@@ -167,6 +172,18 @@ unsafe fn tile<S: Simd, const PAIRS: bool, const ROWS: usize, const COLUMNS: usi
                     for j in 0..COLUMNS {
                         s.prefetch(next[j].wrapping_add((index * depth + k) * step).cast());
                     }
+                }
+                if HALVES {
+                    for j in 0..COLUMNS {
+                        let wide = s.widen_halves(s.load_words_at(tiles[j].add(k * b.step)));
+                        for part in 0..widened {
+                            for i in 0..ROWS {
+                                let a = left.add(i * a.row_step + (widened * k + part) * a.step);
+                                sums[i][j] = s.mul_add(s.splat(*a.cast::<f32>()), wide[part], sums[i][j]);
+                            }
+                        }
+                    }
+                    continue;
                 }
                 for part in 0..widened {
                     let mut right = [s.splat(0.0); COLUMNS];
