@@ -1,4 +1,5 @@
-//! Who meets which keys together: planned once for all layers of a step that attend alike. Leaves the arithmetic to `walk`.
+//! Who meets which keys together: planned once for all layers of a step that attend alike, apart from running it (Ye et al.
+//! 2025, arXiv:2501.01005). Leaves the arithmetic to `walk`.
 //!
 //! Queries are cut into members (some tokens of one sequence), members that share blocks are put side by side into units,
 //! and a task is one unit at one key-value head: it reads each physical block once for all its members. What a unit sees is

@@ -32,7 +32,7 @@ use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
 use panels::Panels;
-use reading::{CHUNK, Reading};
+use reading::{Reading, WIDE, wide_inputs};
 pub(crate) use widen::Widen;
 
 /// Bytes of activations a task keeps in the second-level cache.
@@ -179,7 +179,7 @@ impl Op for Part<'_> {
         let mut sums = SUMS.take();
         sums.resize(self.panels.len() * S::MAX_ROWS * MAX_COLUMNS * LANES);
         let mut widened = WIDENED.take();
-        widened.resize(MAX_COLUMNS * CHUNK * LANES);
+        widened.resize(WIDE);
         let stripe = self.product.panels.stripe;
         for first in self.tiles.clone().step_by(stripe) {
             let columns = stripe.min(self.tiles.end - first);
@@ -227,7 +227,8 @@ impl Part<'_> {
             let (mut steps, mut tile_step) = (len, step);
             if widen {
                 let inputs = k * panels.ratio..(k + len) * panels.ratio;
-                for (j, wide) in widened.chunks_exact_mut(CHUNK * LANES).enumerate().take(columns) {
+                let wide = widened.chunks_exact_mut(wide_inputs(columns) * LANES);
+                for (j, wide) in wide.enumerate().take(columns) {
                     Widen { w, tile: first + j, inputs: inputs.clone(), out: wide }.run(s);
                     tiles[j] = wide.as_ptr().cast();
                 }

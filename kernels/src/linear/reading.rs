@@ -4,12 +4,12 @@
 use super::packed::{PackedLinear, Storage};
 use super::quant;
 use crate::simd::LANES;
-use crate::simd::tile::Operand;
+use crate::simd::tile::{MAX_COLUMNS, Operand};
 
 /// Bytes of a stripe's weights that stay in the second-level cache while all panels meet them.
 pub(super) const STRIPE_BYTES: usize = 192 << 10;
-/// Inputs whose weights of few bits are turned into f32 at once, in the first-level cache.
-pub(super) const CHUNK: usize = quant::BLOCK;
+/// Weights that are turned into f32 at once, in the first-level cache.
+pub(super) const WIDE: usize = MAX_COLUMNS * quant::BLOCK * LANES;
 /// Pairs of inputs whose products are summed in half precision: what [`super::panels`] leaves room for.
 pub(super) const HALVES: usize = 64;
 
@@ -24,6 +24,11 @@ pub(super) struct Reading {
     pub(super) operand: Operand,
     /// Turned into f32 first, a chunk at a time.
     pub(super) widen: bool,
+}
+
+/// Inputs of `columns` tiles that are turned into f32 at once.
+pub(super) fn wide_inputs(columns: usize) -> usize {
+    WIDE / LANES / columns
 }
 
 impl Reading {
@@ -47,10 +52,13 @@ impl Reading {
             Storage::F16(data) if are_halves => Self { chunk: HALVES, ..whole(data, Operand::Halves) },
             // Turned into f32 in registers for a panel that reads them once, in a cache for several.
             Storage::F16(data) if num_panels == 1 => whole(data, Operand::WideHalves),
-            Storage::F16(data) => Self { chunk: CHUNK / 2, widen: true, ..whole(data, Operand::Single) },
+            Storage::F16(data) => {
+                Self { chunk: wide_inputs(columns) / 2, widen: true, ..whole(data, Operand::Single) }
+            }
             Storage::Nf4(data) => {
                 let weights = data.codes.as_ptr().cast();
-                Self { weights, step: LANES / 8, chunk: CHUNK, operand: Operand::Single, widen: true }
+                let (chunk, operand) = (wide_inputs(columns), Operand::Single);
+                Self { weights, step: LANES / 8, chunk, operand, widen: true }
             }
             Storage::Coded(..) | Storage::Stacked(_) => return None,
         })
