@@ -53,6 +53,8 @@ pub(crate) struct FakeModel {
 pub(crate) struct Switches {
     /// Refuse the next batch.
     pub(crate) fail: Cell<bool>,
+    /// Panic at the next batch.
+    pub(crate) panic: Cell<bool>,
     /// Answer NaN to every row whose last token is this.
     pub(crate) nan_after: Cell<Option<u32>>,
     /// Batches run.
@@ -107,6 +109,7 @@ impl Executor for FakeModel {
         if self.switches.fail.take() {
             return Err(EngineError::Execution("a fuse blew".into()));
         }
+        assert!(!self.switches.panic.take(), "the fuse box blew");
         for &(from, to) in &batch.block_copies {
             for offset in 0..block_size {
                 self.slots[to.0 as usize * block_size + offset] =

@@ -2,6 +2,7 @@
 //! with it and nothing else. Leaves running the step to `engine` and what reward models say to `judging`.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use super::{Engine, Request};
@@ -32,25 +33,22 @@ impl Engine {
     /// Runs one model's share of a step and acts on what it made.
     pub(super) fn run_model(&mut self, work: &ModelStep) {
         let executor = &mut self.executors[work.model.index()];
-        let vocab_size = executor.spec().vocab_size;
+        let context = Sampling { requests: &self.requests, sampler: &self.sampler, pool: &self.pool };
         let started = Instant::now();
-        match executor.execute(&work.batch) {
-            Ok(output) => {
-                let computed = Instant::now();
+        let made = caught(|| {
+            let vocab_size = executor.spec().vocab_size;
+            let output = executor.execute(&work.batch)?;
+            let computed = Instant::now();
+            let num_logits = work.batch.logit_rows.len() * vocab_size;
+            if output.logits.len() != num_logits || output.scores.len() != work.batch.score_rows.len() {
+                let message = "the model answered with too few or too many rows";
+                return Err(EngineError::Execution(message.to_owned()));
+            }
+            Ok((sample(context, work, output, vocab_size), computed))
+        });
+        match made {
+            Ok((outputs, computed)) => {
                 self.forward_time += computed - started;
-                let (num_logits, num_scores) =
-                    (work.batch.logit_rows.len() * vocab_size, work.batch.score_rows.len());
-                if output.logits.len() != num_logits || output.scores.len() != num_scores {
-                    let error =
-                        EngineError::Execution("the model answered with too few or too many rows".to_owned());
-                    return self.fail_batch(work, &error);
-                }
-                let outputs = sample(
-                    Sampling { requests: &self.requests, sampler: &self.sampler, pool: &self.pool },
-                    work,
-                    output,
-                    vocab_size,
-                );
                 self.sampling_time += computed.elapsed();
                 self.apply(work, outputs);
             }
@@ -225,6 +223,17 @@ impl Engine {
             self.end(id, Outcome::Aborted);
         }
     }
+}
+
+/// Runs what may panic. A panic is an error like any other: it takes its batch with it and not the engine, whose own state it
+/// cannot have touched.
+fn caught<T>(work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+        tracing::error!(text, "a panic while a batch was computed: this is a bug");
+        Err(EngineError::Execution(format!("a bug, not the request: {text}")))
+    })
 }
 
 /// What sampling reads, apart from the executor whose buffers it samples.

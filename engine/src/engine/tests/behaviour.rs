@@ -340,16 +340,18 @@ fn a_nan_fails_its_own_request_only() {
 }
 
 #[test]
-fn a_refused_batch_fails_its_sequences_and_the_engine_goes_on() {
-    let mut harness = Harness::new(Setup::roomy());
-    let running = harness.send(generate(&[5, 6], 2, 8));
-    harness.step();
-    harness.policy.fail.set(true);
-    harness.step();
-    let next = harness.send(generate(&[5, 6], 2, 8));
-    harness.finish();
-    assert!(harness.answer(running).error.unwrap().contains("a fuse blew"));
-    assert!(harness.answer(next).usage.is_some());
+fn a_refused_batch_or_a_panic_fails_its_sequences_and_the_engine_goes_on() {
+    for (is_panic, words) in [(false, "a fuse blew"), (true, "the fuse box blew")] {
+        let mut harness = Harness::new(Setup::roomy());
+        let running = harness.send(generate(&[5, 6], 2, 8));
+        harness.step();
+        if is_panic { &harness.policy.panic } else { &harness.policy.fail }.set(true);
+        harness.step();
+        let next = harness.send(generate(&[5, 6], 2, 8));
+        harness.finish();
+        assert!(harness.answer(running).error.unwrap().contains(words));
+        assert!(harness.answer(next).usage.is_some());
+    }
 }
 
 #[test]
