@@ -6,11 +6,13 @@ use super::LANES;
 type Words = [u32; LANES];
 
 /// The two halves of a word as signed numbers.
+#[inline(always)]
 fn halves(word: u32) -> [i32; 2] {
     [i32::from(word as u16 as i16), i32::from((word >> 16) as u16 as i16)]
 }
 
 /// [`super::Simd::dot_bytes`].
+#[inline(always)]
 pub(super) fn dot(acc: Words, c: Words, a: Words) -> Words {
     std::array::from_fn(|i| {
         let products = c[i].to_le_bytes().into_iter().zip(a[i].to_le_bytes());
@@ -20,6 +22,7 @@ pub(super) fn dot(acc: Words, c: Words, a: Words) -> Words {
 }
 
 /// [`super::Simd::dot_pairs`].
+#[inline(always)]
 pub(super) fn dot_pairs(acc: Words, c: Words, a: [Words; 2]) -> Words {
     std::array::from_fn(|i| {
         let codes = c[i].to_le_bytes().map(i32::from);
@@ -30,6 +33,7 @@ pub(super) fn dot_pairs(acc: Words, c: Words, a: [Words; 2]) -> Words {
 }
 
 /// [`super::Simd::add_products`].
+#[inline(always)]
 pub(super) fn add_products(sums: Words, c: Words, a: Words) -> Words {
     std::array::from_fn(|i| {
         let (c, a) =
@@ -41,6 +45,7 @@ pub(super) fn add_products(sums: Words, c: Words, a: Words) -> Words {
 }
 
 /// [`super::Simd::add_sums`].
+#[inline(always)]
 pub(super) fn add_sums(acc: Words, sums: Words) -> Words {
     std::array::from_fn(|i| halves(sums[i]).into_iter().fold(acc[i], u32::wrapping_add_signed))
 }
