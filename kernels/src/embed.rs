@@ -1,6 +1,6 @@
 //! The embedding: rows of packed weights by their number. Leaves where a row lies to `linear`.
 
-use crate::error::{check_len, ensure};
+use crate::error::check_len;
 use crate::rows::for_each_chunk;
 use crate::{KernelError, PackedLinear, Pool};
 
@@ -17,7 +17,6 @@ pub fn embed(pool: &Pool, table: &PackedLinear, ids: &[u32], out: &mut [f32]) ->
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
         return Err(KernelError::Invalid(format!("token {id} lies outside a vocabulary of {vocab_size}")));
     }
-    ensure(width > 0, || "an embedding has no width".to_owned())?;
     for_each_chunk(pool, true, out, ROWS * width, |task, rows| {
         for (&id, row) in ids[task * ROWS..].iter().zip(rows.chunks_exact_mut(width)) {
             table.write_row(id as usize, row);

@@ -135,10 +135,12 @@ impl AttentionPlan {
 
     /// How a layer with this cache attends, unless the plan is of another.
     pub(super) fn params(&self, cache: &KvCache) -> Result<&AttentionParams, KernelError> {
-        let made_for = self.made_for.as_ref();
-        let params = made_for.filter(|made_for| made_for.0 == cache.layout()).map(|made_for| &made_for.1);
-        let params = params.filter(|_| self.num_blocks <= cache.num_blocks());
-        params.ok_or_else(|| KernelError::Invalid("the plan was not made for such a cache".to_owned()))
+        match &self.made_for {
+            Some((layout, params)) if *layout == cache.layout() && self.num_blocks <= cache.num_blocks() => {
+                Ok(params)
+            }
+            _ => Err(KernelError::Invalid("the plan was not made for such a cache".to_owned())),
+        }
     }
 
     /// Whether it was made for a layer with these parameters and a cache like this.
