@@ -1,8 +1,8 @@
 //! Threads that share the tasks of one operation. Leaves what a task is to the operations.
 //!
 //! The caller works too, and tasks are claimed one by one, so that a core taken by another process delays the one task
-//! in hand, not a fixed share of the work. Idle workers spin for some tens of microseconds, which covers the gaps inside
-//! a decode step, and then park.
+//! in hand, not a fixed share of the work. Who has nothing to do spins as long as the gaps inside a decode step are, most of
+//! it giving way to any other thread that waits for the core, and then parks.
 #![expect(unsafe_code, reason = "workers borrow the caller's closure until the last task is done")]
 
 use std::any::Any;
@@ -15,8 +15,11 @@ use std::time::{Duration, Instant};
 use crate::KernelError;
 use crate::isa::Isa;
 
-/// How long a worker without work, or a caller without tasks left, spins before it parks.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long a worker without work, or a caller without tasks left, spins.
+const SPIN: Duration = Duration::from_micros(20);
+/// How long it then gives way to others and looks again, before it parks. The last task of an operation, or the part of a step
+/// that one thread does alone, may take this long; and to wake the idle core of a virtual machine takes longer than most.
+const YIELD: Duration = Duration::from_micros(400);
 
 /// A fixed set of threads that run the tasks of one operation at a time.
 #[derive(Debug)]
@@ -230,7 +233,7 @@ impl State {
     }
 }
 
-/// Whether `done` came true within [`SPIN`].
+/// Whether `done` came true within [`SPIN`] and [`YIELD`].
 fn spin_until(done: impl Fn() -> bool) -> bool {
     let mut start = None;
     loop {
@@ -240,8 +243,10 @@ fn spin_until(done: impl Fn() -> bool) -> bool {
             }
             std::hint::spin_loop();
         }
-        if start.get_or_insert_with(Instant::now).elapsed() > SPIN {
-            return false;
+        match start.get_or_insert_with(Instant::now).elapsed() {
+            waited if waited < SPIN => {}
+            waited if waited < SPIN + YIELD => std::thread::yield_now(),
+            _ => return false,
         }
     }
 }
