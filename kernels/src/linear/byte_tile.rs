@@ -44,7 +44,8 @@ pub(super) struct Ahead {
 }
 
 /// `sums += a · b` over `count` blocks from block `first` on, of `quads` words each, for `(rows, columns)` rows and column
-/// tiles, which must fit the registers. `panel` starts at block `first`, sums are `[rows][columns · 16]`.
+/// tiles, which must fit the registers. `panel` starts at block `first`. `sums` is where those of the first row are, `[columns ·
+/// 16]`, and how far from one row to the next.
 pub(super) struct MultiplyBytes {
     shape: (usize, usize),
     blocks: (usize, usize),
@@ -52,7 +53,7 @@ pub(super) struct MultiplyBytes {
     panel: *const u32,
     codes: Codes,
     ahead: Ahead,
-    sums: *mut f32,
+    sums: (*mut f32, usize),
 }
 
 impl MultiplyBytes {
@@ -66,7 +67,7 @@ impl MultiplyBytes {
         panel: *const u32,
         codes: Codes,
         ahead: Ahead,
-        sums: *mut f32,
+        sums: (*mut f32, usize),
     ) -> Self {
         Self { shape, blocks, quads, panel, codes, ahead, sums }
     }
@@ -120,7 +121,7 @@ impl MultiplyBytes {
         &self,
         s: S,
     ) {
-        let Self { blocks: (first, count), quads, codes, ahead, sums, .. } = *self;
+        let Self { blocks: (first, count), quads, codes, ahead, sums: (sums, run), .. } = *self;
         let quad_words = quad_words::<S>(SHORT);
         let mut panel = self.panel;
         // SAFETY: every address is block, quad, row and column inside the extents the caller promised.
@@ -154,7 +155,7 @@ impl MultiplyBytes {
                 for i in 0..ROWS {
                     let factor = s.splat(*scales.add(i).cast::<f32>());
                     for j in 0..COLUMNS {
-                        let at = sums.add((i * COLUMNS + j) * LANES);
+                        let at = sums.add(i * run + j * LANES);
                         let dot = s.mul(s.to_f32(dots[i][j]), scale[j]);
                         s.store_at(s.mul_add(dot, factor, s.load_at(at)), at);
                     }
@@ -163,7 +164,7 @@ impl MultiplyBytes {
                     for j in 0..COLUMNS {
                         let minimum = codes.scale(s, j, first + index, 1);
                         for i in 0..ROWS {
-                            let at = sums.add((i * COLUMNS + j) * LANES);
+                            let at = sums.add(i * run + j * LANES);
                             let sum = s.splat(*corrections.add(i).cast::<f32>());
                             s.store_at(s.mul_add(minimum, sum, s.load_at(at)), at);
                         }

@@ -22,15 +22,14 @@ thread_local! {
 }
 
 impl Part<'_> {
-    /// Sums of column tiles `first..first + columns` for all rows of the part: `[rows, columns · 16]`.
+    /// Sums of column tiles `first..first + columns` for all rows of the part, which begin `run` apart.
     #[inline(always)]
     pub(super) fn coded_stripe<S: Simd>(
         &self,
         _: S,
         w: &Coded,
-        first: usize,
-        columns: usize,
-        sums: &mut [f32],
+        (first, columns): (usize, usize),
+        (sums, run): (&mut [f32], usize),
     ) {
         let Product { panels, words, .. } = self.product;
         let (form, num_panels) = (w.form, self.panels.len());
@@ -38,8 +37,9 @@ impl Part<'_> {
         let panel_block = quads * form.quad_words::<S>() + EXTRA;
         let scale_bytes = w.per_tile().1;
         let first_row = panels.first_row(self.panels.start);
-        let num_rows = panels.first_row(self.panels.end) - first_row;
-        sums[..num_rows * columns * LANES].fill(0.0);
+        for sums in sums.chunks_mut(run) {
+            sums[..columns * LANES].fill(0.0);
+        }
         // One panel takes codes apart as it meets them, several find them as bytes in the first-level cache.
         let is_alone = num_panels == 1;
         let unpacks = form.bits < 8 && !is_alone;
@@ -90,7 +90,7 @@ impl Part<'_> {
             for (index, p) in self.panels.clone().enumerate() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
                 let start = words[row * panels.words + block * panel_block * rows..].as_ptr();
-                let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
+                let sums = &mut sums[(row - first_row) * run..][..(rows - 1) * run + columns * LANES];
                 let skip = distance * per_block + index * len * share;
                 let mut tiles = ahead.tiles;
                 for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
@@ -106,7 +106,7 @@ impl Part<'_> {
                         start,
                         codes,
                         Ahead { tiles, ..ahead },
-                        sums.as_mut_ptr(),
+                        (sums.as_mut_ptr(), run),
                     )
                 };
                 dispatch(S::ISA, product);

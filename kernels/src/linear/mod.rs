@@ -41,6 +41,10 @@ const ROWS_BYTES: usize = 1 << 20;
 const PARALLEL_WORK: usize = 1 << 18;
 /// Bytes of weights below which a second thread costs more than it brings.
 const PARALLEL_BYTES: usize = 1 << 17;
+/// Outputs of a row that are written at once: rows lie pages apart.
+const RUN: usize = 128;
+/// Bytes of sums a task keeps until it writes them, in the first-level cache.
+const SUMS_BYTES: usize = 1 << 15;
 /// Rows of the output that are asked for in advance when sums are written.
 const ROWS_AHEAD: usize = 16;
 /// Words asked for in advance when weights are read once: as far as memory is away.
@@ -175,19 +179,26 @@ impl Op for Part<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let (panels, stripe) = (self.product.panels, self.product.panels.stripe);
+        let num_rows = panels.first_row(self.panels.end) - panels.first_row(self.panels.start);
+        let group = (SUMS_BYTES / (4 * num_rows * stripe * LANES)).clamp(1, RUN.div_ceil(stripe * LANES));
+        let run = group * stripe * LANES;
         // Not `with_borrow`: a closure would be compiled without the instruction set.
         let mut sums = SUMS.take();
-        sums.resize(self.panels.len() * S::MAX_ROWS * MAX_COLUMNS * LANES);
+        sums.resize(num_rows * run);
         let mut widened = WIDENED.take();
         widened.resize(WIDE);
-        let stripe = self.product.panels.stripe;
-        for first in self.tiles.clone().step_by(stripe) {
-            let columns = stripe.min(self.tiles.end - first);
-            match self.product.w.storage() {
-                Storage::Coded(codes, _) => self.coded_stripe(s, codes, first, columns, &mut sums),
-                _ => self.stripe(s, first, columns, &mut sums, &mut widened),
+        for first in self.tiles.clone().step_by(group * stripe) {
+            let tiles = first..self.tiles.end.min(first + group * stripe);
+            for first in tiles.clone().step_by(stripe) {
+                let columns = stripe.min(tiles.end - first);
+                let sums = &mut sums[(first - tiles.start) * LANES..];
+                match self.product.w.storage() {
+                    Storage::Coded(codes, _) => self.coded_stripe(s, codes, (first, columns), (sums, run)),
+                    _ => self.stripe(s, (first, columns), (sums, run), &mut widened),
+                }
             }
-            self.finish(s, first, columns, &sums);
+            self.finish(s, tiles, (&sums, run));
         }
         SUMS.set(sums);
         WIDENED.set(widened);
@@ -195,9 +206,15 @@ impl Op for Part<'_> {
 }
 
 impl Part<'_> {
-    /// Sums of column tiles `first..first + columns` for all rows of the part: `[rows, columns · 16]`.
+    /// Sums of column tiles `first..first + columns` for all rows of the part, which begin `run` apart.
     #[inline(always)]
-    fn stripe<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &mut [f32], widened: &mut [f32]) {
+    fn stripe<S: Simd>(
+        &self,
+        s: S,
+        (first, columns): (usize, usize),
+        (sums, run): (&mut [f32], usize),
+        widened: &mut [f32],
+    ) {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.depth / panels.ratio;
         let num_panels = self.panels.len();
@@ -238,7 +255,7 @@ impl Part<'_> {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
                 let next = (next.map(|tile| tile.wrapping_add(index * share)), step.div_ceil(num_panels));
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
-                let sums = &mut sums[(row - first_row) * columns * LANES..][..rows * columns * LANES];
+                let sums = &mut sums[(row - first_row) * run..][..(rows - 1) * run + columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
                 // tile of weights holds `len` steps, or `ratio` as many turned into f32; the sums are as long as sliced.
                 let product = unsafe {
@@ -247,7 +264,7 @@ impl Part<'_> {
                         steps,
                         Left { words: start, row_step: 1, step: rows },
                         Right { blocks: &[0], tiles, step: tile_step, next: Some(next) },
-                        Sums { start: sums.as_mut_ptr(), row_step: columns * LANES, resume: k > 0 },
+                        Sums { start: sums.as_mut_ptr(), row_step: run, resume: k > 0 },
                         operand,
                     )
                 };
@@ -257,25 +274,23 @@ impl Part<'_> {
         }
     }
 
-    /// Writes sums to the output.
+    /// Writes the sums of column tiles, rows of which begin `run` apart, to the output.
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, first: usize, columns: usize, sums: &[f32]) {
+    fn finish<S: Simd>(&self, s: S, tiles: Range<usize>, (sums, run): (&[f32], usize)) {
         let Product { panels, words, w, epilogue, out, stride, column, .. } = self.product;
-        let start = first * LANES;
-        let width = (columns * LANES).min(w.out_features() - start);
+        let outputs = tiles.start * LANES..w.out_features().min(tiles.end * LANES);
+        let bias = epilogue.bias.map(|bias| &bias[outputs.clone()]);
         let of_panel = |panel| (0..panels.num_rows(panel)).map(move |i| (panel, i));
-        let rows = self.panels.clone().flat_map(of_panel);
-        for ((panel, i), sums) in rows.zip(sums.chunks_exact(columns * LANES)) {
+        for ((panel, i), sums) in self.panels.clone().flat_map(of_panel).zip(sums.chunks_exact(run)) {
             let row = panels.first_row(panel) + i;
             let epilogue = Epilogue { scale: epilogue.scale * panels.factor(words, panel, i), ..**epilogue };
-            let at = row * stride + column + start;
+            let at = row * stride + column + outputs.start;
             // Rows lie far from each other, and no machine foresees such steps.
-            for line in (0..width).step_by(LANES) {
+            for line in (0..outputs.len()).step_by(LANES) {
                 s.prefetch(out.address(at + ROWS_AHEAD * stride + line).cast());
             }
             // SAFETY: tasks own different columns or rows.
-            let out = unsafe { out.part(at..at + width) };
-            let bias = epilogue.bias.map(|bias| &bias[start..start + width]);
+            let out = unsafe { out.part(at..at + outputs.len()) };
             finish_row(s, &epilogue, sums, bias, out);
         }
     }

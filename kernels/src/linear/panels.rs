@@ -13,7 +13,7 @@ use crate::simd::{LANES, Op, Simd, dispatch, padded, paired};
 use crate::{Pool, Rows};
 
 /// Most rows of a panel with any instruction set.
-const MAX_PANEL_ROWS: usize = 8;
+pub(super) const MAX_PANEL_ROWS: usize = 8;
 /// Activations below which packing is left to one thread.
 const PARALLEL_VALUES: usize = 1 << 15;
 
@@ -206,26 +206,36 @@ impl Op for Pack<'_> {
                 }
             }
             let out = &mut words[first * self.rows..self.depth.min(first + step) * self.rows];
-            match self.rows {
-                1 => interleave::<1>(&lines, out),
-                2 => interleave::<2>(&lines, out),
-                3 => interleave::<3>(&lines, out),
-                4 => interleave::<4>(&lines, out),
-                5 => interleave::<5>(&lines, out),
-                6 => interleave::<6>(&lines, out),
-                7 => interleave::<7>(&lines, out),
-                _ => interleave::<MAX_PANEL_ROWS>(&lines, out),
-            }
+            side_by_side(&lines, self.rows, out);
         }
     }
 }
 
-/// Word `k` of every line, then word `k + 1` of every line, as many as `out` holds.
+/// Word `k` of the first `rows` lines, then word `k + 1` of each, as many as `out` holds.
 #[inline(always)]
-fn interleave<const ROWS: usize>(lines: &[[u32; LANES]; MAX_PANEL_ROWS], out: &mut [u32]) {
-    for (k, out) in out.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-        for (out, line) in out.iter_mut().zip(lines) {
-            *out = line[k];
+pub(super) fn side_by_side<const LEN: usize>(
+    lines: &[[u32; LEN]; MAX_PANEL_ROWS],
+    rows: usize,
+    out: &mut [u32],
+) {
+    match rows {
+        1 => interleave::<LEN, 1>(lines, out),
+        2 => interleave::<LEN, 2>(lines, out),
+        3 => interleave::<LEN, 3>(lines, out),
+        4 => interleave::<LEN, 4>(lines, out),
+        5 => interleave::<LEN, 5>(lines, out),
+        6 => interleave::<LEN, 6>(lines, out),
+        7 => interleave::<LEN, 7>(lines, out),
+        _ => interleave::<LEN, MAX_PANEL_ROWS>(lines, out),
+    }
+}
+
+#[inline(always)]
+fn interleave<const LEN: usize, const ROWS: usize>(lines: &[[u32; LEN]; MAX_PANEL_ROWS], out: &mut [u32]) {
+    let out = out.as_chunks_mut::<ROWS>().0;
+    for k in 0..out.len().min(LEN) {
+        for i in 0..ROWS {
+            out[k][i] = lines[i][k];
         }
     }
 }

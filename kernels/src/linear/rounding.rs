@@ -6,6 +6,7 @@
 use half::f16;
 
 use super::coded::{Form, MAX_BLOCK};
+use super::panels::{MAX_PANEL_ROWS, side_by_side};
 use crate::Rows;
 use crate::simd::{LANES, Op, Simd, padded};
 
@@ -33,23 +34,29 @@ impl Op for RoundRows<'_> {
         let Self { x, width, first_row, rows, form, words } = self;
         let (block, quads) = (form.block, form.quads());
         let quad_words = form.quad_words::<S>();
-        let per_block = (quads * quad_words + EXTRA) * rows;
-        for i in 0..rows {
-            let row = x.row(first_row + i, width);
-            for (row, words) in row.chunks(block).zip(words.chunks_exact_mut(per_block)) {
-                let mut values = [[0.0; LANES]; MAX_BLOCK / LANES];
-                let values = &mut values[..block / LANES];
-                for (values, row) in values.iter_mut().zip(row.chunks(LANES)) {
-                    *values = padded(row, 0.0);
-                }
+        let per_row = quads * quad_words;
+        let mut lines = [[0; MAX_BLOCK / 2]; MAX_PANEL_ROWS];
+        for (index, words) in words.chunks_exact_mut((per_row + EXTRA) * rows).enumerate() {
+            let (of_quads, extra) = words.split_at_mut(per_row * rows);
+            for (i, line) in lines.iter_mut().enumerate().take(rows) {
+                let row = &x.row(first_row + i, width)[index * block..width.min((index + 1) * block)];
+                let mut filled = [[0.0; LANES]; MAX_BLOCK / LANES];
+                let values = if row.len() == block {
+                    row.as_chunks().0
+                } else {
+                    for (values, row) in filled.iter_mut().zip(row.chunks(LANES)) {
+                        *values = padded(row, 0.0);
+                    }
+                    &filled[..block / LANES]
+                };
                 let (scale, sum, bytes) = round(s, values);
-                let (of_quads, extra) = words.split_at_mut(quads * quad_words * rows);
                 let bytes = bytes.as_flattened().as_chunks::<4>().0;
-                for (words, bytes) in of_quads.chunks_exact_mut(quad_words * rows).zip(bytes) {
-                    if quad_words == 1 {
-                        words[i] = u32::from_le_bytes(bytes.map(i8::cast_unsigned));
-                    } else {
-                        (words[i], words[rows + i]) = (pair(bytes[0], bytes[2]), pair(bytes[1], bytes[3]));
+                let words = bytes.iter().map(|bytes| u32::from_le_bytes(bytes.map(i8::cast_unsigned)));
+                if quad_words == 1 {
+                    line.iter_mut().zip(words).for_each(|(line, word)| *line = word);
+                } else {
+                    for (line, word) in line.as_chunks_mut().0.iter_mut().zip(words) {
+                        *line = [even_bytes(word), even_bytes(word >> 8)];
                     }
                 }
                 extra[i] = scale.to_bits();
@@ -58,14 +65,18 @@ impl Op for RoundRows<'_> {
                     false => (-i32::from(form.offset) * sum).cast_unsigned(),
                 };
             }
+            side_by_side(&lines, rows, of_quads);
         }
     }
 }
 
-/// Two numbers in sixteen bits each.
+/// The bytes 0 and 2 of a word as signed numbers of sixteen bits.
 #[inline(always)]
-fn pair(low: i8, high: i8) -> u32 {
-    (i32::from(low) & 0xffff | i32::from(high) << 16).cast_unsigned()
+fn even_bytes(word: u32) -> u32 {
+    let bytes = word & 0x00ff_00ff;
+    // Where a byte's sign is set, eight ones above it.
+    let signs = bytes & 0x0080_0080;
+    bytes | (signs << 9).wrapping_sub(signs << 1)
 }
 
 /// A block as a scale, the sum of its bytes, and the bytes.
