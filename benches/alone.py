@@ -2,15 +2,14 @@
 `/health`; `neighbour`, what a busy loop beside it leaves of generation; `votes`, how long votes wait for their commit
 beside live streams, and what the streams feel of them and of a store that another program holds; `load`, how long a
 policy takes from its files into memory beside reading them once, with `cat`, past a buffer on all cores and into fresh
-memory, from the page cache and from the disk; `server`, what 64 streams over HTTP cost beside the same requests to the
-engine without a server; `long-prompt`, what eight streams feel of a prompt of 1,900 tokens that arrives.
+memory, from the page cache and from the disk; `long-prompt`, what eight streams feel of a prompt of 1,900 tokens that
+arrives. What the server costs beside the engine is `rectify bench overhead`.
 
     cargo build --release
     python3 benches/alone.py start
     python3 benches/alone.py neighbour --policy MODELS/w2     # of benches/peers/models.py
     python3 benches/alone.py votes --rate 1000 --seconds 10
     python3 benches/alone.py load --policy MODELS/w1
-    python3 benches/alone.py server --policy MODELS/w2
     python3 benches/alone.py long-prompt --policy MODELS/w2
 """
 
@@ -20,9 +19,6 @@ import mmap
 import os
 import pathlib
 import random
-import resource
-import selectors
-import socket
 import sqlite3
 import statistics
 import subprocess
@@ -30,7 +26,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.parse
 import urllib.request
 from concurrent import futures
 
@@ -150,91 +145,6 @@ def load(args):
     print(json.dumps(report, indent=1))
 
 
-def cpu_seconds(server):
-    """CPU time of a server's threads so far: those that compute, and all others."""
-    ticks, seconds = os.sysconf("SC_CLK_TCK"), {"engine": 0.0, "others": 0.0}
-    for stat in pathlib.Path(f"/proc/{server.pid}/task").glob("*/stat"):
-        name, _, rest = stat.read_text().partition("(")[2].rpartition(") ")
-        user, system = rest.split()[11:13]  # Fields 14 and 15 of proc(5).
-        kind = "engine" if name.startswith(("rectify-engine", "kernels-")) else "others"
-        seconds[kind] += (int(user) + int(system)) / ticks
-    return seconds
-
-
-def read_streams(url, args, seed):
-    """Streams `args.streams` answers of `args.tokens` tokens to a client that only takes bytes, and none before its answer is
-    complete, as one on another machine would leave these cores alone; tokens per second."""
-    address, draw = urllib.parse.urlsplit(url), random.Random(seed)
-    sockets = {}
-    for _ in range(args.streams):
-        prompt = [draw.randrange(10, 400) for _ in range(32)]
-        body = {"prompt": prompt, "max_tokens": args.tokens, "temperature": 1.0, "ignore_eos": True, "stream": True}
-        body = json.dumps(body)
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: {address.netloc}\r\nconnection: close\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        stream = socket.create_connection((address.hostname, address.port))
-        # The kernel wakes a reader for this many bytes or for the end.
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2 << 20)
-        sockets[stream] = (head + body).encode()
-    begun, last = time.perf_counter(), {}
-    with selectors.DefaultSelector() as waiting:
-        for stream, request in sockets.items():
-            stream.sendall(request)
-            waiting.register(stream, selectors.EVENT_READ)
-        while waiting.get_map():
-            for key, _ in waiting.select():
-                if data := key.fileobj.recv(1 << 20):
-                    last[key.fileobj] = (last.get(key.fileobj, b"") + data)[-64:]
-                else:
-                    waiting.unregister(key.fileobj)
-                    key.fileobj.close()
-    seconds = time.perf_counter() - begun
-    if not all(b"[DONE]" in end for end in last.values()) or len(last) < args.streams:
-        sys.exit("an answer ended before [DONE]")
-    return args.streams * args.tokens / seconds
-
-
-def server(args):
-    """The same traffic to the engine without a server, over HTTP to a client that costs nothing, and to one that parses each
-    token; each in a process that has had one round before, whose memory is warm."""
-    held = ["--policy", args.policy, "--dtype", "bfloat16"]
-    rows = []
-    for seed in range(args.rounds):
-        # Short prompts and long answers: most of the time all of them stream.
-        lengths = ["--prompt-len", "32-32", "--gen-len", f"{args.tokens}-{args.tokens}"]
-        traffic = ["--requests", args.streams, "--rate", 0, *lengths, "--seed", seed]
-        bare = bench(args.rectify, "serving", *held, *traffic, "--warm-up")
-        with tempfile.TemporaryDirectory() as data_dir:
-            with served([args.rectify, "serve", "--data-dir", data_dir, *held]) as (url, process):
-                read_streams(url, args, -1 - seed)
-                before, cpu, begun = cpu_seconds(process), time.process_time(), time.perf_counter()
-                over_http = read_streams(url, args, seed)
-                seconds = (time.perf_counter() - begun) * os.cpu_count()
-                others, cpu = cpu_seconds(process)["others"] - before["others"], time.process_time() - cpu
-                client = resource.getrusage(resource.RUSAGE_CHILDREN)
-                parsed = bench(args.rectify, "serving", "--url", url, *traffic)
-                client = [now - then for now, then in zip(resource.getrusage(resource.RUSAGE_CHILDREN), client)]
-        rows.append(
-            {
-                "bare_tokens_per_s": bare["tokens_per_s"],
-                "http_tokens_per_s": over_http,
-                "parsed_tokens_per_s": parsed["tokens_per_s"],
-                # Of the time with a server, how much is not there without it.
-                "lost": 1 - over_http / bare["tokens_per_s"],
-                "lost_with_parsing_client": 1 - parsed["tokens_per_s"] / bare["tokens_per_s"],
-                # While all stream: without the time in which requests arrive and prompts are read.
-                "bare_itl_s": bare["itl_s"]["p50"],
-                "parsed_itl_s": parsed["itl_s"]["p50"],
-                # Of all cores: what the server's own threads took, and what each client did.
-                "server_cpu_share": others / seconds,
-                "client_cpu_share": cpu / seconds,
-                "parsing_client_cpu_share": sum(client[:2]) / (parsed["duration_s"] * os.cpu_count()),
-            }
-        )
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(json.dumps({key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}))
-
-
 def completion(url, prompt_len, max_tokens):
     """Streams an answer to a random prompt; the moments at which its tokens came."""
     prompt = [random.randrange(10, 400) for _ in range(prompt_len)]
@@ -268,16 +178,15 @@ def long_prompt(args):
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("what", choices=["start", "neighbour", "votes", "load", "server", "long-prompt"])
+parser.add_argument("what", choices=["start", "neighbour", "votes", "load", "long-prompt"])
 parser.add_argument("--rectify", type=pathlib.Path, default=ROOT / "target" / "release" / "rectify")
 parser.add_argument("--policy", type=pathlib.Path, help="for all but `start` and `votes`")
 parser.add_argument("--rate", type=int, default=1000, help="votes per second")
 parser.add_argument("--seconds", type=int, default=10, help="of each phase of `votes`")
-parser.add_argument("--streams", type=int, default=64, help="of `server`")
-parser.add_argument("--rounds", type=int, default=5, help="of `server`, in which both take turns, and `long-prompt`")
-parser.add_argument("--tokens", type=int, default=600, help="of each stream of `server` and `long-prompt`")
+parser.add_argument("--rounds", type=int, default=5, help="of `long-prompt`")
+parser.add_argument("--tokens", type=int, default=600, help="of each stream of `long-prompt`")
 parser.add_argument("--lead", type=float, default=1.5, help="seconds before the long prompt")
 args = parser.parse_args()
-if args.what in ("neighbour", "load", "server", "long-prompt") and args.policy is None:
+if args.what in ("neighbour", "load", "long-prompt") and args.policy is None:
     parser.error(f"{args.what} needs --policy")
-{"start": start, "neighbour": neighbour, "votes": votes, "load": load, "server": server, "long-prompt": long_prompt}[args.what](args)
+{"start": start, "neighbour": neighbour, "votes": votes, "load": load, "long-prompt": long_prompt}[args.what](args)

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
+use axum::Router;
+use axum::serve::{Listener, ListenerExt, Serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -27,6 +29,8 @@ use crate::telemetry;
 
 /// Threads that serve connections; the engine has its own.
 const IO_THREADS: usize = 2;
+/// What they are called.
+pub(crate) const IO_THREAD_NAME: &str = "rectify-io";
 /// Histograms keep raw samples until they are asked for; this keeps them few.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -36,16 +40,33 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// [`CliError`] if the address or a model cannot be used.
 pub fn run(config: &Config, progress: ProgressMode) -> Result<(), CliError> {
     telemetry::init_logs(&config.log).map_err(|error| CliError::Usage(error.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(IO_THREADS)
-        .thread_name("rectify-io")
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::Refused(format!("the threads for connections did not start: {error}")))?;
+    let runtime = runtime()?;
     let served = runtime.block_on(serve(config, progress));
     // What is still running has had its time.
     runtime.shutdown_background();
     served
+}
+
+/// The threads that serve connections.
+pub(crate) fn runtime() -> Result<Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .thread_name(IO_THREAD_NAME)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Refused(format!("the threads for connections did not start: {error}")))
+}
+
+/// Serves policies that run already at a free port of this machine, as long as the runtime lives; nothing is learnt. Metrics
+/// must be installed.
+pub(crate) async fn on_loopback(config: &Config, booted: &[Booted]) -> Result<SocketAddr, CliError> {
+    let listener = bind("127.0.0.1", 0).await?;
+    let address = listener.local_addr().map_err(|error| CliError::Refused(error.to_string()))?;
+    let feedback = Feedback::open(config).await.map_err(|error| CliError::Usage(error.to_string()))?;
+    let around = Around { metrics: telemetry::metrics(), keys: ApiKeys::default(), feedback, learning: None };
+    let server = server(listener, app(config, booted, around).await?);
+    tokio::spawn(async { server.await });
+    Ok(address)
 }
 
 async fn serve(config: &Config, progress: ProgressMode) -> Result<(), CliError> {
@@ -259,9 +280,7 @@ async fn until_stopped(
             metrics.run_upkeep();
         }
     });
-    // Tokens are small: without this they wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let server = axum::serve(listener, crate::router(app)).with_graceful_shutdown(graceful);
+    let server = server(listener, app).with_graceful_shutdown(graceful);
     let result = tokio::select! {
         result = server.into_future() => result,
         () = overdue => {
@@ -271,4 +290,11 @@ async fn until_stopped(
     };
     upkeep.abort();
     result.map_err(|error| CliError::Refused(format!("the server stopped: {error}")))
+}
+
+/// The routes, at what `listener` listens on.
+fn server(listener: TcpListener, app: App) -> Serve<impl Listener<Addr = SocketAddr>, Router, Router> {
+    // Tokens are small: without this they wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    axum::serve(listener, crate::router(app))
 }

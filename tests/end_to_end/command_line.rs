@@ -209,6 +209,28 @@ async fn bench_serving_counts_every_request() {
     assert!(report["ttft_s"]["p50"].as_f64() > Some(0.0) && report["tokens_per_s"].as_f64() > Some(0.0));
 }
 
+#[test]
+fn bench_overhead_takes_turns_and_leaves_nothing_behind() {
+    let desk = Desk::new(1);
+    std::fs::create_dir(desk.path("tmp")).unwrap();
+    let line = "bench overhead --streams 3 --prompt-len 8 --gen-len 4 --rounds 4 --json --progress never";
+    let mut command = desk.command(line);
+    let child = command.env("TMPDIR", desk.path("tmp")).spawn().unwrap();
+    let report: Value = serde_json::from_str(&end(child).ok().stdout).unwrap();
+    let rounds = report["rounds"].as_array().unwrap();
+    let seconds = |key: &str| rounds.iter().map(|round| round[key].as_f64().unwrap()).collect::<Vec<_>>();
+    let mut lost: Vec<f64> = std::iter::zip(seconds("engine_s"), seconds("server_s"))
+        .map(|(engine, server)| 1.0 - engine / server)
+        .collect();
+    lost.sort_by(f64::total_cmp);
+    // Too few rounds to know the median any better than that it lies among them.
+    let near = |key: &Value, expected: f64| (key.as_f64().unwrap() - expected).abs() < 1e-9;
+    assert!(lost.len() == 4 && near(&report["lost"], f64::midpoint(lost[1], lost[2])), "{report}");
+    let [low, high] = [&report["lost_interval"][0], &report["lost_interval"][1]];
+    assert!(near(low, lost[0]) && near(high, lost[3]), "{report}");
+    assert_eq!(std::fs::read_dir(desk.path("tmp")).unwrap().count(), 0);
+}
+
 /// Eight short conversations as `sft.jsonl`, and the folder of the demo's policy.
 fn demonstrations(desk: &Desk) -> PathBuf {
     let data: Vec<String> = (0..8)

@@ -27,7 +27,10 @@ use clap::{Parser, Subcommand};
 
 pub use adapters::{AdaptersArgs, AdaptersCommand};
 pub use args::{ByteSize, Dtype, ModelArgs, NamedDir, Quantization};
-pub use bench::{BenchCommand, BenchGenerateArgs, BenchLoadArgs, BenchServingArgs, BenchVotesArgs, LoadPart};
+pub use bench::{
+    BenchCommand, BenchGenerateArgs, BenchLoadArgs, BenchOverheadArgs, BenchServingArgs, BenchVotesArgs,
+    LoadPart,
+};
 pub use card::CardArgs;
 pub(crate) use card::statement;
 pub use chat::ChatArgs;

@@ -4,6 +4,8 @@ mod apart;
 mod generate;
 mod limit;
 mod load;
+mod overhead;
+mod processor;
 mod serving;
 mod stats;
 mod traffic;
@@ -13,6 +15,7 @@ use std::io::Write;
 
 pub use generate::BenchGenerateArgs;
 pub use load::{BenchLoadArgs, LoadPart};
+pub use overhead::BenchOverheadArgs;
 pub use serving::BenchServingArgs;
 pub use votes::BenchVotesArgs;
 
@@ -25,6 +28,8 @@ pub enum BenchCommand {
     Generate(Box<BenchGenerateArgs>),
     /// A policy from its files into memory, beside reading the files once.
     Load(Box<BenchLoadArgs>),
+    /// What the HTTP server costs: the same streams with and without it, in turns.
+    Overhead(Box<BenchOverheadArgs>),
     /// A running server, or the engine without one, under ragged traffic with Poisson arrivals.
     Serving(Box<BenchServingArgs>),
     /// Votes at a steady rate beside live streams of a running server.
@@ -35,6 +40,7 @@ pub(crate) fn run(command: BenchCommand, progress: ProgressMode) -> Result<(), C
     match command {
         BenchCommand::Generate(args) => generate::run(&args, progress),
         BenchCommand::Load(args) => load::run(&args, progress),
+        BenchCommand::Overhead(args) => overhead::run(&args, progress),
         BenchCommand::Serving(args) => serving::run(&args, progress),
         BenchCommand::Votes(args) => votes::run(&args, progress),
     }

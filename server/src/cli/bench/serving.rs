@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use rectify_engine::request::Event;
-use rectify_engine::{EngineError, GenerateRequest, SamplingParams};
+use rectify_engine::{EngineError, EngineHandle, GenerateRequest, SamplingParams};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ impl Target {
     async fn send(&self, arrival: &Arrival) -> Result<Trace, CliError> {
         match self {
             Self::Server { client, model } => request(client, model, arrival).await,
-            Self::Engine(local) => generate(local, arrival).await,
+            Self::Engine(local) => generate(&local.engine, arrival).await,
         }
     }
 }
@@ -100,7 +100,7 @@ pub(super) async fn request(client: &Client, model: &str, arrival: &Arrival) -> 
 }
 
 /// Sends the same request to the engine.
-async fn generate(local: &Local, arrival: &Arrival) -> Result<Trace, CliError> {
+pub(super) async fn generate(engine: &EngineHandle, arrival: &Arrival) -> Result<Trace, CliError> {
     let sampling = SamplingParams {
         max_tokens: arrival.max_tokens,
         temperature: 1.0,
@@ -117,7 +117,7 @@ async fn generate(local: &Local, arrival: &Arrival) -> Result<Trace, CliError> {
         priority: 0,
     };
     let mut trace = Trace::start();
-    let mut events = local.engine.generate(request).await?;
+    let mut events = engine.generate(request).await?;
     while let Some(event) = events.next().await {
         match event {
             Event::Token { text, .. } if !text.is_empty() => trace.token(),

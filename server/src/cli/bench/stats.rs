@@ -32,6 +32,27 @@ impl Summary {
     }
 }
 
+/// Where the median of what samples are drawn from lies with a probability of at least 95 %: between two of them, by the
+/// binomial distribution of how many lie below it; the first and the last if they are too few.
+pub(super) fn middle(mut samples: Vec<f64>) -> [f64; 2] {
+    samples.sort_by(f64::total_cmp);
+    let (Some(&first), Some(&last)) = (samples.first(), samples.last()) else { return [0.0; 2] };
+    let count = samples.len() as f64;
+    // The chance that exactly `below` of them lie below, and of so many or fewer.
+    let (mut chance, mut fewer) = ((-count).exp2(), 0.0);
+    for below in 0..samples.len() / 2 {
+        fewer += chance;
+        if fewer > 0.025 {
+            return match below.checked_sub(1) {
+                Some(below) => [samples[below], samples[samples.len() - 1 - below]],
+                None => [first, last],
+            };
+        }
+        chance *= (count - below as f64) / (below as f64 + 1.0);
+    }
+    [first, last]
+}
+
 /// The `share`-quantile of sorted samples, linear between neighbours (NumPy's default).
 fn percentile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
@@ -50,6 +71,16 @@ mod tests {
         let expected = [2.5, 2.5, 3.7, 3.97, 4.0];
         let found = [summary.mean, summary.p50, summary.p90, summary.p99, summary.max];
         assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
+    }
+
+    #[test]
+    fn the_median_lies_where_the_binomial_distribution_says() {
+        let samples = |count: usize| (0..count).rev().map(|i| i as f64).collect::<Vec<_>>();
+        // scipy.stats.binom.ppf(0.025, n, 0.5) → 4, 10 and 40 for n = 15, 30 and 100: the fourth from either end, and so on.
+        assert_eq!(middle(samples(15)), [3.0, 11.0]);
+        assert_eq!(middle(samples(30)), [9.0, 20.0]);
+        assert_eq!(middle(samples(100)), [39.0, 60.0]);
+        assert_eq!((middle(samples(3)), middle(Vec::new())), ([0.0, 2.0], [0.0; 2]));
     }
 
     #[test]
