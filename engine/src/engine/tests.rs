@@ -1,11 +1,14 @@
 //! The whole engine on fake models, step by step.
 
-mod behaviour;
 mod comparisons;
+mod failures;
+mod generation;
 mod grammar;
+mod rewards;
 mod schedules;
 mod several;
 mod strategies;
+mod turns;
 
 use std::path::Path;
 use std::rc::Rc;
