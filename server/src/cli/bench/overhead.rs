@@ -169,8 +169,8 @@ async fn measure(args: &BenchOverheadArgs, folder: &Path, mode: ProgressMode) ->
     for index in 0..=args.rounds {
         let (mut engine_s, mut server_s, mut server_cpu_share) = (0.0, 0.0, 0.0);
         let before = Processor::now(SERVER_THREADS);
-        // Which comes first takes turns too.
-        for over_http in [index % 2 == 0, index % 2 == 1] {
+        // Which comes first takes turns too. The engine begins, whose refusals are sentences.
+        for over_http in [index % 2 == 1, index % 2 == 0] {
             let arrivals = streams(args, index, over_http);
             if over_http {
                 let before = Processor::now(SERVER_THREADS);
