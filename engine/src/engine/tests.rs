@@ -19,7 +19,10 @@ use crate::events::{EventReceiver, EventSender, channel};
 use crate::group::SequenceGroup;
 use crate::model::adapter::Adapter;
 use crate::request::{Event, GenerateRequest, Message, ScoreInput, ScoreRequest, Selection, Usage};
-use crate::testing::{EOS, FakeModel, FakeTemplate, FakeVocabulary, Switches, adapter, adapter_with_head};
+use crate::sampler::{Draw, SampleRow};
+use crate::testing::{
+    EOS, FakeModel, FakeTemplate, FakeVocabulary, Switches, adapter, adapter_with_head, fake_logits,
+};
 use crate::{RewardParts, SamplingParams};
 
 /// Sizes of a test's engine.
@@ -286,4 +289,22 @@ fn best_of(prompt: &[u32], n: usize, max_tokens: usize, reward: &str) -> Generat
 
 fn conversation(text: &str) -> Arc<[Message]> {
     [Message { role: "user".into(), content: text.into() }].into()
+}
+
+/// The token of a candidate after `output`, drawn from the fake model's logits without any engine.
+fn draw_next(request: &GenerateRequest, candidate: usize, output: &[u32], version: u64) -> u32 {
+    let params = &request.sampling;
+    let logits = fake_logits(&[&request.prompt[..], output].concat(), version);
+    let row = SampleRow {
+        logits: &logits,
+        mask: None,
+        params,
+        draw: Draw { seed: params.seed.unwrap(), candidate, position: output.len() },
+        prompt: &request.prompt,
+        output,
+        end_tokens: &[EOS],
+        wants_logprob: false,
+    };
+    let pool = Pool::new(1).unwrap();
+    Sampler::default().sample(&pool, &[row]).remove(0).unwrap().token
 }

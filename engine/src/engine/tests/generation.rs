@@ -3,27 +3,13 @@
 use super::*;
 use crate::TokenBytes;
 use crate::request::FinishReason;
-use crate::sampler::{Draw, SampleRow};
-use crate::testing::{fake_logits, version_hash};
+use crate::testing::version_hash;
 
-/// Draws tokens one by one from the fake model's logits, without any engine.
+/// All tokens of a candidate, drawn without any engine.
 fn by_hand(request: &GenerateRequest, candidate: usize, version: u64) -> Vec<u32> {
-    let params = &request.sampling;
     let mut output = Vec::new();
-    while output.len() < params.max_tokens && output.last() != Some(&EOS) {
-        let logits = fake_logits(&[&request.prompt[..], &output].concat(), version);
-        let row = SampleRow {
-            logits: &logits,
-            mask: None,
-            params,
-            draw: Draw { seed: params.seed.unwrap(), candidate, position: output.len() },
-            prompt: &request.prompt,
-            output: &output,
-            end_tokens: &[EOS],
-            wants_logprob: false,
-        };
-        let pool = Pool::new(1).unwrap();
-        output.push(Sampler::default().sample(&pool, &[row]).remove(0).unwrap().token);
+    while output.len() < request.sampling.max_tokens && output.last() != Some(&EOS) {
+        output.push(draw_next(request, candidate, &output, version));
     }
     output
 }

@@ -4,9 +4,8 @@ use super::*;
 use crate::RewardSpec;
 use crate::alignment::Method;
 use crate::request::Scoring;
-use crate::sampler::{Draw, SampleRow};
 use crate::strategy::{AdaptiveSettings, Combine};
-use crate::testing::{fake_logits, fake_score, version_hash};
+use crate::testing::{fake_score, version_hash};
 
 const PRUNING: Method = Method::SpeculativeRejection { alpha: 0.5, first_check: 3, max_checks: 9 };
 const ADAPTIVE: Method = Method::Adaptive(adaptive(0.5));
@@ -29,19 +28,7 @@ fn draw(request: &GenerateRequest, candidate: usize, output: &[u32], until: usiz
     let mut output = output.to_vec();
     let has_ended = |output: &[u32]| output.len() == params.max_tokens || output.last() == Some(&EOS);
     while output.len() < until && !has_ended(&output) {
-        let logits = fake_logits(&[&request.prompt[..], &output].concat(), 0);
-        let row = SampleRow {
-            logits: &logits,
-            params,
-            draw: Draw { seed: params.seed.unwrap(), candidate, position: output.len() },
-            prompt: &request.prompt,
-            output: &output,
-            end_tokens: &[EOS],
-            wants_logprob: false,
-            mask: None,
-        };
-        let pool = Pool::new(1).unwrap();
-        output.push(Sampler::default().sample(&pool, &[row]).remove(0).unwrap().token);
+        output.push(draw_next(request, candidate, &output, 0));
     }
     let ended = has_ended(&output);
     (output, ended)
