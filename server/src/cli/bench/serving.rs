@@ -1,6 +1,6 @@
 //! `rectify bench serving`: ragged streaming traffic with Poisson arrivals against a running server, as it looks from
-//! outside, or against the engine in this process, which tells what the server costs. Works against any server with
-//! OpenAI's `/v1/completions` that takes token ids. Leaves the traffic itself to `traffic`.
+//! outside, or against the engine in this process. Works against any server with OpenAI's `/v1/completions` that takes token
+//! ids. Leaves the traffic itself to `traffic`, and what the server costs beside the engine to `overhead`.
 
 use std::time::Instant;
 
