@@ -3,13 +3,15 @@
 use crate::error::check_len;
 use crate::isa::Isa;
 use crate::rows::for_each_chunk;
-use crate::simd::{LANES, Op, Simd, dispatch, exp, padded};
+use crate::simd::{LANES, Op, Simd, dispatch, exp2, padded};
 use crate::{KernelError, Pool};
 
 /// Values whose sum is kept in f32; the sums of such blocks are added in f64.
 const BLOCK: usize = 2048;
 /// Vectors in flight.
 const UNROLL: usize = 4;
+/// Values between one that is added and one that is asked for.
+const AHEAD: usize = 1024;
 /// Logits below which a second thread costs more than it brings.
 const PARALLEL_VALUES: usize = 1 << 14;
 
@@ -23,7 +25,7 @@ fn log_sum_exp_with(isa: Isa, row: &[f32]) -> f32 {
     if max == f32::NEG_INFINITY {
         return max;
     }
-    (f64::from(max) + dispatch(isa, ExpSum { row, shift: max, scale: 1.0 }).ln()) as f32
+    (f64::from(max) + dispatch(isa, ExpSum { row, max, scale: 1.0 }).ln()) as f32
 }
 
 /// Natural logarithm of the softmax of each row of `logits`, `[rows, vocab]`, at the row's target: `targets` and `out`
@@ -60,18 +62,14 @@ pub fn sum(row: &[f32]) -> f32 {
     dispatch(Isa::detect(), Sum { row }) as f32
 }
 
-/// `Σ exp(scale · row − shift)`, in the order of [`sum`] over [`exp_shifted`].
-pub fn exp_sum(row: &[f32], shift: f32, scale: f32) -> f32 {
-    dispatch(Isa::detect(), ExpSum { row, shift, scale }) as f32
-}
-
-/// `out = exp(scale · row − shift)`.
+/// `out = exp(scale · (row − max))` of values up to `max`, for a positive scale; 0 for NaN, and where it is below the normal
+/// numbers.
 ///
 /// # Errors
 /// [`KernelError::Length`] if lengths differ.
-pub fn exp_shifted(row: &[f32], shift: f32, scale: f32, out: &mut [f32]) -> Result<(), KernelError> {
+pub fn exp_below(row: &[f32], max: f32, scale: f32, out: &mut [f32]) -> Result<(), KernelError> {
     check_len("out", out.len(), row.len())?;
-    dispatch(Isa::detect(), ExpShifted { row, shift, scale, out });
+    dispatch(Isa::detect(), ExpBelow { row, max, scale, out });
     Ok(())
 }
 
@@ -129,11 +127,17 @@ impl Op for Sum<'_> {
     }
 }
 
-/// The sum of `exp(scale · value − shift)`.
-struct ExpSum<'a> {
-    row: &'a [f32],
-    shift: f32,
-    scale: f32,
+/// `exp(scale · (x − max))` of values up to `max`; the smallest normal number where it is below, NaN for NaN.
+#[inline(always)]
+fn power<S: Simd>(s: S, scale: f32, max: f32, values: S::V) -> S::V {
+    exp2(s, s.mul(s.sub(values, s.splat(max)), s.splat(scale * std::f32::consts::LOG2_E)))
+}
+
+/// `Σ exp(scale · (row − max))` of values up to `max`; NaN with a NaN.
+pub(crate) struct ExpSum<'a> {
+    pub(crate) row: &'a [f32],
+    pub(crate) max: f32,
+    pub(crate) scale: f32,
 }
 
 impl Op for ExpSum<'_> {
@@ -141,50 +145,51 @@ impl Op for ExpSum<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        let (scale, shift) = (s.splat(self.scale), s.splat(-self.shift));
+        let Self { row, max, scale } = self;
         let mut total = 0.0;
-        for block in self.row.chunks(BLOCK) {
-            let mut sums = [s.splat(0.0); UNROLL];
-            let (wide, tail) = block.as_chunks::<{ UNROLL * LANES }>();
-            for wide in wide {
-                for (sum, lanes) in sums.iter_mut().zip(wide.as_chunks::<LANES>().0) {
-                    *sum = s.add(*sum, exp(s, s.mul_add(s.load(lanes), scale, shift)));
-                }
+        for block in row.chunks(BLOCK) {
+            // One vector of sums, since a power takes longer than an addition, and more would not find registers.
+            let mut sum = s.splat(0.0);
+            let (whole, tail) = block.as_chunks::<LANES>();
+            for lanes in whole {
+                // The processor looks ahead itself, but not past the end of a page.
+                s.prefetch(lanes.as_ptr().wrapping_add(AHEAD).cast());
+                sum = s.add(sum, power(s, scale, max, s.load(lanes)));
             }
-            for tail in tail.chunks(LANES) {
-                let tail = s.load(&padded(tail, f32::NEG_INFINITY));
-                sums[0] = s.add(sums[0], exp(s, s.mul_add(tail, scale, shift)));
+            if !tail.is_empty() {
+                sum = s.add(sum, power(s, scale, max, s.load(&padded(tail, f32::NEG_INFINITY))));
             }
-            let [a, b, c, d] = sums;
-            total += f64::from(s.sum(s.add(s.add(a, b), s.add(c, d))));
+            total += f64::from(s.sum(sum));
         }
         total
     }
 }
 
-/// `out = exp(scale · row − shift)`.
-struct ExpShifted<'a> {
+/// [`exp_below`].
+struct ExpBelow<'a> {
     row: &'a [f32],
-    shift: f32,
+    max: f32,
     scale: f32,
     out: &'a mut [f32],
 }
 
-impl Op for ExpShifted<'_> {
+impl Op for ExpBelow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (scale, shift) = (s.splat(self.scale), s.splat(-self.shift));
-        let (rows, row_tail) = self.row.as_chunks::<LANES>();
-        let (outs, out_tail) = self.out.as_chunks_mut::<LANES>();
-        for (row, out) in rows.iter().zip(outs) {
-            s.store(exp(s, s.mul_add(s.load(row), scale, shift)), out);
-        }
-        if !out_tail.is_empty() {
-            let mut last = [0.0; LANES];
-            s.store(exp(s, s.mul_add(s.load(&padded(row_tail, 0.0)), scale, shift)), &mut last);
-            out_tail.copy_from_slice(&last[..out_tail.len()]);
+        let Self { row, max, scale, out } = self;
+        let least = s.splat(f32::MIN_POSITIVE);
+        for (row, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
+            let weights = s.keep_above(power(s, scale, max, s.load(&padded(row, max))), least);
+            match out.first_chunk_mut() {
+                Some(out) => s.store(weights, out),
+                None => {
+                    let mut last = [0.0; LANES];
+                    s.store(weights, &mut last);
+                    out.copy_from_slice(&last[..out.len()]);
+                }
+            }
         }
     }
 }
@@ -214,35 +219,27 @@ mod tests {
                 let log = log_sum_exp_with(isa, &row);
                 prop_assert!((f64::from(log) - plain_log).abs() < 1e-5, "{isa:?}: {log} for {plain_log}");
                 let mut out = vec![f32::NAN; row.len()];
-                dispatch(isa, ExpShifted { row: &row, shift: 3.0, scale: 0.5, out: &mut out });
-                let fused = dispatch(isa, ExpSum { row: &row, shift: 3.0, scale: 0.5 });
-                prop_assert_eq!(fused, dispatch(isa, Sum { row: &out }), "{:?}", isa);
+                dispatch(isa, ExpBelow { row: &row, max: 50.0, scale: 0.5, out: &mut out });
+                let fused = dispatch(isa, ExpSum { row: &row, max: 50.0, scale: 0.5 });
+                let sum = dispatch(isa, Sum { row: &out });
+                prop_assert!((fused - sum).abs() <= 1e-6 * sum, "{isa:?}: {fused} and {sum}");
                 for (&x, &out) in row.iter().zip(&out) {
-                    let expected = (f64::from(x) * 0.5 - 3.0).exp();
-                    prop_assert!((f64::from(out) - expected).abs() < 3e-6 * expected, "{isa:?}: exp at {x}");
+                    let expected = (f64::from(x - 50.0) * 0.5).exp();
+                    prop_assert!((f64::from(out) - expected).abs() < 4e-6 * expected, "{isa:?}: exp at {x}");
                 }
             }
         }
     }
 
     #[test]
-    fn exp_is_within_two_units_in_the_last_place_everywhere() {
-        let row: Vec<f32> = (-110_000..90_000).map(|i| i as f32 * 1e-3 + 1e-4).collect();
+    fn weights_end_at_zero() {
+        let row = [f32::NEG_INFINITY, f32::NAN, 3.0, -1e4, f32::MIN, -84.0, 2.0];
         for isa in isas() {
-            let mut out = vec![f32::NAN; row.len()];
-            dispatch(isa, ExpShifted { row: &row, shift: 0.0, scale: 1.0, out: &mut out });
-            for (&x, &actual) in row.iter().zip(&out) {
-                let expected = f64::from(x).exp() as f32;
-                let ulps = (i64::from(actual.to_bits()) - i64::from(expected.to_bits())).abs();
-                assert!(ulps <= 2, "{isa:?}: exp({x}) is {actual}, not {expected}");
-            }
-            let row = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0];
-            let mut out = [1.0; 4];
-            dispatch(isa, ExpShifted { row: &row, shift: 0.0, scale: 1.0, out: &mut out });
-            assert!(
-                out[0] == 0.0 && out[1] == f32::INFINITY && out[2].is_nan() && out[3] == 1.0,
-                "{isa:?} {out:?}"
-            );
+            let mut out = [7.0; 7];
+            dispatch(isa, ExpBelow { row: &row, max: 3.0, scale: 1.0, out: &mut out });
+            assert_eq!([out[0], out[1], out[3], out[4]], [0.0; 4], "{isa:?}");
+            assert!((out[2] - 1.0).abs() < 1e-6 && out[5] > 0.0 && out[6] < 0.3679, "{isa:?}: {out:?}");
+            assert!(dispatch(isa, ExpSum { row: &row, max: 3.0, scale: 1.0 }).is_nan());
         }
     }
 

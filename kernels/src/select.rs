@@ -1,20 +1,11 @@
-//! Large values of a row: the maxima of its blocks, the places of values in a range, the sum of what lies above several. Leaves
-//! what the row holds, and which values are wanted, to `engine`.
+//! Large values of a row: the places of values in a range, the sum of what lies above several. Leaves the maxima of its blocks to
+//! `mass`, and which values are wanted to `engine`.
 
 use crate::isa::Isa;
-use crate::reduce::Largest;
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 
-/// Values of which [`maxima`] takes the largest.
-pub const MAXIMA_BLOCK: usize = 256;
 /// Values whose sum is kept in f32; the sums of such blocks are added in f64.
 const BLOCK: usize = 2048;
-
-/// Puts the largest value of each [`MAXIMA_BLOCK`] of `row` into `out`; minus infinity where there are only NaN, which are
-/// passed over.
-pub fn maxima(row: &[f32], out: &mut Vec<f32>) {
-    dispatch(Isa::detect(), Maxima { row, out });
-}
 
 /// Visits the index of each value above `low` and not above `high`, in order; a NaN is not above anything.
 pub fn for_each_between(row: &[f32], low: f32, high: f32, visit: impl FnMut(usize)) {
@@ -24,25 +15,6 @@ pub fn for_each_between(row: &[f32], low: f32, high: f32, visit: impl FnMut(usiz
 /// For each of `thresholds`, the sum of the values above it, all of which are finite; in a fixed order.
 pub fn sums_above<const N: usize>(row: &[f32], thresholds: [f32; N]) -> [f64; N] {
     dispatch(Isa::detect(), SumsAbove { row, thresholds })
-}
-
-/// [`maxima`].
-struct Maxima<'a> {
-    row: &'a [f32],
-    out: &'a mut Vec<f32>,
-}
-
-impl Op for Maxima<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        self.out.clear();
-        self.out.reserve(self.row.len().div_ceil(MAXIMA_BLOCK));
-        for block in self.row.chunks(MAXIMA_BLOCK) {
-            self.out.push(Largest { row: block }.run(s));
-        }
-    }
 }
 
 /// [`for_each_between`].
@@ -137,17 +109,10 @@ mod tests {
             threshold in (-42i8..42).prop_map(|x| f32::from(x) * 0.5),
             width in prop_oneof![Just(f32::INFINITY), (0u8..9).prop_map(f32::from)],
         ) {
-            let maxima: Vec<f32> = row
-                .chunks(MAXIMA_BLOCK)
-                .map(|block| block.iter().copied().fold(f32::NEG_INFINITY, f32::max))
-                .collect();
             let (low, high) = (threshold, threshold + width);
             let between: Vec<usize> = (0..row.len()).filter(|&i| row[i] > low && row[i] <= high).collect();
             let sum = |threshold| row.iter().filter(|x| **x > threshold).map(|&x| f64::from(x)).sum::<f64>();
             for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
-                let mut out = vec![7.0];
-                dispatch(isa, Maxima { row: &row, out: &mut out });
-                prop_assert_eq!(&out, &maxima, "{:?}", isa);
                 let mut out = Vec::new();
                 dispatch(isa, ForEachBetween { row: &row, low, high, visit: |i| out.push(i) });
                 prop_assert_eq!(&out, &between, "{:?}", isa);
@@ -163,11 +128,10 @@ mod tests {
     fn nothing_that_is_not_a_number_is_large() {
         let row = [f32::NAN, 1.0, f32::NEG_INFINITY, f32::NAN];
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
-            let (mut largest, mut above) = (Vec::new(), Vec::new());
-            dispatch(isa, Maxima { row: &row, out: &mut largest });
+            let mut above = Vec::new();
             let visit = |i| above.push(i);
             dispatch(isa, ForEachBetween { row: &row, low: f32::NEG_INFINITY, high: f32::INFINITY, visit });
-            assert_eq!((largest, above), (vec![1.0], vec![1]), "{isa:?}");
+            assert_eq!(above, [1], "{isa:?}");
         }
     }
 }

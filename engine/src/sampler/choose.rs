@@ -1,14 +1,12 @@
 //! Chooses one token from a row of logits: greedy, by temperature alone, or from the tokens that top-k, top-p and min-p
 //! leave. No path sorts the vocabulary. Leaves penalties and logprobs to their files.
 
-use rectify_kernels as kernels;
+use rectify_kernels::{self as kernels, MASS_CHUNK};
 
 use super::nucleus;
 use super::top::{Peaks, Ranked};
 use crate::SamplingParams;
 
-/// Values per partial sum: a row is summed in chunks, and only the chosen chunk is looked at again.
-pub(super) const CHUNK: usize = 1024;
 /// Candidates that top-p looks at first; a nucleus that is larger takes `nucleus`.
 const FIRST_NUCLEUS: usize = 256;
 
@@ -27,10 +25,17 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Finds a row's peaks and sums it by chunks; `None` unless it is a distribution.
-    pub(super) fn mass(&mut self, row: &[f32], scale: f32) -> Option<Mass> {
-        let max = self.peaks.find(row);
-        Mass::new(max, row, scale, &mut self.sums)
+    /// Finds a row's peaks and, in the same pass, its mass at each of `scales`; `None` unless it is a distribution: no NaN, no
+    /// infinity, something finite. The sums of the first remain.
+    pub(super) fn masses<const N: usize>(&mut self, row: &[f32], scales: [f32; N]) -> Option<[Mass; N]> {
+        let max = self.peaks.find(row, &scales, &mut self.sums);
+        let chunks = row.len().div_ceil(MASS_CHUNK);
+        let mut masses = scales.map(|scale| Mass { max, scale, total: 0.0 });
+        for (mass, sums) in masses.iter_mut().zip(self.sums.chunks(chunks.max(1))) {
+            mass.total = sums.iter().sum();
+        }
+        self.sums.truncate(chunks);
+        masses.iter().all(|mass| mass.total.is_finite() && mass.total > 0.0).then_some(masses)
     }
 }
 
@@ -43,29 +48,16 @@ pub(super) struct Mass {
 }
 
 impl Mass {
-    /// Sums a row whose largest value is `max`; `None` unless the row is a distribution: no NaN, no infinity, something
-    /// finite.
-    fn new(max: f32, row: &[f32], scale: f32, sums: &mut Vec<f64>) -> Option<Self> {
-        let mut mass = Self { max, scale, total: 0.0 };
-        sums.clear();
-        for chunk in row.chunks(CHUNK) {
-            let sum = f64::from(kernels::exp_sum(chunk, scale * max, scale));
-            mass.total += sum;
-            sums.push(sum);
-        }
-        (mass.total.is_finite() && mass.total > 0.0).then_some(mass)
-    }
-
     /// `exp(scale · (x − max))` of part of the row.
     pub(super) fn weights<'a>(&self, part: &[f32], buffer: &'a mut Vec<f32>) -> Option<&'a [f32]> {
         buffer.resize(part.len(), 0.0);
-        kernels::exp_shifted(part, self.scale * self.max, self.scale, buffer).ok()?;
+        kernels::exp_below(part, self.max, self.scale, buffer).ok()?;
         Some(buffer)
     }
 
     /// `ln Σ exp(scale · x)`.
     pub(super) fn log_sum_exp(&self) -> f32 {
-        (f64::from(self.scale * self.max) + self.total.ln()) as f32
+        (f64::from(self.scale) * f64::from(self.max) + self.total.ln()) as f32
     }
 
     /// Together.
@@ -74,37 +66,49 @@ impl Mass {
     }
 
     pub(super) fn weight(&self, logit: f32) -> f64 {
-        f64::from((self.scale * logit - self.scale * self.max).exp())
+        f64::from((self.scale * (logit - self.max)).exp())
     }
 }
 
-/// `ln Σ exp(scale · row)` in nats of a row whose largest value is `max`; `None` unless it is a distribution.
-pub(super) fn log_sum_exp(row: &[f32], max: f32, scale: f32, scratch: &mut Scratch) -> Option<f32> {
-    Some(Mass::new(max, row, scale, &mut scratch.sums)?.log_sum_exp())
-}
-
-/// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite. Finds the row's peaks.
-pub(super) fn greedy(row: &[f32], peaks: &mut Peaks) -> Option<u32> {
-    let max = peaks.find(row);
-    if !max.is_finite() || row.iter().fold(false, |any, x| any | x.is_nan()) {
-        return None;
-    }
-    peaks.position(row, max).map(|index| index as u32)
-}
-
-/// Draws a token; `uniform` lies in [0, 1). `None` unless the row is a distribution. Also returns the mass at the
-/// request's temperature, which at 1 is that of the raw row. Finds the row's peaks.
-pub(super) fn draw(
+/// The token that `params` choose; `uniform` lies in [0, 1). `None` unless the row is a distribution. Finds the row's peaks, and its
+/// mass at the scale `also` in the same pass.
+pub(super) fn token(
     row: &[f32],
     params: &SamplingParams,
     uniform: f64,
+    also: Option<f32>,
     scratch: &mut Scratch,
-) -> Option<(u32, Mass)> {
-    let mass = scratch.mass(row, 1.0 / params.temperature)?;
-    Some((draw_from(row, params, uniform, mass, scratch)?, mass))
+) -> Option<(u32, Option<Mass>)> {
+    let at = (params.temperature > 0.0).then(|| 1.0 / params.temperature);
+    let (token, mass) = match (at, also) {
+        (None, None) => (greedy(row, &mut scratch.peaks), None),
+        (None, Some(scale)) => {
+            let [mass] = scratch.masses(row, [scale])?;
+            (scratch.peaks.position(row, mass.max), Some(mass))
+        }
+        (Some(at), Some(scale)) if at != scale => {
+            let [mass, also] = scratch.masses(row, [at, scale])?;
+            (draw(row, params, uniform, mass, scratch), Some(also))
+        }
+        (Some(at), _) => {
+            let [mass] = scratch.masses(row, [at])?;
+            (draw(row, params, uniform, mass, scratch), also.map(|_| mass))
+        }
+    };
+    Some((token?, mass))
 }
 
-fn draw_from(
+/// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.
+fn greedy(row: &[f32], peaks: &mut Peaks) -> Option<u32> {
+    let max = peaks.find(row, &[], &mut Vec::new());
+    if !max.is_finite() || row.iter().fold(false, |any, x| any | x.is_nan()) {
+        return None;
+    }
+    peaks.position(row, max)
+}
+
+/// Draws from a row whose mass at the request's temperature was the first found.
+fn draw(
     row: &[f32],
     params: &SamplingParams,
     uniform: f64,
@@ -161,8 +165,8 @@ fn draw_from(
 fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, scratch: &mut Scratch) -> Option<u32> {
     let target = uniform * mass.total;
     let (chunk, before) = chunk_at(&scratch.sums, target)?;
-    let start = chunk * CHUNK;
-    let part = &row[start..row.len().min(start + CHUNK)];
+    let start = chunk * MASS_CHUNK;
+    let part = &row[start..row.len().min(start + MASS_CHUNK)];
     let offset = place_at(mass.weights(part, &mut scratch.weights)?, before, target, 0.0)?;
     Some((start + offset) as u32)
 }

@@ -80,7 +80,8 @@ impl Sampler {
         num_top: usize,
     ) -> Vec<Result<Logprobs, EngineError>> {
         self.map(pool, rows, |&(logits, token), scratch| {
-            let lse = scratch.mass(logits, 1.0).ok_or_else(not_a_distribution)?.log_sum_exp();
+            let [mass] = scratch.masses(logits, [1.0]).ok_or_else(not_a_distribution)?;
+            let lse = mass.log_sum_exp();
             Ok(report(logits, token, (1.0, lse), num_top, scratch))
         })
     }
@@ -138,30 +139,27 @@ fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
     } else {
         row.logits
     };
-    let temperature = row.params.temperature;
-    let drawn = if temperature == 0.0 {
-        choose::greedy(logits, &mut scratch.peaks).map(|token| (token, None))
-    } else {
-        let drawn = choose::draw(logits, row.params, row.draw.uniform(), scratch);
-        drawn.map(|(token, mass)| (token, Some(mass)))
+    let params = row.params;
+    let scale = match params.logprobs_at_temperature && params.temperature > 0.0 {
+        true => 1.0 / params.temperature,
+        false => 1.0,
     };
+    let wanted = row.wants_logprob || params.logprobs.is_some();
+    // The raw row is summed in the pass that chooses, if it is the one to choose from.
+    let also = (wanted && !is_changed).then_some(scale);
+    let chosen = choose::token(logits, params, row.draw.uniform(), also, scratch);
     scratch.logits = changed;
-    let (token, mass) = drawn?;
-    if !row.wants_logprob && row.params.logprobs.is_none() {
+    let (token, mass) = chosen?;
+    if !wanted {
         return Some(Sampled { token, logprob: 0.0, logprobs: None });
     }
-    let scale = if row.params.logprobs_at_temperature && temperature > 0.0 { 1.0 / temperature } else { 1.0 };
-    let lse = match mass {
-        // Of the raw row.
-        _ if is_changed => scratch.mass(row.logits, scale)?.log_sum_exp(),
-        Some(mass) if mass.scale == scale => mass.log_sum_exp(),
-        Some(mass) => choose::log_sum_exp(row.logits, mass.max, scale, scratch)?,
-        // Greedy.
-        None => choose::log_sum_exp(row.logits, row.logits[token as usize], scale, scratch)?,
+    let mass = match mass {
+        Some(mass) => mass,
+        None => scratch.masses(row.logits, [scale])?[0],
     };
+    let lse = mass.log_sum_exp();
     let logprob = scale * row.logits[token as usize] - lse;
-    let logprobs =
-        row.params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, scratch));
+    let logprobs = params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, scratch));
     Some(Sampled { token, logprob, logprobs })
 }
 

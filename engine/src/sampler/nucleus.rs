@@ -1,9 +1,9 @@
 //! Top-p for flat distributions, whose nucleus holds a good part of the vocabulary: finds where it ends without sorting.
 //! Leaves peaked ones to `choose`.
 
-use rectify_kernels as kernels;
+use rectify_kernels::{self as kernels, MASS_CHUNK};
 
-use super::choose::{CHUNK, Mass, chunk_at, place_at};
+use super::choose::{Mass, chunk_at, place_at};
 use super::top::Ranked;
 
 /// Weights that a sum is taken above at a time.
@@ -29,11 +29,11 @@ pub(super) fn draw(
     mass.weights(row, weights)?;
     let low = cut(row, weights, mass.total, wanted, ranked);
     sums.clear();
-    sums.extend(weights.chunks(CHUNK).map(|chunk| kernels::sums_above(chunk, [low])[0]));
+    sums.extend(weights.chunks(MASS_CHUNK).map(|chunk| kernels::sums_above(chunk, [low])[0]));
     let target = uniform * sums.iter().sum::<f64>();
     let (chunk, before) = chunk_at(sums, target)?;
-    let start = chunk * CHUNK;
-    let part = &weights[start..row.len().min(start + CHUNK)];
+    let start = chunk * MASS_CHUNK;
+    let part = &weights[start..row.len().min(start + MASS_CHUNK)];
     Some((start + place_at(part, before, target, low)?) as u32)
 }
 
@@ -94,7 +94,7 @@ mod tests {
             scale in 0.5f32..2.0,
         ) {
             let mut scratch = Scratch::default();
-            let mass = scratch.mass(&row, scale).unwrap();
+            let [mass] = scratch.masses(&row, [scale]).unwrap();
             let weight = |logit: f32| (f64::from(scale) * f64::from(logit - mass.max)).exp();
             let mut sorted: Vec<Ranked> = row.iter().zip(0..).map(|(&l, t)| Ranked::new(l, t)).collect();
             sorted.sort();

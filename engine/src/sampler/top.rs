@@ -46,16 +46,15 @@ pub(super) struct Peaks {
 
 impl Peaks {
     /// Looks at `row`, at which the other methods look again; its largest value, minus infinity without any. NaN is passed
-    /// over.
-    pub(super) fn find(&mut self, row: &[f32]) -> f32 {
-        kernels::maxima(row, &mut self.of);
-        kernels::max(&self.of)
+    /// over. The same pass sums it at each of `scales` ([`kernels::masses`]).
+    pub(super) fn find(&mut self, row: &[f32], scales: &[f32], sums: &mut Vec<f64>) -> f32 {
+        kernels::masses(row, scales, &mut self.of, sums)
     }
 
-    /// The lowest index of `value` in `row`, its largest.
-    pub(super) fn position(&self, row: &[f32], value: f32) -> Option<usize> {
+    /// The lowest token whose logit in `row` is `value`, its largest.
+    pub(super) fn position(&self, row: &[f32], value: f32) -> Option<u32> {
         let start = self.of.iter().position(|peak| *peak == value)? * kernels::MAXIMA_BLOCK;
-        row[start..].iter().position(|x| *x == value).map(|i| start + i)
+        row[start..].iter().position(|x| *x == value).map(|i| (start + i) as u32)
     }
 
     /// Adds to `out` what is above `threshold`; `rise` says after each block above what the next must be, if that is more.
@@ -139,9 +138,9 @@ mod tests {
             sorted.sort();
             sorted.truncate(k);
             let (mut peaks, mut out) = (Peaks::default(), Vec::new());
-            let largest = peaks.find(&row);
+            let largest = peaks.find(&row, &[], &mut Vec::new());
             prop_assert_eq!(largest, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-            prop_assert_eq!(peaks.position(&row, largest), row.iter().position(|x| *x == largest));
+            prop_assert_eq!(peaks.position(&row, largest), row.iter().position(|x| *x == largest).map(|i| i as u32));
             peaks.top(&row, k, &mut out);
             prop_assert_eq!(out, sorted);
             let mut from = Vec::new();
@@ -158,7 +157,7 @@ mod tests {
         (row[4500], row[3000], row[2]) = (9.0, 9.0, f32::NAN);
         let mut peaks = Peaks::default();
         let mut first = |row: &[f32]| {
-            let largest = peaks.find(row);
+            let largest = peaks.find(row, &[], &mut Vec::new());
             peaks.position(row, largest)
         };
         assert_eq!(first(&row), Some(3000));

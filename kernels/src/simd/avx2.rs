@@ -95,6 +95,7 @@ impl Simd for Avx2 {
             [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])]
         }
         fn scale(self, a: Self::V, n: Self::V) -> Self::V { [scale256(a[0], n[0]), scale256(a[1], n[1])] }
+        fn raise(self, a: Self::V, n: Self::V) -> Self::V { [raise256(a[0], n[0]), raise256(a[1], n[1])] }
         fn sum(self, a: Self::V) -> f32 { sum256(_mm256_add_ps(a[0], a[1])) }
         fn largest(self, a: Self::V) -> f32 {
             let a = _mm256_max_ps(a[0], a[1]);
@@ -215,6 +216,14 @@ fn scale256(a: __m256, n: __m256) -> __m256 {
     let first = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
     let rest = _mm256_add_epi32(_mm256_sub_epi32(n, half), bias);
     _mm256_mul_ps(_mm256_mul_ps(a, first), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(rest)))
+}
+
+/// [`Simd::raise`] of eight lanes: the exponent is added where it lies.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn raise256(a: __m256, n: __m256) -> __m256 {
+    let power = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), power))
 }
 
 /// bf16 bits of each lane, ties to even, in 32-bit words.

@@ -17,7 +17,7 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use math::{exp, narrowed, padded, paired, tanh};
+pub(crate) use math::{exp, exp2, narrowed, padded, paired, tanh};
 
 use crate::isa::Isa;
 
@@ -93,6 +93,11 @@ pub(crate) trait Simd: Copy {
     fn round(self, a: Self::V) -> Self::V;
     /// `a · 2^n` for integral `n` in −160..=160.
     fn scale(self, a: Self::V, n: Self::V) -> Self::V;
+    /// [`Simd::scale`] where `a` and the result are normal numbers, or both `a` and `n` NaN.
+    #[inline(always)]
+    fn raise(self, a: Self::V, n: Self::V) -> Self::V {
+        self.scale(a, n)
+    }
     /// The sum of the lanes, by halves.
     fn sum(self, a: Self::V) -> f32;
     /// The largest lane.
