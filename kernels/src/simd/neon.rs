@@ -85,9 +85,12 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_bytes_at(self, x: *const i8) -> V {
-        let codes = vld1q_s8(x);
-        let (low, high) = (vmovl_s8(vget_low_s8(codes)), vmovl_s8(vget_high_s8(codes)));
-        let four = [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)];
+        // SAFETY: the caller's promise, and a value of `Neon` exists only where the instructions do.
+        let four = unsafe {
+            let codes = vld1q_s8(x);
+            let (low, high) = (vmovl_s8(vget_low_s8(codes)), vmovl_s8(vget_high_s8(codes)));
+            [vget_low_s16(low), vget_high_s16(low), vget_low_s16(high), vget_high_s16(high)]
+        };
         four!(|i| vcvtq_f32_s32(vmovl_s16(four[i])))
     }
     #[inline(always)]
@@ -160,6 +163,13 @@ impl Simd for Neon {
         })
     }
     #[inline(always)]
+    fn raise(self, a: V, n: V) -> V {
+        four!(|i| {
+            let power = vshlq_n_s32::<23>(vcvtnq_s32_f32(n[i]));
+            vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a[i]), power))
+        })
+    }
+    #[inline(always)]
     fn sum(self, a: V) -> f32 {
         let mut lanes = [0.0; LANES];
         self.store(a, &mut lanes);
@@ -197,8 +207,11 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn bits(self, words: W, shift: u32, mask: u32) -> W {
-        let (right, mask) = (vdupq_n_s32(-shift.cast_signed()), vdupq_n_u32(mask));
-        four!(|i| vandq_u32(vshlq_u32(words[i], right), mask))
+        // To the right by shifting to the left by less than nothing.
+        four!(|i| {
+            let shifted = vshlq_u32(words[i], vdupq_n_s32(-shift.cast_signed()));
+            vandq_u32(shifted, vdupq_n_u32(mask))
+        })
     }
     #[inline(always)]
     fn join(self, low: W, high: W) -> W {
