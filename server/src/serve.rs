@@ -29,7 +29,7 @@ use crate::telemetry;
 
 /// Threads that serve connections; the engine has its own.
 const IO_THREADS: usize = 2;
-/// What they are called.
+/// What they are called, and no thread of the engine is.
 pub(crate) const IO_THREAD_NAME: &str = "rectify-io";
 /// Histograms keep raw samples until they are asked for; this keeps them few.
 const UPKEEP: Duration = Duration::from_secs(5);

@@ -26,7 +26,7 @@ pub(crate) fn run(args: ShadowArgs, progress: ProgressMode) -> Result<(), CliErr
     let refuse = |error: &dyn std::fmt::Display| CliError::Refused(error.to_string());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
-        .thread_name("rectify-io")
+        .thread_name(crate::serve::IO_THREAD_NAME)
         .enable_all()
         .build()
         .map_err(|error| refuse(&error))?;

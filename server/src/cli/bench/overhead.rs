@@ -20,9 +20,6 @@ use crate::cli::progress::Progress;
 use crate::cli::{CliError, ModelArgs, ProgressMode};
 use crate::{serve, telemetry};
 
-/// What the threads of a server are called that are not the engine's.
-const SERVER_THREADS: &str = serve::IO_THREAD_NAME;
-
 /// Options of `rectify bench overhead`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchOverheadArgs {
@@ -168,19 +165,19 @@ async fn measure(args: &BenchOverheadArgs, folder: &Path, mode: ProgressMode) ->
     // The first warms memory and caches.
     for index in 0..=args.rounds {
         let (mut engine_s, mut server_s, mut server_cpu_share) = (0.0, 0.0, 0.0);
-        let before = Processor::now(SERVER_THREADS);
+        let before = Processor::now(serve::IO_THREAD_NAME);
         // Which comes first takes turns too. The engine begins, whose refusals are sentences.
         for over_http in [index % 2 == 1, index % 2 == 0] {
             let arrivals = streams(args, index, over_http);
             if over_http {
-                let before = Processor::now(SERVER_THREADS);
+                let before = Processor::now(serve::IO_THREAD_NAME);
                 server_s = tokio::task::block_in_place(|| with_server(address, &arrivals))?;
-                server_cpu_share = Processor::now(SERVER_THREADS).since(before).own_share();
+                server_cpu_share = Processor::now(serve::IO_THREAD_NAME).since(before).own_share();
             } else {
                 engine_s = without_server(&booted.engine, arrivals).await?;
             }
         }
-        let stolen_share = Processor::now(SERVER_THREADS).since(before).stolen_share();
+        let stolen_share = Processor::now(serve::IO_THREAD_NAME).since(before).stolen_share();
         if index > 0 {
             rounds.push(Round { engine_s, server_s, server_cpu_share, stolen_share });
             progress.update(index as u64, |_| String::new());

@@ -44,6 +44,7 @@ impl TileShape for Half {
 }
 
 /// Numbers of a tile.
+#[cfg(any(test, target_arch = "x86_64"))]
 const TILE: usize = Half::MR * Half::NR;
 
 /// Whether this machine has fp16 arithmetic as fast as it should be.
