@@ -2,7 +2,7 @@
 //! is drawn from them to `engine`.
 
 use crate::isa::Isa;
-use crate::reduce::{ExpSum, Largest};
+use crate::reduce::{ExpSums, Largest};
 use crate::simd::{Op, Simd, dispatch};
 
 /// Values of which [`masses`] gives the largest.
@@ -18,19 +18,24 @@ pub const MASS_CHUNK: usize = 1024;
 ///
 /// A chunk is summed relative to its own largest value and brought to the row's afterwards (Milakov and Gimelshein 2018,
 /// arXiv:1805.02867, §3), so that the row comes from memory once.
-pub fn masses(row: &[f32], scales: &[f32], maxima: &mut Vec<f32>, sums: &mut Vec<f64>) -> f32 {
+pub fn masses<const N: usize>(
+    row: &[f32],
+    scales: [f32; N],
+    maxima: &mut Vec<f32>,
+    sums: &mut Vec<f64>,
+) -> f32 {
     dispatch(Isa::detect(), Masses { row, scales, maxima, sums })
 }
 
 /// [`masses`].
-struct Masses<'a> {
+struct Masses<'a, const N: usize> {
     row: &'a [f32],
-    scales: &'a [f32],
+    scales: [f32; N],
     maxima: &'a mut Vec<f32>,
     sums: &'a mut Vec<f64>,
 }
 
-impl Op for Masses<'_> {
+impl<const N: usize> Op for Masses<'_, N> {
     type Output = f32;
 
     #[inline(always)]
@@ -40,7 +45,7 @@ impl Op for Masses<'_> {
         maxima.clear();
         maxima.reserve(row.len().div_ceil(MAXIMA_BLOCK));
         sums.clear();
-        sums.resize(scales.len() * chunks, 0.0);
+        sums.resize(N * chunks, 0.0);
         for (index, chunk) in row.chunks(MASS_CHUNK).enumerate() {
             let mut peak = f32::NEG_INFINITY;
             for block in chunk.chunks(MAXIMA_BLOCK) {
@@ -50,8 +55,11 @@ impl Op for Masses<'_> {
             }
             // Without anything finite the sum is next to nothing, or NaN.
             let max = if peak == f32::NEG_INFINITY { 0.0 } else { peak };
-            for (i, &scale) in scales.iter().enumerate() {
-                sums[i * chunks + index] = ExpSum { row: chunk, max, scale }.run(s);
+            if N > 0 {
+                let of_chunk = ExpSums { row: chunk, max, scales }.run(s);
+                for (i, sum) in of_chunk.into_iter().enumerate() {
+                    sums[i * chunks + index] = sum;
+                }
             }
         }
         let max = Largest { row: maxima }.run(s);
@@ -100,7 +108,7 @@ mod tests {
             });
             for isa in isas() {
                 let (mut maxima, mut sums) = (vec![7.0], vec![7.0]);
-                let max = dispatch(isa, Masses { row: &row, scales: &scales, maxima: &mut maxima, sums: &mut sums });
+                let max = dispatch(isa, Masses { row: &row, scales, maxima: &mut maxima, sums: &mut sums });
                 prop_assert_eq!(max, largest);
                 prop_assert_eq!(&maxima, &blocks, "{:?}", isa);
                 prop_assert_eq!(sums.len(), 2 * row.len().div_ceil(MASS_CHUNK));
@@ -117,7 +125,7 @@ mod tests {
         for isa in isas() {
             let masses = |row: &[f32]| {
                 let (mut maxima, mut sums) = (Vec::new(), Vec::new());
-                let max = dispatch(isa, Masses { row, scales: &[1.0], maxima: &mut maxima, sums: &mut sums });
+                let max = dispatch(isa, Masses { row, scales: [1.0], maxima: &mut maxima, sums: &mut sums });
                 (max, maxima, sums.iter().sum::<f64>())
             };
             let mut row = vec![0.0; 3 * MASS_CHUNK];
