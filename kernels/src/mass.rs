@@ -2,7 +2,7 @@
 //! is drawn from them to `engine`.
 
 use crate::isa::Isa;
-use crate::reduce::{ExpSums, Largest};
+use crate::reduce::{ExpSum, Largest};
 use crate::simd::{Op, Simd, dispatch};
 
 /// Values of which [`masses`] gives the largest.
@@ -18,24 +18,19 @@ pub const MASS_CHUNK: usize = 1024;
 ///
 /// A chunk is summed relative to its own largest value and brought to the row's afterwards (Milakov and Gimelshein 2018,
 /// arXiv:1805.02867, §3), so that the row comes from memory once.
-pub fn masses<const N: usize>(
-    row: &[f32],
-    scales: [f32; N],
-    maxima: &mut Vec<f32>,
-    sums: &mut Vec<f64>,
-) -> f32 {
+pub fn masses(row: &[f32], scales: &[f32], maxima: &mut Vec<f32>, sums: &mut Vec<f64>) -> f32 {
     dispatch(Isa::detect(), Masses { row, scales, maxima, sums })
 }
 
 /// [`masses`].
-struct Masses<'a, const N: usize> {
+struct Masses<'a> {
     row: &'a [f32],
-    scales: [f32; N],
+    scales: &'a [f32],
     maxima: &'a mut Vec<f32>,
     sums: &'a mut Vec<f64>,
 }
 
-impl<const N: usize> Op for Masses<'_, N> {
+impl Op for Masses<'_> {
     type Output = f32;
 
     #[inline(always)]
@@ -45,7 +40,7 @@ impl<const N: usize> Op for Masses<'_, N> {
         maxima.clear();
         maxima.reserve(row.len().div_ceil(MAXIMA_BLOCK));
         sums.clear();
-        sums.resize(N * chunks, 0.0);
+        sums.resize(scales.len() * chunks, 0.0);
         for (index, chunk) in row.chunks(MASS_CHUNK).enumerate() {
             let mut peak = f32::NEG_INFINITY;
             for block in chunk.chunks(MAXIMA_BLOCK) {
@@ -55,11 +50,8 @@ impl<const N: usize> Op for Masses<'_, N> {
             }
             // Without anything finite the sum is next to nothing, or NaN.
             let max = if peak == f32::NEG_INFINITY { 0.0 } else { peak };
-            if N > 0 {
-                let of_chunk = ExpSums { row: chunk, max, scales }.run(s);
-                for (i, sum) in of_chunk.into_iter().enumerate() {
-                    sums[i * chunks + index] = sum;
-                }
+            for (i, &scale) in scales.iter().enumerate() {
+                sums[i * chunks + index] = ExpSum { row: chunk, max, scale }.run(s);
             }
         }
         let max = Largest { row: maxima }.run(s);
@@ -108,7 +100,7 @@ mod tests {
             });
             for isa in isas() {
                 let (mut maxima, mut sums) = (vec![7.0], vec![7.0]);
-                let max = dispatch(isa, Masses { row: &row, scales, maxima: &mut maxima, sums: &mut sums });
+                let max = dispatch(isa, Masses { row: &row, scales: &scales, maxima: &mut maxima, sums: &mut sums });
                 prop_assert_eq!(max, largest);
                 prop_assert_eq!(&maxima, &blocks, "{:?}", isa);
                 prop_assert_eq!(sums.len(), 2 * row.len().div_ceil(MASS_CHUNK));
@@ -125,7 +117,7 @@ mod tests {
         for isa in isas() {
             let masses = |row: &[f32]| {
                 let (mut maxima, mut sums) = (Vec::new(), Vec::new());
-                let max = dispatch(isa, Masses { row, scales: [1.0], maxima: &mut maxima, sums: &mut sums });
+                let max = dispatch(isa, Masses { row, scales: &[1.0], maxima: &mut maxima, sums: &mut sums });
                 (max, maxima, sums.iter().sum::<f64>())
             };
             let mut row = vec![0.0; 3 * MASS_CHUNK];

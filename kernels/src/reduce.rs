@@ -25,8 +25,7 @@ fn log_sum_exp_with(isa: Isa, row: &[f32]) -> f32 {
     if max == f32::NEG_INFINITY {
         return max;
     }
-    let [total] = dispatch(isa, ExpSums { row, max, scales: [1.0] });
-    (f64::from(max) + total.ln()) as f32
+    (f64::from(max) + dispatch(isa, ExpSum { row, max, scale: 1.0 }).ln()) as f32
 }
 
 /// Natural logarithm of the softmax of each row of `logits`, `[rows, vocab]`, at the row's target: `targets` and `out`
@@ -128,49 +127,41 @@ impl Op for Sum<'_> {
     }
 }
 
-/// `exp(scale · below)`; the smallest normal number where it is less, NaN for NaN.
+/// `exp(scale · (x − max))` of values up to `max`; the smallest normal number where it is below, NaN for NaN.
 #[inline(always)]
-fn power<S: Simd>(s: S, scale: f32, below: S::V) -> S::V {
-    exp2(s, s.mul(below, s.splat(scale * std::f32::consts::LOG2_E)))
+fn power<S: Simd>(s: S, scale: f32, max: f32, values: S::V) -> S::V {
+    exp2(s, s.mul(s.sub(values, s.splat(max)), s.splat(scale * std::f32::consts::LOG2_E)))
 }
 
-/// `Σ exp(scale · (row − max))` of values up to `max` for each of `scales`; NaN with a NaN.
-pub(crate) struct ExpSums<'a, const N: usize> {
+/// `Σ exp(scale · (row − max))` of values up to `max`; NaN with a NaN.
+pub(crate) struct ExpSum<'a> {
     pub(crate) row: &'a [f32],
     pub(crate) max: f32,
-    pub(crate) scales: [f32; N],
+    pub(crate) scale: f32,
 }
 
-impl<const N: usize> Op for ExpSums<'_, N> {
-    type Output = [f64; N];
+impl Op for ExpSum<'_> {
+    type Output = f64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> [f64; N] {
-        let Self { row, max, scales } = self;
-        let mut totals = [0.0; N];
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let Self { row, max, scale } = self;
+        let mut total = 0.0;
         for block in row.chunks(BLOCK) {
-            // One vector for each sum, since a power takes longer than an addition, and more would not find registers.
-            let mut sums = [s.splat(0.0); N];
+            // One vector of sums, since a power takes longer than an addition, and more would not find registers.
+            let mut sum = s.splat(0.0);
             let (whole, tail) = block.as_chunks::<LANES>();
             for lanes in whole {
                 // The processor looks ahead itself, but not past the end of a page.
                 s.prefetch(lanes.as_ptr().wrapping_add(AHEAD).cast());
-                let below = s.sub(s.load(lanes), s.splat(max));
-                for (sum, &scale) in sums.iter_mut().zip(&scales) {
-                    *sum = s.add(*sum, power(s, scale, below));
-                }
+                sum = s.add(sum, power(s, scale, max, s.load(lanes)));
             }
             if !tail.is_empty() {
-                let below = s.sub(s.load(&padded(tail, f32::NEG_INFINITY)), s.splat(max));
-                for (sum, &scale) in sums.iter_mut().zip(&scales) {
-                    *sum = s.add(*sum, power(s, scale, below));
-                }
+                sum = s.add(sum, power(s, scale, max, s.load(&padded(tail, f32::NEG_INFINITY))));
             }
-            for (total, sum) in totals.iter_mut().zip(sums) {
-                *total += f64::from(s.sum(sum));
-            }
+            total += f64::from(s.sum(sum));
         }
-        totals
+        total
     }
 }
 
@@ -190,8 +181,7 @@ impl Op for ExpBelow<'_> {
         let Self { row, max, scale, out } = self;
         let least = s.splat(f32::MIN_POSITIVE);
         for (row, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let below = s.sub(s.load(&padded(row, max)), s.splat(max));
-            let weights = s.keep_above(power(s, scale, below), least);
+            let weights = s.keep_above(power(s, scale, max, s.load(&padded(row, max))), least);
             match out.first_chunk_mut() {
                 Some(out) => s.store(weights, out),
                 None => {
@@ -230,7 +220,7 @@ mod tests {
                 prop_assert!((f64::from(log) - plain_log).abs() < 1e-5, "{isa:?}: {log} for {plain_log}");
                 let mut out = vec![f32::NAN; row.len()];
                 dispatch(isa, ExpBelow { row: &row, max: 50.0, scale: 0.5, out: &mut out });
-                let [fused] = dispatch(isa, ExpSums { row: &row, max: 50.0, scales: [0.5] });
+                let fused = dispatch(isa, ExpSum { row: &row, max: 50.0, scale: 0.5 });
                 let sum = dispatch(isa, Sum { row: &out });
                 prop_assert!((fused - sum).abs() <= 1e-6 * sum, "{isa:?}: {fused} and {sum}");
                 for (&x, &out) in row.iter().zip(&out) {
@@ -249,8 +239,7 @@ mod tests {
             dispatch(isa, ExpBelow { row: &row, max: 3.0, scale: 1.0, out: &mut out });
             assert_eq!([out[0], out[1], out[3], out[4]], [0.0; 4], "{isa:?}");
             assert!((out[2] - 1.0).abs() < 1e-6 && out[5] > 0.0 && out[6] < 0.3679, "{isa:?}: {out:?}");
-            let [sum] = dispatch(isa, ExpSums { row: &row, max: 3.0, scales: [1.0] });
-            assert!(sum.is_nan(), "{isa:?}: {sum}");
+            assert!(dispatch(isa, ExpSum { row: &row, max: 3.0, scale: 1.0 }).is_nan());
         }
     }
 

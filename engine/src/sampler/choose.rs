@@ -28,7 +28,7 @@ impl Scratch {
     /// Finds a row's peaks and, in the same pass, its mass at each of `scales`; `None` unless it is a distribution: no NaN, no
     /// infinity, something finite. The sums of the first remain.
     pub(super) fn masses<const N: usize>(&mut self, row: &[f32], scales: [f32; N]) -> Option<[Mass; N]> {
-        let max = self.peaks.find(row, scales, &mut self.sums);
+        let max = self.peaks.find(row, &scales, &mut self.sums);
         let chunks = row.len().div_ceil(MASS_CHUNK);
         let mut masses = scales.map(|scale| Mass { max, scale, total: 0.0 });
         for (mass, sums) in masses.iter_mut().zip(self.sums.chunks(chunks.max(1))) {
@@ -100,7 +100,7 @@ pub(super) fn token(
 
 /// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.
 fn greedy(row: &[f32], peaks: &mut Peaks) -> Option<u32> {
-    let max = peaks.find(row, [], &mut Vec::new());
+    let max = peaks.find(row, &[], &mut Vec::new());
     if !max.is_finite() || row.iter().fold(false, |any, x| any | x.is_nan()) {
         return None;
     }

@@ -47,7 +47,7 @@ pub(super) struct Peaks {
 impl Peaks {
     /// Looks at `row`, at which the other methods look again; its largest value, minus infinity without any. NaN is passed
     /// over. The same pass sums it at each of `scales` ([`kernels::masses`]).
-    pub(super) fn find<const N: usize>(&mut self, row: &[f32], scales: [f32; N], sums: &mut Vec<f64>) -> f32 {
+    pub(super) fn find(&mut self, row: &[f32], scales: &[f32], sums: &mut Vec<f64>) -> f32 {
         kernels::masses(row, scales, &mut self.of, sums)
     }
 
@@ -138,7 +138,7 @@ mod tests {
             sorted.sort();
             sorted.truncate(k);
             let (mut peaks, mut out) = (Peaks::default(), Vec::new());
-            let largest = peaks.find(&row, [], &mut Vec::new());
+            let largest = peaks.find(&row, &[], &mut Vec::new());
             prop_assert_eq!(largest, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             prop_assert_eq!(peaks.position(&row, largest), row.iter().position(|x| *x == largest).map(|i| i as u32));
             peaks.top(&row, k, &mut out);
@@ -157,7 +157,7 @@ mod tests {
         (row[4500], row[3000], row[2]) = (9.0, 9.0, f32::NAN);
         let mut peaks = Peaks::default();
         let mut first = |row: &[f32]| {
-            let largest = peaks.find(row, [], &mut Vec::new());
+            let largest = peaks.find(row, &[], &mut Vec::new());
             peaks.position(row, largest)
         };
         assert_eq!(first(&row), Some(3000));
