@@ -14,7 +14,7 @@ use rectify_kernels::peak::{MachineLimits, measure};
 use rectify_kernels::train::{self, Dropout, Factor, Orientation, Precision, Product, Thin, View, WideRows};
 use rectify_kernels::{
     Activation, AttentionParams, AttentionPlan, BlockKind, Epilogue, KvCache, KvDtype, PackedLinear,
-    PagedBatch, Pool, Rows, RowsMut, Values, WeightDtype, exp_below, gated, linear, log_sum_exp, masses, max,
+    PagedBatch, Pool, Rows, RowsMut, Values, WeightDtype, exp_below, gated, linear, masses, max,
     paged_attention, reshape_and_cache, rms_norm,
 };
 
@@ -301,15 +301,6 @@ fn bench_rows(bench: &mut Bench, pool: &Pool) -> Outcome {
     }
     let row = values(vocab);
     let mut out = vec![0.0; vocab];
-    bench.run(
-        "log_sum_exp/152k",
-        Cost { bytes: 4.0 * vocab as f64, flops: vocab as f64 },
-        Peak::F32,
-        || {
-            black_box(log_sum_exp(&row));
-            Ok(())
-        },
-    )?;
     let (mut maxima, mut sums) = (Vec::new(), Vec::new());
     bench.run("masses/152k", Cost { bytes: 4.0 * vocab as f64, flops: vocab as f64 }, Peak::F32, || {
         black_box(masses(&row, &[1.0], &mut maxima, &mut sums));
