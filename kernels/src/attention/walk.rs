@@ -11,7 +11,7 @@ use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
 use super::segment::{Chunk, Run};
 use super::softmax::{RowState, SoftmaxRow, merge};
 use crate::buffer::Buffer;
-use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Operand, Right, Sums, columns_for};
+use crate::simd::tile::{Layout, MAX_COLUMNS, Multiply, Operands, Sums, Words, columns_for};
 use crate::simd::{LANES, Op, Simd, dispatch, narrowed, paired};
 
 thread_local! {
@@ -195,14 +195,18 @@ impl Walk<'_> {
                     Multiply::new(
                         (rows.len(), columns),
                         key_words,
-                        Left {
-                            words: scratch.queries[rows.start * words..].as_ptr(),
-                            row_step: words,
-                            step: 1,
+                        Operands {
+                            rows: scratch.queries[rows.start * words..].as_ptr(),
+                            tiles,
+                            words: if bf16 { Words::Pairs } else { Words::Single },
+                            layout: Layout::Strided {
+                                row_step: words,
+                                word_step: 1,
+                                blocks: &[0],
+                                step: LANES,
+                            },
                         },
-                        Right { blocks: &[0], tiles, step: LANES, next: None },
                         Sums { start: scores.as_mut_ptr(), row_step: plan.chunk, resume: false },
-                        if bf16 { Operand::Pairs } else { Operand::Single },
                     )
                 };
                 dispatch(S::ISA, product);
@@ -262,12 +266,10 @@ impl Walk<'_> {
                 *tile = values.wrapping_add(column + j * LANES);
             }
             for rows in panels::<S>(run.rows.clone()) {
-                let left = if bf16 && S::HAS_DOT {
-                    let words = scratch.pairs[(rows.start * chunk + offset) / 2..].as_ptr();
-                    Left { words, row_step: chunk / 2, step: 1 }
+                let (weights, row_step) = if bf16 && S::HAS_DOT {
+                    (scratch.pairs[(rows.start * chunk + offset) / 2..].as_ptr(), chunk / 2)
                 } else {
-                    let words = scratch.scores[rows.start * chunk + offset..].as_ptr().cast();
-                    Left { words, row_step: chunk, step: 1 }
+                    (scratch.scores[rows.start * chunk + offset..].as_ptr().cast(), chunk)
                 };
                 let sums = scratch.sums[rows.start * width + column..].as_mut_ptr();
                 // SAFETY: rows of probabilities and sums are those of the unit, `depth` words of each block lie in the
@@ -276,10 +278,13 @@ impl Walk<'_> {
                     Multiply::new(
                         (rows.len(), columns),
                         depth,
-                        left,
-                        Right { blocks, tiles, step: width, next: None },
+                        Operands {
+                            rows: weights,
+                            tiles,
+                            words: if bf16 { Words::Pairs } else { Words::Single },
+                            layout: Layout::Strided { row_step, word_step: 1, blocks, step: width },
+                        },
                         Sums { start: sums, row_step: width, resume: true },
-                        if bf16 { Operand::Pairs } else { Operand::Single },
                     )
                 };
                 dispatch(S::ISA, product);

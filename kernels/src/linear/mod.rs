@@ -27,7 +27,7 @@ use std::ops::Range;
 use crate::buffer::Buffer;
 use crate::error::check_len;
 use crate::rows::Shared;
-use crate::simd::tile::{Left, MAX_COLUMNS, Multiply, Right, Sums};
+use crate::simd::tile::{Layout, MAX_COLUMNS, Multiply, Operands, Sums};
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 use crate::{KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
@@ -218,7 +218,7 @@ impl Part<'_> {
         let Product { panels, words, w, .. } = self.product;
         let depth = panels.depth / panels.ratio;
         let num_panels = self.panels.len();
-        let Some(Reading { weights, step, chunk, operand, widen }) =
+        let Some(Reading { weights, step, chunk, words: kind, widen }) =
             Reading::new(w, depth, columns, num_panels, panels.are_halves())
         else {
             return;
@@ -241,7 +241,7 @@ impl Part<'_> {
             };
             let share = if num_panels == 1 { 0 } else { (len * step).div_ceil(num_panels) };
             let next = tiles.map(|tile| tile.wrapping_add(ahead));
-            let (mut steps, mut tile_step) = (len, step);
+            let mut steps = len;
             if widen {
                 let inputs = k * panels.ratio..(k + len) * panels.ratio;
                 let wide = widened.chunks_exact_mut(wide_inputs(columns) * LANES);
@@ -249,11 +249,14 @@ impl Part<'_> {
                     Widen { w, tile: first + j, inputs: inputs.clone(), out: wide }.run(s);
                     tiles[j] = wide.as_ptr().cast();
                 }
-                (steps, tile_step) = (inputs.len(), LANES);
+                steps = inputs.len();
             }
             for (index, p) in self.panels.clone().enumerate() {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
-                let next = (next.map(|tile| tile.wrapping_add(index * share)), step.div_ceil(num_panels));
+                let layout = Layout::Packed {
+                    next: next.map(|tile| tile.wrapping_add(index * share)),
+                    step: step.div_ceil(num_panels),
+                };
                 let start = words[row * panels.words + k * panels.ratio * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * run..][..(rows - 1) * run + columns * LANES];
                 // SAFETY: the panel holds `rows` words at each of its steps, `ratio` steps for each word of weights; a
@@ -262,10 +265,8 @@ impl Part<'_> {
                     Multiply::new(
                         (rows, columns),
                         steps,
-                        Left { words: start, row_step: 1, step: rows },
-                        Right { blocks: &[0], tiles, step: tile_step, next: Some(next) },
+                        Operands { rows: start, tiles, words: kind, layout },
                         Sums { start: sums.as_mut_ptr(), row_step: run, resume: k > 0 },
-                        operand,
                     )
                 };
                 dispatch(S::ISA, product);

@@ -4,7 +4,7 @@
 use super::packed::{PackedLinear, Storage};
 use super::quant;
 use crate::simd::LANES;
-use crate::simd::tile::{MAX_COLUMNS, Operand};
+use crate::simd::tile::{MAX_COLUMNS, Words};
 
 /// Bytes of a stripe's weights that stay in the second-level cache while all panels meet them.
 pub(super) const STRIPE_BYTES: usize = 192 << 10;
@@ -21,7 +21,7 @@ pub(super) struct Reading {
     pub(super) step: usize,
     /// Inputs (pairs of them) that all panels meet before any of the next.
     pub(super) chunk: usize,
-    pub(super) operand: Operand,
+    pub(super) words: Words,
     /// Turned into f32 first, a chunk at a time.
     pub(super) widen: bool,
 }
@@ -42,23 +42,23 @@ impl Reading {
         num_panels: usize,
         are_halves: bool,
     ) -> Option<Self> {
-        let whole = |data: &[u32], operand| {
+        let whole = |data: &[u32], words| {
             let chunks = (4 * columns * depth * LANES).div_ceil(STRIPE_BYTES);
-            Self { weights: data.as_ptr(), step: LANES, chunk: depth.div_ceil(chunks), operand, widen: false }
+            Self { weights: data.as_ptr(), step: LANES, chunk: depth.div_ceil(chunks), words, widen: false }
         };
         Some(match w.storage() {
-            Storage::F32(data) => whole(data, Operand::Single),
-            Storage::Bf16(data) => whole(data, Operand::Pairs),
-            Storage::F16(data) if are_halves => Self { chunk: HALVES, ..whole(data, Operand::Halves) },
+            Storage::F32(data) => whole(data, Words::Single),
+            Storage::Bf16(data) => whole(data, Words::Pairs),
+            Storage::F16(data) if are_halves => Self { chunk: HALVES, ..whole(data, Words::Halves) },
             // Turned into f32 in registers for a panel that reads them once, in a cache for several.
-            Storage::F16(data) if num_panels == 1 => whole(data, Operand::WideHalves),
+            Storage::F16(data) if num_panels == 1 => whole(data, Words::WideHalves),
             Storage::F16(data) => {
-                Self { chunk: wide_inputs(columns) / 2, widen: true, ..whole(data, Operand::Single) }
+                Self { chunk: wide_inputs(columns) / 2, widen: true, ..whole(data, Words::Single) }
             }
             Storage::Nf4(data) => {
                 let weights = data.codes.as_ptr().cast();
-                let (chunk, operand) = (wide_inputs(columns), Operand::Single);
-                Self { weights, step: LANES / 8, chunk, operand, widen: true }
+                let (chunk, words) = (wide_inputs(columns), Words::Single);
+                Self { weights, step: LANES / 8, chunk, words, widen: true }
             }
             Storage::Coded(..) | Storage::Stacked(_) => return None,
         })

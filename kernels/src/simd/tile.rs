@@ -2,42 +2,49 @@
 //! Leaves packing, blocking and what happens to the sums to `linear` and `attention`.
 #![expect(unsafe_code, reason = "operands are addressed by pointer in the innermost loop")]
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use super::{LANES, Op, Simd};
 
 /// Most column tiles side by side.
 pub(crate) const MAX_COLUMNS: usize = 4;
 
-/// Left operand: words `a[row · row_step + k · step]`, each one f32, or one pair of bf16 where both operands are pairs
-/// ([`Simd::HAS_DOT`]).
+/// What is multiplied.
 #[derive(Clone, Copy)]
-pub(crate) struct Left {
-    pub(crate) words: *const u32,
-    pub(crate) row_step: usize,
-    pub(crate) step: usize,
-}
-
-/// Right operand: up to four tiles of sixteen columns, words `b[tile][block + k · step + column]`, where `block`
-/// runs over `blocks` and, for each, `k` over the depth.
-#[derive(Clone, Copy)]
-pub(crate) struct Right<'a> {
-    pub(crate) blocks: &'a [usize],
+pub(crate) struct Operands<'a> {
+    /// Left operand: words of rows, each one f32, or one pair of numbers of sixteen bits where both operands are pairs
+    /// ([`Simd::HAS_DOT`], [`Words::Halves`]). For pairs that are turned into f32 there are two words for each of the right's.
+    pub(crate) rows: *const u32,
+    /// Right operand: words of up to four tiles of sixteen columns.
     pub(crate) tiles: [*const u32; MAX_COLUMNS],
-    pub(crate) step: usize,
-    /// What to ask for in advance, a tile at a time: where it starts, and words to go on at each step of all blocks.
-    pub(crate) next: Option<([*const u32; MAX_COLUMNS], usize)>,
+    /// What the right operand's words are.
+    pub(crate) words: Words,
+    pub(crate) layout: Layout<'a>,
 }
 
-/// What the right operand's words are.
+/// How operands lie.
 #[derive(Clone, Copy)]
-pub(crate) enum Operand {
+pub(crate) enum Layout<'a> {
+    /// One step after the other, at addresses that are known when compiling: word `a[k · rows + row]` meets `b[tile][k · 16 +
+    /// column]`. What lies at `next` is asked for in advance, `step` words further on at each step.
+    Packed { next: [*const u32; MAX_COLUMNS], step: usize },
+    /// Word `a[row · row_step + k · word_step]` meets `b[tile][block + k · step + column]`, where `block` runs over `blocks` and,
+    /// for each, the right's `k` over the depth, while the left's goes on. (A `word_step` of one that the compiler knew would
+    /// have it read neighbouring words of all rows at once, for which there are no registers.)
+    Strided { row_step: usize, word_step: usize, blocks: &'a [usize], step: usize },
+}
+
+/// What words of the right operand are.
+#[derive(Clone, Copy)]
+pub(crate) enum Words {
     /// f32.
     Single,
     /// Pairs of bf16, of the steps `2 k` and `2 k + 1`.
     Pairs,
     /// As `Pairs`, in half precision, and turned into f32.
     WideHalves,
-    /// Pairs of numbers in half precision, on both sides; products are summed in half precision to the end of a block, and
-    /// these sums in f32.
+    /// Pairs of numbers in half precision, on both sides; products of a call are summed in half precision, and these sums in
+    /// f32.
     Halves,
 }
 
@@ -78,15 +85,13 @@ macro_rules! of_shape {
 }
 pub(crate) use of_shape;
 
-/// `sums (+)= a · b` over `depth` words of each block of the right operand, for `(rows, columns)` rows and column tiles,
-/// which must fit the registers: an operation of its own, so that every tile is compiled once.
+/// `sums (+)= a · b` over `depth` words of the right operand (of each block), for `(rows, columns)` rows and column tiles, which
+/// must fit the registers: an operation of its own, so that every tile is compiled once.
 pub(crate) struct Multiply<'a> {
     shape: (usize, usize),
     depth: usize,
-    a: Left,
-    b: Right<'a>,
-    c: Sums,
-    operand: Operand,
+    operands: Operands<'a>,
+    sums: Sums,
 }
 
 impl<'a> Multiply<'a> {
@@ -96,31 +101,27 @@ impl<'a> Multiply<'a> {
     pub(crate) unsafe fn new(
         shape: (usize, usize),
         depth: usize,
-        a: Left,
-        b: Right<'a>,
-        c: Sums,
-        operand: Operand,
+        operands: Operands<'a>,
+        sums: Sums,
     ) -> Self {
-        Self { shape, depth, a, b, c, operand }
+        Self { shape, depth, operands, sums }
     }
 
     #[inline(always)]
-    fn run_as<S: Simd, const PAIRS: bool, const HALVES: bool>(self, s: S) {
-        let Self { shape: (rows, columns), depth, a, b, c, .. } = self;
+    fn run_as<S: Simd, const PACKED: bool, const PAIRS: bool, const HALVES: bool>(self, s: S) {
+        let Self { shape: (rows, columns), depth, operands, sums } = self;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
         // SAFETY: promised to `new`.
         of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe {
-            tile::<S, PAIRS, HALVES, ROWS, COLUMNS>(s, depth, a, b, c)
+            tile::<S, PACKED, PAIRS, HALVES, ROWS, COLUMNS>(s, depth, operands, sums)
         });
     }
-}
 
-impl Multiply<'_> {
     #[inline(always)]
     fn run_halves<S: Simd>(self, s: S) {
-        let Self { shape, depth, a, b, c, .. } = self;
+        let Self { shape, depth, operands, sums } = self;
         // SAFETY: promised to `new`.
-        of_shape!(S, shape, ROWS, COLUMNS => unsafe { halves::<S, ROWS, COLUMNS>(s, depth, a, b, c) });
+        of_shape!(S, shape, ROWS, COLUMNS => unsafe { halves::<S, ROWS, COLUMNS>(s, depth, operands, sums) });
     }
 }
 
@@ -129,12 +130,24 @@ impl Op for Multiply<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.operand {
-            Operand::Single => self.run_as::<S, false, false>(s),
-            Operand::Pairs => self.run_as::<S, true, false>(s),
-            Operand::WideHalves => self.run_as::<S, true, true>(s),
-            Operand::Halves => self.run_halves(s),
+        match (self.operands.words, self.operands.layout) {
+            (Words::Single, Layout::Packed { .. }) => self.run_as::<S, true, false, false>(s),
+            (Words::Single, Layout::Strided { .. }) => self.run_as::<S, false, false, false>(s),
+            (Words::Pairs, Layout::Packed { .. }) => self.run_as::<S, true, true, false>(s),
+            (Words::Pairs, Layout::Strided { .. }) => self.run_as::<S, false, true, false>(s),
+            // Of `linear` alone.
+            (Words::WideHalves, _) => self.run_as::<S, true, true, true>(s),
+            (Words::Halves, _) => self.run_halves(s),
         }
+    }
+}
+
+/// What to ask for in advance, and how far to go on at each step.
+#[inline(always)]
+fn ahead(operands: &Operands<'_>) -> ([*const u32; MAX_COLUMNS], usize) {
+    match operands.layout {
+        Layout::Packed { next, step } => (next, step),
+        Layout::Strided { .. } => (operands.tiles, 0),
     }
 }
 
@@ -142,16 +155,31 @@ impl Op for Multiply<'_> {
 /// As [`Multiply::new`].
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-unsafe fn tile<S: Simd, const PAIRS: bool, const HALVES: bool, const ROWS: usize, const COLUMNS: usize>(
+unsafe fn tile<
+    S: Simd,
+    const PACKED: bool,
+    const PAIRS: bool,
+    const HALVES: bool,
+    const ROWS: usize,
+    const COLUMNS: usize,
+>(
     s: S,
     depth: usize,
-    a: Left,
-    b: Right<'_>,
+    operands: Operands<'_>,
     c: Sums,
 ) {
+    // Words that are turned into f32 first hold two steps.
+    let is_wide = HALVES || PAIRS && !S::HAS_DOT;
+    let parts = if is_wide { 2 } else { 1 };
+    // Constants where they can be: a register for each row's address leaves too few for the rest.
+    let (row_step, row_word, blocks, step) = match operands.layout {
+        Layout::Strided { row_step, word_step, blocks, step } if !PACKED => {
+            (row_step, word_step, blocks, step)
+        }
+        _ => (1, ROWS, [0].as_slice(), LANES),
+    };
+    let (next, next_step) = ahead(&operands);
     let mut sums = [[s.splat(0.0); COLUMNS]; ROWS];
-    // Steps that are turned into f32 first, of each step of the right operand.
-    let widened = if HALVES || PAIRS && !S::HAS_DOT { 2 } else { 0 };
     // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
     unsafe {
         if c.resume {
@@ -161,60 +189,48 @@ unsafe fn tile<S: Simd, const PAIRS: bool, const HALVES: bool, const ROWS: usize
                 }
             }
         }
-        let mut left = a.words;
-        for (index, &block) in b.blocks.iter().enumerate() {
-            let mut tiles = b.tiles;
-            for j in 0..COLUMNS {
-                tiles[j] = tiles[j].add(block);
-            }
+        let mut rows = operands.rows;
+        let mut asked = 0;
+        for &block in blocks {
+            let tiles: [*const u32; COLUMNS] = std::array::from_fn(|j| operands.tiles[j].add(block));
             for k in 0..depth {
-                if let Some((next, step)) = b.next {
+                if PACKED {
                     for j in 0..COLUMNS {
-                        s.prefetch(next[j].wrapping_add((index * depth + k) * step).cast());
+                        s.prefetch(next[j].wrapping_add(asked).cast());
                     }
+                    asked += next_step;
                 }
-                if HALVES {
-                    for j in 0..COLUMNS {
-                        let wide = s.widen_halves(s.load_words_at(tiles[j].add(k * b.step)));
-                        for part in 0..widened {
-                            for i in 0..ROWS {
-                                let a = left.add(i * a.row_step + (widened * k + part) * a.step);
-                                sums[i][j] = s.mul_add(s.splat(*a.cast::<f32>()), wide[part], sums[i][j]);
-                            }
-                        }
-                    }
-                    continue;
-                }
-                for part in 0..widened {
+                for part in 0..parts {
+                    // Words are read again for the second part: kept, they would take the registers of sums.
+                    compiler_fence(Ordering::SeqCst);
                     let mut right = [s.splat(0.0); COLUMNS];
+                    let mut words = [s.splat_word(0); COLUMNS];
                     for j in 0..COLUMNS {
-                        let words = s.load_words_at(tiles[j].add(k * b.step));
-                        right[j] = if part == 0 { s.even(words) } else { s.odd(words) };
-                    }
-                    for i in 0..ROWS {
-                        let a = left.add(i * a.row_step + (widened * k + part) * a.step);
-                        let a = s.splat(*a.cast::<f32>());
-                        for j in 0..COLUMNS {
-                            sums[i][j] = s.mul_add(a, right[j], sums[i][j]);
+                        let at = tiles[j].add(k * step);
+                        if !PAIRS {
+                            right[j] = s.load_at(at.cast());
+                            continue;
                         }
-                    }
-                }
-                if widened > 0 {
-                    continue;
-                }
-                for i in 0..ROWS {
-                    let a = left.add(i * a.row_step + k * a.step);
-                    for j in 0..COLUMNS {
-                        let b = tiles[j].add(k * b.step);
-                        sums[i][j] = if PAIRS {
-                            s.dot_bf16(sums[i][j], s.splat_word(*a), s.load_words_at(b))
-                        } else {
-                            s.mul_add(s.splat(*a.cast::<f32>()), s.load_at(b.cast()), sums[i][j])
+                        words[j] = s.load_words_at(at);
+                        right[j] = match part {
+                            _ if HALVES => s.widen_halves(words[j])[part],
+                            0 => s.even(words[j]),
+                            _ => s.odd(words[j]),
                         };
                     }
+                    for i in 0..ROWS {
+                        let word = rows.add(i * row_step + part * row_word);
+                        for j in 0..COLUMNS {
+                            sums[i][j] = if PAIRS && !is_wide {
+                                s.dot_bf16(sums[i][j], s.splat_word(*word), words[j])
+                            } else {
+                                s.mul_add(s.splat(*word.cast::<f32>()), right[j], sums[i][j])
+                            };
+                        }
+                    }
                 }
+                rows = rows.add(parts * row_word);
             }
-            left = left.add(depth * a.step * if widened > 0 { widened } else { 1 });
         }
         for i in 0..ROWS {
             for j in 0..COLUMNS {
@@ -224,6 +240,8 @@ unsafe fn tile<S: Simd, const PAIRS: bool, const HALVES: bool, const ROWS: usize
     }
 }
 
+/// Of packed operands.
+///
 /// # Safety
 /// As [`Multiply::new`].
 #[inline(always)]
@@ -231,40 +249,32 @@ unsafe fn tile<S: Simd, const PAIRS: bool, const HALVES: bool, const ROWS: usize
 unsafe fn halves<S: Simd, const ROWS: usize, const COLUMNS: usize>(
     s: S,
     depth: usize,
-    a: Left,
-    b: Right<'_>,
+    operands: Operands<'_>,
     c: Sums,
 ) {
-    let mut left = a.words;
-    let mut resume = c.resume;
+    let (next, next_step) = ahead(&operands);
+    let mut sums = [[s.splat_word(0); COLUMNS]; ROWS];
     // SAFETY: every address is `row`, `k` and `column` inside the extents the caller promised.
     unsafe {
-        for (index, &block) in b.blocks.iter().enumerate() {
-            let mut sums = [[s.splat_word(0); COLUMNS]; ROWS];
-            for k in 0..depth {
-                let mut right = [s.splat_word(0); COLUMNS];
-                for j in 0..COLUMNS {
-                    right[j] = s.load_words_at(b.tiles[j].add(block + k * b.step));
-                    if let Some((next, step)) = b.next {
-                        s.prefetch(next[j].wrapping_add((index * depth + k) * step).cast());
-                    }
-                }
-                for i in 0..ROWS {
-                    let a = s.splat_word(*left.add(i * a.row_step + k * a.step));
-                    for j in 0..COLUMNS {
-                        sums[i][j] = s.mul_add_halves(sums[i][j], a, right[j]);
-                    }
-                }
+        for k in 0..depth {
+            let mut words = [s.splat_word(0); COLUMNS];
+            for j in 0..COLUMNS {
+                words[j] = s.load_words_at(operands.tiles[j].add(k * LANES));
+                s.prefetch(next[j].wrapping_add(k * next_step).cast());
             }
             for i in 0..ROWS {
+                let word = s.splat_word(*operands.rows.add(k * ROWS + i));
                 for j in 0..COLUMNS {
-                    let out = c.start.add(i * c.row_step + j * LANES);
-                    let before = if resume { s.load_at(out) } else { s.splat(0.0) };
-                    s.store_at(s.add_halves(before, sums[i][j]), out);
+                    sums[i][j] = s.mul_add_halves(sums[i][j], word, words[j]);
                 }
             }
-            left = left.add(depth * a.step);
-            resume = true;
+        }
+        for i in 0..ROWS {
+            for j in 0..COLUMNS {
+                let out = c.start.add(i * c.row_step + j * LANES);
+                let before = if c.resume { s.load_at(out) } else { s.splat(0.0) };
+                s.store_at(s.add_halves(before, sums[i][j]), out);
+            }
         }
     }
 }
