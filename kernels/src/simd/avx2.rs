@@ -28,7 +28,7 @@ impl Simd for Avx2 {
     const HAS_DOT: bool = false;
     const HAS_BYTES: bool = false;
     const MAX_ROWS: usize = 4;
-    const MAX_TILES: usize = 6;
+    const MAX_TILES: usize = 4;
 
     #[inline(always)]
     unsafe fn load_at(self, x: *const f32) -> Self::V {
