@@ -10,6 +10,7 @@ use crate::rows::for_each_chunk;
 use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
 use crate::simd::{LANES, Op, Simd, dispatch, padded, paired};
+use crate::transpose::transpose;
 use crate::{Pool, Rows};
 
 /// Most rows of a panel with any instruction set.
@@ -182,60 +183,38 @@ impl Op for Pack<'_> {
         }
         let is_pairs = matches!(self.rounding, Rounding::Pairs | Rounding::Halves { .. });
         let step = if is_pairs { LANES / 2 } else { LANES };
-        for (block, first) in (0..self.depth).step_by(step).enumerate() {
-            let mut lines = [[0; LANES]; MAX_PANEL_ROWS];
+        let mut lines = [[0; LANES]; MAX_PANEL_ROWS];
+        for (block, words) in words.chunks_mut(step * self.rows).enumerate() {
             for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
                 let row = self.x.row(self.first_row + i, self.width);
-                let values = &row[(block * LANES).min(row.len())..];
-                let values = padded(values, 0.0);
+                let row = &row[(block * LANES).min(row.len())..];
+                let values = match row.first_chunk() {
+                    Some(values) => s.load(values),
+                    None => s.load(&padded(row, 0.0)),
+                };
                 let mut narrow = [0; LANES];
                 match self.rounding {
-                    Rounding::None | Rounding::Bytes(_) => *line = values.map(f32::to_bits),
-                    Rounding::Single => {
-                        s.to_bf16(s.load(&values), &mut narrow);
-                        line.iter_mut().zip(narrow).for_each(|(word, x)| *word = u32::from(x) << 16);
+                    Rounding::None | Rounding::Bytes(_) => {
+                        s.store(values, bytemuck::cast_mut(line));
+                        continue;
                     }
-                    Rounding::Pairs => {
-                        s.to_bf16(s.load(&values), &mut narrow);
-                        line[..LANES / 2].copy_from_slice(&paired(&narrow));
-                    }
-                    Rounding::Halves { .. } => {
-                        s.to_halves(s.mul(s.load(&values), s.splat(scales[i])), &mut narrow);
-                        line[..LANES / 2].copy_from_slice(&paired(&narrow));
-                    }
+                    Rounding::Single | Rounding::Pairs => s.to_bf16(values, &mut narrow),
+                    Rounding::Halves { .. } => s.to_halves(s.mul(values, s.splat(scales[i])), &mut narrow),
+                }
+                if is_pairs {
+                    line[..LANES / 2].copy_from_slice(&paired(&narrow));
+                } else {
+                    *line = narrow.map(|x| u32::from(x) << 16);
                 }
             }
-            let out = &mut words[first * self.rows..self.depth.min(first + step) * self.rows];
-            side_by_side(&lines, self.rows, out);
+            side_by_side(lines.as_flattened(), LANES, self.rows, words);
         }
     }
 }
 
-/// Word `k` of the first `rows` lines, then word `k + 1` of each, as many as `out` holds.
+/// Word `k` of the first `rows` lines, which begin `stride` apart, then word `k + 1` of each, as many as `out` holds.
 #[inline(always)]
-pub(super) fn side_by_side<const LEN: usize>(
-    lines: &[[u32; LEN]; MAX_PANEL_ROWS],
-    rows: usize,
-    out: &mut [u32],
-) {
-    match rows {
-        1 => interleave::<LEN, 1>(lines, out),
-        2 => interleave::<LEN, 2>(lines, out),
-        3 => interleave::<LEN, 3>(lines, out),
-        4 => interleave::<LEN, 4>(lines, out),
-        5 => interleave::<LEN, 5>(lines, out),
-        6 => interleave::<LEN, 6>(lines, out),
-        7 => interleave::<LEN, 7>(lines, out),
-        _ => interleave::<LEN, MAX_PANEL_ROWS>(lines, out),
-    }
-}
-
-#[inline(always)]
-fn interleave<const LEN: usize, const ROWS: usize>(lines: &[[u32; LEN]; MAX_PANEL_ROWS], out: &mut [u32]) {
-    let out = out.as_chunks_mut::<ROWS>().0;
-    for k in 0..out.len().min(LEN) {
-        for i in 0..ROWS {
-            out[k][i] = lines[i][k];
-        }
-    }
+pub(super) fn side_by_side(lines: &[u32], stride: usize, rows: usize, out: &mut [u32]) {
+    let depth = out.len() / rows;
+    transpose(bytemuck::cast_slice(lines), stride, (rows, depth), bytemuck::cast_slice_mut(out), rows);
 }

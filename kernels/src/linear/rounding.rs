@@ -65,7 +65,7 @@ impl Op for RoundRows<'_> {
                     false => (-i32::from(form.offset) * sum).cast_unsigned(),
                 };
             }
-            side_by_side(&lines, rows, of_quads);
+            side_by_side(lines.as_flattened(), MAX_BLOCK / 2, rows, of_quads);
         }
     }
 }

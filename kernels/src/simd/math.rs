@@ -66,11 +66,8 @@ pub(crate) fn narrowed<S: Simd>(s: S, x: &[f32]) -> [u16; LANES] {
 /// Neighbours as a word, the even one in its low half.
 #[inline(always)]
 pub(crate) fn paired(halves: &[u16; LANES]) -> [u32; LANES / 2] {
-    let mut words = [0; LANES / 2];
-    for (word, pair) in words.iter_mut().zip(halves.as_chunks::<2>().0) {
-        *word = u32::from(pair[0]) | u32::from(pair[1]) << 16;
-    }
-    words
+    let words: [u32; LANES / 2] = bytemuck::cast(*halves);
+    if cfg!(target_endian = "big") { words.map(|word| word.rotate_left(16)) } else { words }
 }
 
 #[cfg(test)]
