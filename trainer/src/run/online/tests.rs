@@ -50,7 +50,9 @@ fn rollout(reward: &str) -> RolloutConfig {
 }
 
 fn grpo(folder: &Path) -> GrpoConfig {
-    GrpoConfig { train: train(folder), rollout: rollout("length:4"), ..GrpoConfig::default() }
+    // At 1e-2 one seed in seven collapsed after having more than doubled its reward; at half of it six of six rose alike.
+    let train = TrainConfig { learning_rate: 5e-3, ..train(folder) };
+    GrpoConfig { train, rollout: rollout("length:4"), ..GrpoConfig::default() }
 }
 
 /// A metric of every line of the log.
