@@ -185,7 +185,7 @@ fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Ou
         Held::Blocks(kind) => (format!("{kind:?}"), Peak::Int8),
     };
     let name = |m| format!("linear/{}/{kind}/m={m}", stack.name);
-    let mut rows_of_calls = vec![1, 2, 4, 8, 16, 32, 64, 256];
+    let mut rows_of_calls = vec![1, 2, 4, 6, 8, 16, 32, 64, 256];
     rows_of_calls.retain(|&m| is_wanted(&name(m)));
     if rows_of_calls.is_empty() {
         return Ok(());
