@@ -5,7 +5,7 @@
 
 Counts, for each instruction set, the inner loops that multiply and ask for memory in advance, and lists those that read vectors
 from the stack or write them there: such a sum waits for memory in each step. For each its products, all of its instructions,
-and these vectors.
+and these vectors. With `--all` every loop of products is listed, also where nothing is asked for in advance.
 Needs objdump of binutils. Says nothing of speed: `cargo bench -p rectify-benches --bench kernels` does, where there is such a
 processor.
 """
@@ -61,20 +61,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--least", type=int, default=12, help="products of a loop that is printed")
+    parser.add_argument("--all", action="store_true")
     args = parser.parse_args()
     counts, listed = collections.Counter(), collections.defaultdict(list)
     for isa, body in functions(args.binary):
         for loop in loops(body):
-            if not any("prefetch" in text for text in loop):
+            if not args.all and not any("prefetch" in text for text in loop):
                 continue
             on_stack = sum("(%rsp)" in text and bool(re.search("%[yz]mm", text)) for text in loop)
             for kind, pattern in PRODUCTS.items():
                 products = sum(bool(re.match(pattern, text)) for text in loop)
                 if products >= args.least:
                     counts[isa, kind] += 1
-                    if on_stack:
+                    if args.all or on_stack:
                         listed[isa, kind].append(f"{products} of {len(loop)}, {on_stack}")
-    print("| instruction set | products of | loops | with vectors on the stack |\n|---|---|---|---|")
+    print(f"| instruction set | products of | loops | {'all' if args.all else 'with vectors on the stack'} |\n|---|---|---|---|")
     for (isa, kind), count in sorted(counts.items()):
         print(f"| {isa} | {kind} | {count} | {'; '.join(sorted(listed[isa, kind])) or 'none'} |")
 

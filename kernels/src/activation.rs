@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn equals_the_formula_in_f64_for_any_shape() {
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+        for isa in Isa::supported() {
             let pool = Pool::with_isa(2, isa).unwrap();
             for activation in ALL {
                 for (rows, width) in [(1, 1), (3, 15), (2, 16), (5, 100), (1, 20_000), (9, 5000)] {

@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn every_value_is_added_scaled_and_capped() {
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+        for isa in Isa::supported() {
             let pool = Pool::with_isa(2, isa).unwrap();
             for len in [1, 17, 50_000] {
                 let start: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7).sin() * 80.0).collect();

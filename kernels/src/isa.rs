@@ -40,9 +40,14 @@ impl Isa {
     pub fn detect() -> Self {
         static FASTEST: OnceLock<Isa> = OnceLock::new();
         *FASTEST.get_or_init(|| {
-            let fast = |isa: &Self| isa.is_supported() && (*isa != Self::Avx512Bf16 || fast_bf16_dot());
-            Self::ALL.into_iter().rev().find(fast).unwrap_or(Self::Portable)
+            let fast = |isa: &Self| *isa != Self::Avx512Bf16 || fast_bf16_dot();
+            Self::supported().filter(fast).last().unwrap_or(Self::Portable)
         })
+    }
+
+    /// Those this machine has, from the plainest to the fastest.
+    pub fn supported() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_supported())
     }
 
     /// Whether this machine has it.

@@ -110,7 +110,7 @@ mod tests {
         let table = RopeTable::scaled(&inv_freq, 5000, 1.25);
         let positions = [0, 7, 4999];
         let before: Vec<f32> = (0..3 * stride).map(|i| (i as f32 * 0.37).sin()).collect();
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+        for isa in Isa::supported() {
             let pool = Pool::with_isa(2, isa).unwrap();
             let mut x = before.clone();
             rope(&pool, RowsMut { data: &mut x, stride, column: 3 }, &positions, 2, head_dim, &table)

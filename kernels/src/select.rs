@@ -112,7 +112,7 @@ mod tests {
             let (low, high) = (threshold, threshold + width);
             let between: Vec<usize> = (0..row.len()).filter(|&i| row[i] > low && row[i] <= high).collect();
             let sum = |threshold| row.iter().filter(|x| **x > threshold).map(|&x| f64::from(x)).sum::<f64>();
-            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+            for isa in Isa::supported() {
                 let mut out = Vec::new();
                 dispatch(isa, ForEachBetween { row: &row, low, high, visit: |i| out.push(i) });
                 prop_assert_eq!(&out, &between, "{:?}", isa);
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn nothing_that_is_not_a_number_is_large() {
         let row = [f32::NAN, 1.0, f32::NEG_INFINITY, f32::NAN];
-        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+        for isa in Isa::supported() {
             let mut above = Vec::new();
             let visit = |i| above.push(i);
             dispatch(isa, ForEachBetween { row: &row, low: f32::NEG_INFINITY, high: f32::INFINITY, visit });

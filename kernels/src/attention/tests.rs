@@ -151,10 +151,6 @@ fn plain(shape: &Shape, seq: &Seq, id: usize) -> Vec<f64> {
     out
 }
 
-fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_supported())
-}
-
 /// bf16 dot products round queries and weights too; everything else is f32.
 fn tolerance(shape: &Shape, isa: Isa) -> f64 {
     if shape.dtype == KvDtype::Bf16 && isa == Isa::Avx512Bf16 { 2e-2 } else { 1e-5 }
@@ -207,7 +203,7 @@ proptest! {
     fn equals_plain_softmax(shape in shapes(), groups in batches(), threads in 1..4usize) {
         let seqs = sequences(&shape, &groups);
         let expected: Vec<f64> = seqs.iter().enumerate().flat_map(|(id, seq)| plain(&shape, seq, id)).collect();
-        for isa in isas() {
+        for isa in Isa::supported() {
             let pool = Pool::with_isa(threads, isa).unwrap();
             let cache = cache(&pool, &shape, &seqs);
             let seqs: Vec<_> = seqs.iter().cloned().enumerate().collect();
@@ -222,7 +218,7 @@ proptest! {
 
 #[test]
 fn a_query_gets_the_same_alone_in_a_batch_and_in_chunks_bit_for_bit() {
-    for isa in isas() {
+    for isa in Isa::supported() {
         for dtype in [KvDtype::F32, KvDtype::Bf16] {
             for window in [None, Some(300)] {
                 let mut shape = Shape::new(16, 2, 7, 64, dtype);

@@ -22,10 +22,6 @@ fn values(seed: u64, len: usize) -> Vec<f32> {
 const DTYPES: [WeightDtype; 5] =
     [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::F16, WeightDtype::Int8, WeightDtype::Nf4];
 
-fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_supported())
-}
-
 #[derive(Debug, Clone)]
 struct Case {
     m: usize,
@@ -122,7 +118,7 @@ proptest! {
         let x = values(1, case.m * x_stride);
         let bias = values(3, case.n);
         let before = values(4, case.m * out_stride);
-        for isa in isas() {
+        for isa in Isa::supported() {
             let pool = Pool::with_isa(case.threads, isa).unwrap();
             let (w, plain) = weights(&pool, &case);
             prop_assert_eq!(&w.unpack(), &plain);
@@ -170,7 +166,7 @@ fn half_precision_is_summed_in_blocks_of_64_and_these_in_f32() {
     x[2 * k] = f32::NAN;
     x[3 * k..4 * k].fill(0.0);
     let half = |x: f32| f16::from_f32(x).to_f64();
-    for isa in isas().filter(|isa| *isa == Isa::Avx512Fp16) {
+    for isa in Isa::supported().filter(|isa| *isa == Isa::Avx512Fp16) {
         let pool = Pool::with_isa(2, isa).unwrap();
         let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, WeightDtype::F16).unwrap();
         let largest = packed.unpack().iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
@@ -207,7 +203,7 @@ fn weights_beyond_half_precision_do_not_end_in_numbers() {
     let (k, n) = (200, 20);
     let (x, mut w) = (values(23, k), values(24, n * k));
     w[3 * k + 7] = 1e6;
-    for isa in isas() {
+    for isa in Isa::supported() {
         let pool = Pool::with_isa(1, isa).unwrap();
         let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, WeightDtype::F16).unwrap();
         let mut out = vec![0.0; n];
@@ -248,7 +244,7 @@ fn blocks_stand_for_their_numbers_and_are_multiplied_as_bytes() {
         let bytes = blocks(kind, 10, n * k / kind.num_values());
         let numbers = kind.numbers(&bytes);
         let rounded: Vec<f32> = x.chunks(k).flat_map(|row| rounded(row, form.block)).collect();
-        for isa in isas() {
+        for isa in Isa::supported() {
             let pool = Pool::with_isa(2, isa).unwrap();
             let cut = bytes.len() / n * 32;
             let parts = [Values::Blocks(kind, &bytes[..cut]), Values::Blocks(kind, &bytes[cut..])];
@@ -288,7 +284,7 @@ fn parts_in_blocks_of_several_kinds_are_one_matrix() {
     ];
     let bias = values(15, 69);
     let epilogue = Epilogue { bias: Some(&bias), scale: 0.5, accumulate: true };
-    for isa in isas() {
+    for isa in Isa::supported() {
         let pool = Pool::with_isa(2, isa).unwrap();
         let all = PackedLinear::pack(&pool, &parts, k, WeightDtype::Blocks).unwrap();
         assert_eq!((all.out_features(), all.dtype()), (69, WeightDtype::Blocks));
@@ -333,7 +329,7 @@ fn a_row_is_the_same_in_any_batch_bit_for_bit() {
     let (k, n, most) = (531, 150, 70);
     let x = values(5, most * k);
     let w = values(6, n * k);
-    for isa in isas() {
+    for isa in Isa::supported() {
         for dtype in DTYPES {
             let pool = Pool::with_isa(1, isa).unwrap();
             let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, dtype).unwrap();
