@@ -2,6 +2,7 @@
 
 use criterion::{Criterion, Throughput};
 use rectify_engine::SamplingParams;
+use rectify_engine::grammar::Mask;
 use rectify_engine::sampler::{Draw, SampleRow, Sampler};
 use rectify_kernels::Pool;
 
@@ -16,6 +17,9 @@ fn sample(criterion: &mut Criterion) {
     let logits: Vec<f32> =
         (0..ROWS * VOCAB).map(|i| noise(i) + if i % 997 == 0 { 6.0 } else { 0.0 }).collect();
     let base = SamplingParams::default();
+    // Inside a string of JSON nearly all tokens may follow, between two fields few.
+    let most = Mask::new(VOCAB, (0..VOCAB as u32).filter(|token| token % 100 != 0));
+    let few = Mask::new(VOCAB, (0..VOCAB as u32).filter(|token| token % 997 == 0));
     let cases = [
         ("greedy", SamplingParams { temperature: 0.0, ..base.clone() }),
         ("temperature", SamplingParams { temperature: 0.8, ..base.clone() }),
@@ -23,26 +27,30 @@ fn sample(criterion: &mut Criterion) {
         ("top_p", SamplingParams { top_p: 0.9, ..base.clone() }),
         ("min_p", SamplingParams { min_p: 0.05, ..base.clone() }),
         ("penalties", SamplingParams { frequency_penalty: 0.5, ..base.clone() }),
-        ("top_logprobs", SamplingParams { logprobs: Some(20), ..base }),
+        ("penalties_spread", SamplingParams { frequency_penalty: 0.5, ..base.clone() }),
+        ("top_logprobs", SamplingParams { logprobs: Some(20), ..base.clone() }),
     ];
-    let output: Vec<u32> = (0..200).map(|i| i * 31).collect();
+    // As in text, whose frequent tokens have low numbers; and as it would be worst, all over the vocabulary.
+    let text: Vec<u32> = (0..200).map(|i| (VOCAB as f64).powf(f64::from(i) / 200.0) as u32).collect();
+    let spread: Vec<u32> = (0..200).map(|i| i * 757).collect();
     let sampler = Sampler::default();
     let mut group = criterion.benchmark_group("sampler_64_rows");
     group.throughput(Throughput::Elements(ROWS as u64)).sample_size(20);
-    for (name, params) in &cases {
+    let masked = [("mask_most", &most), ("mask_few", &few)].map(|(name, mask)| (name, &base, Some(Ok(mask))));
+    for (name, params, mask) in cases.iter().map(|(name, params)| (*name, params, None)).chain(masked) {
         let rows: Vec<SampleRow<'_>> = (0..ROWS)
             .map(|row| SampleRow {
                 logits: &logits[row * VOCAB..][..VOCAB],
-                mask: None,
+                mask,
                 params,
                 draw: Draw { seed: 1, candidate: row, position: 7 },
                 prompt: &[],
-                output: &output,
+                output: if name == "penalties_spread" { &spread } else { &text },
                 end_tokens: &[],
                 wants_logprob: true,
             })
             .collect();
-        group.bench_function(*name, |bencher| bencher.iter(|| sampler.sample(&pool, &rows)));
+        group.bench_function(name, |bencher| bencher.iter(|| sampler.sample(&pool, &rows)));
     }
     group.finish();
 }

@@ -12,14 +12,23 @@ pub const MASS_CHUNK: usize = 1024;
 
 /// Puts the largest value of each [`MAXIMA_BLOCK`] of `row` into `maxima`, minus infinity where there are only NaN, which are
 /// passed over; and, for each of `scales` in turn, `Σ exp(scale · (x − max))` of each [`MASS_CHUNK`] into `sums`, which become
-/// `[scales, chunks]`. Returns `max`, the largest of the row.
+/// `[scales, chunks]`, where `max` is the largest value of that chunk, 0 if it has none that is finite. [`settle`] brings them to
+/// the largest of the row (Milakov and Gimelshein 2018, arXiv:1805.02867, §3), so that the row comes from memory once.
+pub fn masses(row: &[f32], scales: &[f32], maxima: &mut Vec<f32>, sums: &mut Vec<f64>) {
+    dispatch(Isa::detect(), Masses { row, scales, maxima, sums });
+}
+
+/// Makes the sums of each chunk that [`masses`] found at `scale` relative to the largest value of the row. Returns that value.
 ///
-/// Unless the row is a distribution (no NaN, no plus infinity, something finite) each scale has a sum that is NaN.
-///
-/// A chunk is summed relative to its own largest value and brought to the row's afterwards (Milakov and Gimelshein 2018,
-/// arXiv:1805.02867, §3), so that the row comes from memory once.
-pub fn masses(row: &[f32], scales: &[f32], maxima: &mut Vec<f32>, sums: &mut Vec<f64>) -> f32 {
-    dispatch(Isa::detect(), Masses { row, scales, maxima, sums })
+/// Unless the row is a distribution (no NaN, no plus infinity, something finite) one of the sums is NaN then.
+pub fn settle(maxima: &[f32], scale: f32, sums: &mut [f64]) -> f32 {
+    let largest = |maxima: &[f32]| maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = largest(maxima);
+    for (sum, peaks) in sums.iter_mut().zip(maxima.chunks(MASS_CHUNK / MAXIMA_BLOCK)) {
+        let below = f64::from(largest(peaks)) - f64::from(max);
+        *sum *= (f64::from(scale) * below).exp();
+    }
+    max
 }
 
 /// [`masses`].
@@ -31,10 +40,10 @@ struct Masses<'a> {
 }
 
 impl Op for Masses<'_> {
-    type Output = f32;
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
+    fn run<S: Simd>(self, s: S) {
         let Self { row, scales, maxima, sums } = self;
         let chunks = row.len().div_ceil(MASS_CHUNK);
         maxima.clear();
@@ -54,15 +63,6 @@ impl Op for Masses<'_> {
                 sums[i * chunks + index] = ExpSum { row: chunk, max, scale }.run(s);
             }
         }
-        let max = Largest { row: maxima }.run(s);
-        for (i, &scale) in scales.iter().enumerate() {
-            let peaks = maxima.chunks(MASS_CHUNK / MAXIMA_BLOCK);
-            for (sum, peaks) in sums[i * chunks..][..chunks].iter_mut().zip(peaks) {
-                let below = f64::from(Largest { row: peaks }.run(s)) - f64::from(max);
-                *sum *= (f64::from(scale) * below).exp();
-            }
-        }
-        max
     }
 }
 
@@ -96,10 +96,13 @@ mod tests {
             });
             for isa in Isa::supported() {
                 let (mut maxima, mut sums) = (vec![7.0], vec![7.0]);
-                let max = dispatch(isa, Masses { row: &row, scales: &scales, maxima: &mut maxima, sums: &mut sums });
-                prop_assert_eq!(max, largest);
+                dispatch(isa, Masses { row: &row, scales: &scales, maxima: &mut maxima, sums: &mut sums });
                 prop_assert_eq!(&maxima, &blocks, "{:?}", isa);
-                prop_assert_eq!(sums.len(), 2 * row.len().div_ceil(MASS_CHUNK));
+                let chunks = row.len().div_ceil(MASS_CHUNK);
+                prop_assert_eq!(sums.len(), 2 * chunks);
+                for (scale, sums) in scales.into_iter().zip(sums.chunks_mut(chunks)) {
+                    prop_assert_eq!(settle(&maxima, scale, sums), largest);
+                }
                 for (sum, plain) in sums.iter().zip(plain.iter().flatten()) {
                     prop_assert!((sum - plain).abs() <= 4e-6 * plain + 1e-34, "{isa:?}: {sum} for {plain}");
                 }
@@ -113,8 +116,8 @@ mod tests {
         for isa in Isa::supported() {
             let masses = |row: &[f32]| {
                 let (mut maxima, mut sums) = (Vec::new(), Vec::new());
-                let max = dispatch(isa, Masses { row, scales: &[1.0], maxima: &mut maxima, sums: &mut sums });
-                (max, maxima, sums.iter().sum::<f64>())
+                dispatch(isa, Masses { row, scales: &[1.0], maxima: &mut maxima, sums: &mut sums });
+                (settle(&maxima, 1.0, &mut sums), maxima, sums.iter().sum::<f64>())
             };
             let mut row = vec![0.0; 3 * MASS_CHUNK];
             assert_eq!(masses(&row), (0.0, vec![0.0; 12], 3072.0), "{isa:?}");

@@ -129,7 +129,7 @@ impl Op for Sum<'_> {
 
 /// `exp(scale · (x − max))` of values up to `max`; the smallest normal number where it is below, NaN for NaN.
 #[inline(always)]
-fn power<S: Simd>(s: S, scale: f32, max: f32, values: S::V) -> S::V {
+pub(crate) fn power<S: Simd>(s: S, scale: f32, max: f32, values: S::V) -> S::V {
     exp2(s, s.mul(s.sub(values, s.splat(max)), s.splat(scale * std::f32::consts::LOG2_E)))
 }
 
@@ -181,7 +181,8 @@ impl Op for ExpBelow<'_> {
         let Self { row, max, scale, out } = self;
         let least = s.splat(f32::MIN_POSITIVE);
         for (row, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let weights = s.keep_above(power(s, scale, max, s.load(&padded(row, max))), least);
+            let weights = power(s, scale, max, s.load(&padded(row, max)));
+            let weights = s.keep_above(weights, weights, least);
             match out.first_chunk_mut() {
                 Some(out) => s.store(weights, out),
                 None => {

@@ -1,46 +1,42 @@
-//! Large values of a row: the places of values in a range, the sum of what lies above several. Leaves the maxima of its blocks to
-//! `mass`, and which values are wanted to `engine`.
+//! Large values of a row: their places, and what they have of its softmax. Leaves the maxima of its blocks to `mass`, and which
+//! values are wanted to `engine`.
 
 use crate::isa::Isa;
+use crate::reduce::power;
 use crate::simd::{LANES, Op, Simd, dispatch, padded};
 
 /// Values whose sum is kept in f32; the sums of such blocks are added in f64.
 const BLOCK: usize = 2048;
 
-/// Visits the index of each value above `low` and not above `high`, in order; a NaN is not above anything.
-pub fn for_each_between(row: &[f32], low: f32, high: f32, visit: impl FnMut(usize)) {
-    dispatch(Isa::detect(), ForEachBetween { row, low, high, visit });
+/// Visits the index of each value above `threshold`, in order; a NaN is not above anything.
+pub fn for_each_above(row: &[f32], threshold: f32, visit: impl FnMut(usize)) {
+    dispatch(Isa::detect(), ForEachAbove { row, threshold, visit });
 }
 
-/// For each of `thresholds`, the sum of the values above it, all of which are finite; in a fixed order.
-pub fn sums_above<const N: usize>(row: &[f32], thresholds: [f32; N]) -> [f64; N] {
-    dispatch(Isa::detect(), SumsAbove { row, thresholds })
+/// `Σ exp(scale · (x − max))` of the values above `threshold`, none of which is above `max`, for a positive scale; in a fixed order.
+pub fn exp_sum_above(row: &[f32], threshold: f32, max: f32, scale: f32) -> f64 {
+    dispatch(Isa::detect(), ExpSumAbove { row, threshold, max, scale })
 }
 
-/// [`for_each_between`].
-struct ForEachBetween<'a, F> {
+/// [`for_each_above`].
+struct ForEachAbove<'a, F> {
     row: &'a [f32],
-    low: f32,
-    high: f32,
+    threshold: f32,
     visit: F,
 }
 
-impl<F: FnMut(usize)> ForEachBetween<'_, F> {
+impl<F: FnMut(usize)> ForEachAbove<'_, F> {
     #[inline(always)]
     fn visit<S: Simd>(&mut self, s: S, start: usize, lanes: &[f32; LANES]) {
-        let values = s.load(lanes);
-        let mut between = s.above(values, s.splat(self.low));
-        if between != 0 {
-            between &= !s.above(values, s.splat(self.high));
-        }
-        while between != 0 {
-            (self.visit)(start + between.trailing_zeros() as usize);
-            between &= between - 1;
+        let mut above = s.above(s.load(lanes), s.splat(self.threshold));
+        while above != 0 {
+            (self.visit)(start + above.trailing_zeros() as usize);
+            above &= above - 1;
         }
     }
 }
 
-impl<F: FnMut(usize)> Op for ForEachBetween<'_, F> {
+impl<F: FnMut(usize)> Op for ForEachAbove<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -55,41 +51,36 @@ impl<F: FnMut(usize)> Op for ForEachBetween<'_, F> {
     }
 }
 
-/// [`sums_above`].
-struct SumsAbove<'a, const N: usize> {
+/// [`exp_sum_above`].
+struct ExpSumAbove<'a> {
     row: &'a [f32],
-    thresholds: [f32; N],
+    threshold: f32,
+    max: f32,
+    scale: f32,
 }
 
-impl<const N: usize> Op for SumsAbove<'_, N> {
-    type Output = [f64; N];
+impl Op for ExpSumAbove<'_> {
+    type Output = f64;
 
-    // Loops rather than closures, which are compiled without the instructions.
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> [f64; N] {
-        let mut thresholds = [s.splat(0.0); N];
-        for (splat, threshold) in thresholds.iter_mut().zip(self.thresholds) {
-            *splat = s.splat(threshold);
-        }
-        let mut totals = [0.0; N];
-        for block in self.row.chunks(BLOCK) {
-            let mut sums = [s.splat(0.0); N];
+    fn run<S: Simd>(self, s: S) -> f64 {
+        let Self { row, threshold, max, scale } = self;
+        let threshold = s.splat(threshold);
+        let mut total = 0.0;
+        for block in row.chunks(BLOCK) {
+            let mut sum = s.splat(0.0);
             let (whole, tail) = block.as_chunks::<LANES>();
             for lanes in whole {
                 let values = s.load(lanes);
-                for (sum, threshold) in sums.iter_mut().zip(&thresholds) {
-                    *sum = s.add(*sum, s.keep_above(values, *threshold));
-                }
+                sum = s.add(sum, s.keep_above(power(s, scale, max, values), values, threshold));
             }
-            let tail = s.load(&padded(tail, f32::NEG_INFINITY));
-            for (sum, threshold) in sums.iter_mut().zip(&thresholds) {
-                *sum = s.add(*sum, s.keep_above(tail, *threshold));
+            if !tail.is_empty() {
+                let values = s.load(&padded(tail, f32::NEG_INFINITY));
+                sum = s.add(sum, s.keep_above(power(s, scale, max, values), values, threshold));
             }
-            for (total, sum) in totals.iter_mut().zip(sums) {
-                *total += f64::from(s.sum(sum));
-            }
+            total += f64::from(s.sum(sum));
         }
-        totals
+        total
     }
 }
 
@@ -107,19 +98,16 @@ mod tests {
             // Few distinct values, so that some equal the threshold.
             row in prop::collection::vec((-40i8..40).prop_map(|x| f32::from(x) * 0.5), 0..5000),
             threshold in (-42i8..42).prop_map(|x| f32::from(x) * 0.5),
-            width in prop_oneof![Just(f32::INFINITY), (0u8..9).prop_map(f32::from)],
+            scale in 0.1..3.0f32,
         ) {
-            let (low, high) = (threshold, threshold + width);
-            let between: Vec<usize> = (0..row.len()).filter(|&i| row[i] > low && row[i] <= high).collect();
-            let sum = |threshold| row.iter().filter(|x| **x > threshold).map(|&x| f64::from(x)).sum::<f64>();
+            let above: Vec<usize> = (0..row.len()).filter(|&i| row[i] > threshold).collect();
+            let plain: f64 = above.iter().map(|&i| (f64::from(scale) * f64::from(row[i] - 20.0)).exp()).sum();
             for isa in Isa::supported() {
                 let mut out = Vec::new();
-                dispatch(isa, ForEachBetween { row: &row, low, high, visit: |i| out.push(i) });
-                prop_assert_eq!(&out, &between, "{:?}", isa);
-                // Halves of small integers: exact in any order.
-                let thresholds = [threshold, -50.0, 50.0];
-                let sums = dispatch(isa, SumsAbove { row: &row, thresholds });
-                prop_assert_eq!(sums, thresholds.map(sum), "{:?}", isa);
+                dispatch(isa, ForEachAbove { row: &row, threshold, visit: |i| out.push(i) });
+                prop_assert_eq!(&out, &above, "{:?}", isa);
+                let sum = dispatch(isa, ExpSumAbove { row: &row, threshold, max: 20.0, scale });
+                prop_assert!((sum - plain).abs() <= 4e-6 * plain + 1e-34, "{isa:?}: {sum} for {plain}");
             }
         }
     }
@@ -129,9 +117,14 @@ mod tests {
         let row = [f32::NAN, 1.0, f32::NEG_INFINITY, f32::NAN];
         for isa in Isa::supported() {
             let mut above = Vec::new();
-            let visit = |i| above.push(i);
-            dispatch(isa, ForEachBetween { row: &row, low: f32::NEG_INFINITY, high: f32::INFINITY, visit });
+            let (threshold, visit) = (f32::NEG_INFINITY, |i| above.push(i));
+            dispatch(isa, ForEachAbove { row: &row, threshold, visit });
             assert_eq!(above, [1], "{isa:?}");
+            assert_eq!(
+                dispatch(isa, ExpSumAbove { row: &row, threshold, max: 1.0, scale: 1.0 }),
+                1.0,
+                "{isa:?}"
+            );
         }
     }
 }

@@ -244,6 +244,16 @@ impl PartialEq for Grammar {
 pub struct Mask(SimpleVob);
 
 impl Mask {
+    /// That allows these of `vocab_size` tokens.
+    pub fn new(vocab_size: usize, tokens: impl IntoIterator<Item = u32>) -> Self {
+        let mut mask = SimpleVob::alloc(vocab_size);
+        tokens
+            .into_iter()
+            .filter(|&token| (token as usize) < vocab_size)
+            .for_each(|token| mask.allow_token(token));
+        Self(mask)
+    }
+
     /// Whether `token` may come next.
     pub fn allows(&self, token: u32) -> bool {
         (token as usize) < self.0.len() && self.0.is_allowed(token)
@@ -256,12 +266,20 @@ impl Mask {
 
     /// Writes `logits` into `out`, those of tokens that may not come next as −∞.
     pub fn apply(&self, logits: &[f32], out: &mut Vec<f32>) {
+        let known = &logits[..logits.len().min(self.0.len())];
         out.clear();
-        out.resize(logits.len(), f32::NEG_INFINITY);
-        self.0.iter_set_entries(|token| {
-            if let (Some(&logit), Some(slot)) = (logits.get(token), out.get_mut(token)) {
-                *slot = logit;
+        for (logits, &word) in known.chunks(u32::BITS as usize).zip(self.0.as_slice()) {
+            match word {
+                0 => out.resize(out.len() + logits.len(), f32::NEG_INFINITY),
+                u32::MAX => out.extend_from_slice(logits),
+                _ => out.extend(
+                    logits
+                        .iter()
+                        .enumerate()
+                        .map(|(bit, &logit)| if word >> bit & 1 == 1 { logit } else { f32::NEG_INFINITY }),
+                ),
             }
-        });
+        }
+        out.resize(logits.len(), f32::NEG_INFINITY);
     }
 }

@@ -4,6 +4,8 @@
 use rectify_kernels::{self as kernels, MASS_CHUNK};
 
 use super::nucleus;
+use super::rng::Draw;
+use super::row::{Changes, Row};
 use super::top::{Peaks, Ranked};
 use crate::SamplingParams;
 
@@ -13,29 +15,71 @@ const FIRST_NUCLEUS: usize = 256;
 /// Memory of one thread's choices.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// A changed copy of the logits.
-    pub(super) logits: Vec<f32>,
+    /// What the request in hand changes.
+    pub(super) changes: Changes,
     /// The logits that a grammar allows.
     pub(super) allowed: Vec<f32>,
     pub(super) counts: Vec<u32>,
+    /// Of the row to choose from.
     pub(super) peaks: Peaks,
+    /// Of the model's row, if the request changes it.
+    pub(super) model_peaks: Peaks,
     pub(super) ranked: Vec<Ranked>,
     pub(super) sums: Vec<f64>,
     pub(super) weights: Vec<f32>,
+    /// Peaks and sum of a chunk that is looked at again.
+    chunk: (Vec<f32>, Vec<f64>),
+}
+
+/// Which sums of a row are wanted, by what multiplies its logits; or these sums.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Masses<T> {
+    /// That of the row to choose from, at the temperature; none to be greedy.
+    pub(super) chosen: Option<T>,
+    /// That of the model's row, for logprobs.
+    pub(super) model: Option<T>,
 }
 
 impl Scratch {
-    /// Finds a row's peaks and, in the same pass, its mass at each of `scales`; `None` unless it is a distribution: no NaN, no
-    /// infinity, something finite. The sums of the first remain.
-    pub(super) fn masses<const N: usize>(&mut self, row: &[f32], scales: [f32; N]) -> Option<[Mass; N]> {
-        let max = self.peaks.find(row, &scales, &mut self.sums);
-        let chunks = row.len().div_ceil(MASS_CHUNK);
-        let mut masses = scales.map(|scale| Mass { max, scale, total: 0.0 });
-        for (mass, sums) in masses.iter_mut().zip(self.sums.chunks(chunks.max(1))) {
-            mass.total = sums.iter().sum();
+    /// Finds the peaks of the model's row and, in the same pass, what its chunks sum to.
+    pub(super) fn read(&mut self, logits: &[f32], scales: Masses<f32>) {
+        let scales: &[f32] = match (&scales.chosen, &scales.model) {
+            (Some(chosen), Some(model)) if chosen != model => &[*chosen, *model],
+            (Some(scale), _) | (None, Some(scale)) => std::slice::from_ref(scale),
+            (None, None) => &[],
+        };
+        self.peaks.find(logits, scales, &mut self.sums);
+    }
+
+    /// The masses of a row of which the model's was read, after what was changed is read again; the sums of the row to choose
+    /// from remain. `None` unless they are of distributions: no NaN, no infinity, something finite.
+    pub(super) fn masses(&mut self, row: Row<'_>, scales: Masses<f32>) -> Option<Masses<Mass>> {
+        let Self { peaks, model_peaks, sums, chunk: (maxima, sum), .. } = self;
+        let (is_changed, chunks) = (!row.changed().is_empty(), row.len().div_ceil(MASS_CHUNK));
+        let mut masses = Masses { chosen: None, model: None };
+        if let Some(scale) = scales.model
+            && (is_changed || scales.chosen != scales.model)
+        {
+            sum.clear();
+            sum.extend_from_slice(&sums[sums.len() - chunks..]);
+            masses.model = Some(Mass::of_chunks(peaks, scale, sum)?);
         }
-        self.sums.truncate(chunks);
-        masses.iter().all(|mass| mass.total.is_finite() && mass.total > 0.0).then_some(masses)
+        sums.truncate(chunks);
+        if is_changed {
+            model_peaks.clone_from(peaks);
+        }
+        for &index in row.changed() {
+            kernels::masses(row.chunk(index), scales.chosen.as_slice(), maxima, sum);
+            peaks.replace(index, maxima);
+            if let Some(sum) = sum.first() {
+                sums[index] = *sum;
+            }
+        }
+        if let Some(scale) = scales.chosen {
+            masses.chosen = Some(Mass::of_chunks(peaks, scale, sums)?);
+            masses.model = masses.model.or(scales.model.and(masses.chosen));
+        }
+        Some(masses)
     }
 }
 
@@ -48,11 +92,17 @@ pub(super) struct Mass {
 }
 
 impl Mass {
+    /// Of a row with these peaks and [`kernels::masses`]' sums, which are then relative to its largest value.
+    fn of_chunks(peaks: &Peaks, scale: f32, sums: &mut [f64]) -> Option<Self> {
+        let max = kernels::settle(peaks.maxima(), scale, sums);
+        let total: f64 = sums.iter().sum();
+        (total.is_finite() && total > 0.0).then_some(Self { max, scale, total })
+    }
+
     /// `exp(scale · (x − max))` of part of the row.
-    pub(super) fn weights<'a>(&self, part: &[f32], buffer: &'a mut Vec<f32>) -> Option<&'a [f32]> {
-        buffer.resize(part.len(), 0.0);
-        kernels::exp_below(part, self.max, self.scale, buffer).ok()?;
-        Some(buffer)
+    fn weights(&self, part: &[f32], out: &mut Vec<f32>) -> Option<()> {
+        out.resize(part.len(), 0.0);
+        kernels::exp_below(part, self.max, self.scale, out).ok()
     }
 
     /// `ln Σ exp(scale · x)`.
@@ -70,55 +120,38 @@ impl Mass {
     }
 }
 
-/// The token that `params` choose; `uniform` lies in [0, 1). `None` unless the row is a distribution. Finds the row's peaks, and its
-/// mass at the scale `also` in the same pass.
+/// The token that `params` choose from a row with these masses; `None` if it is no distribution.
 pub(super) fn token(
-    row: &[f32],
+    row: Row<'_>,
     params: &SamplingParams,
-    uniform: f64,
-    also: Option<f32>,
+    draws: Draw,
+    masses: Masses<Mass>,
     scratch: &mut Scratch,
-) -> Option<(u32, Option<Mass>)> {
-    let at = (params.temperature > 0.0).then(|| 1.0 / params.temperature);
-    let (token, mass) = match (at, also) {
-        (None, None) => (greedy(row, &mut scratch.peaks), None),
-        (None, Some(scale)) => {
-            let [mass] = scratch.masses(row, [scale])?;
-            (scratch.peaks.position(row, mass.max), Some(mass))
-        }
-        (Some(at), Some(scale)) if at != scale => {
-            let [mass, also] = scratch.masses(row, [at, scale])?;
-            (draw(row, params, uniform, mass, scratch), Some(also))
-        }
-        (Some(at), _) => {
-            let [mass] = scratch.masses(row, [at])?;
-            (draw(row, params, uniform, mass, scratch), also.map(|_| mass))
-        }
-    };
-    Some((token?, mass))
+) -> Option<u32> {
+    match masses.chosen {
+        Some(mass) => draw(row, params, draws, mass, scratch),
+        // A sum would have shown a NaN.
+        None if masses.model.is_none() && row.chunks().any(has_nan) => None,
+        None => scratch.peaks.position(row).filter(|&token| row.logit(token as usize).is_finite()),
+    }
 }
 
-/// The most likely token, the lowest of equals; `None` if there is a NaN or nothing finite.
-fn greedy(row: &[f32], peaks: &mut Peaks) -> Option<u32> {
-    let max = peaks.find(row, &[], &mut Vec::new());
-    if !max.is_finite() || row.iter().fold(false, |any, x| any | x.is_nan()) {
-        return None;
-    }
-    peaks.position(row, max)
+fn has_nan(logits: &[f32]) -> bool {
+    logits.iter().fold(false, |any, x| any | x.is_nan())
 }
 
 /// Draws from a row whose mass at the request's temperature was the first found.
 fn draw(
-    row: &[f32],
+    row: Row<'_>,
     params: &SamplingParams,
-    uniform: f64,
+    draws: Draw,
     mass: Mass,
     scratch: &mut Scratch,
 ) -> Option<u32> {
     let top_k = if params.top_k == 0 { row.len() } else { params.top_k };
     let by_k = top_k < row.len();
     if !by_k && params.top_p >= 1.0 && params.min_p <= 0.0 {
-        return draw_plain(row, &mass, uniform, scratch);
+        return draw_plain(row, &mass, draws.uniform(), (&scratch.sums, &mut scratch.weights));
     }
     let Scratch { peaks, ranked, sums, weights, .. } = scratch;
     // min-p compares probabilities, that is, differences of logits: p ≥ min_p · p_max.
@@ -136,7 +169,7 @@ fn draw(
         peaks.top(row, FIRST_NUCLEUS, ranked);
         let wanted = f64::from(params.top_p) * mass.total;
         if mass.of(ranked) < wanted && ranked.len() == FIRST_NUCLEUS {
-            return nucleus::draw(row, &mass, wanted, uniform, nucleus::Memory { ranked, weights, sums });
+            return nucleus::draw(row, &mass, wanted, draws.uniforms(), (sums, weights));
         }
     }
     ranked.retain(|candidate| candidate.logit >= least);
@@ -152,7 +185,7 @@ fn draw(
         });
         ranked.truncate(enough.map_or(ranked.len(), |index| index + 1));
     }
-    let target = uniform * mass.of(ranked);
+    let target = draws.uniform() * mass.of(ranked);
     let mut sum = 0.0;
     let drawn = ranked.iter().find(|candidate| {
         sum += mass.weight(candidate.logit);
@@ -162,18 +195,22 @@ fn draw(
 }
 
 /// Inverse of the cumulative distribution: finds the chunk, then the token in it.
-fn draw_plain(row: &[f32], mass: &Mass, uniform: f64, scratch: &mut Scratch) -> Option<u32> {
+pub(super) fn draw_plain(
+    row: Row<'_>,
+    mass: &Mass,
+    uniform: f64,
+    (sums, weights): (&[f64], &mut Vec<f32>),
+) -> Option<u32> {
     let target = uniform * mass.total;
-    let (chunk, before) = chunk_at(&scratch.sums, target)?;
-    let start = chunk * MASS_CHUNK;
-    let part = &row[start..row.len().min(start + MASS_CHUNK)];
-    let offset = place_at(mass.weights(part, &mut scratch.weights)?, before, target, 0.0)?;
-    Some((start + offset) as u32)
+    let (chunk, before) = chunk_at(sums, target)?;
+    mass.weights(row.chunk(chunk), weights)?;
+    let offset = place_at(weights, before, target)?;
+    Some((chunk * MASS_CHUNK + offset) as u32)
 }
 
 /// The chunk in which the running sum passes `target`, the last with anything if rounding leaves it beyond, and the sum
 /// before it.
-pub(super) fn chunk_at(sums: &[f64], target: f64) -> Option<(usize, f64)> {
+fn chunk_at(sums: &[f64], target: f64) -> Option<(usize, f64)> {
     let mut before = 0.0;
     let mut chosen = None;
     for (index, &sum) in sums.iter().enumerate() {
@@ -188,12 +225,12 @@ pub(super) fn chunk_at(sums: &[f64], target: f64) -> Option<(usize, f64)> {
     chosen
 }
 
-/// The same within a chunk, of the weights above `low`.
-pub(super) fn place_at(weights: &[f32], before: f64, target: f64, low: f32) -> Option<usize> {
+/// The same within a chunk, of its weights.
+fn place_at(weights: &[f32], before: f64, target: f64) -> Option<usize> {
     let mut sum = before;
     let found = weights.iter().position(|&weight| {
-        sum += if weight > low { f64::from(weight) } else { 0.0 };
-        weight > low && sum > target
+        sum += f64::from(weight);
+        weight > 0.0 && sum > target
     });
-    found.or_else(|| weights.iter().rposition(|&weight| weight > low))
+    found.or_else(|| weights.iter().rposition(|&weight| weight > 0.0))
 }

@@ -1,10 +1,11 @@
-//! Logits to tokens. This file runs rows in parallel and reports logprobs; `penalties` changes logits, `choose` picks,
-//! `rng` draws. Leaves which rows to sample to the engine.
+//! Logits to tokens. This file runs rows in parallel and reports logprobs; `penalties` changes logits, which `row`
+//! keeps apart, `choose` picks, `rng` draws. Leaves which rows to sample to the engine.
 
 mod choose;
 mod nucleus;
 mod penalties;
 mod rng;
+mod row;
 #[cfg(test)]
 mod tests;
 mod top;
@@ -18,7 +19,9 @@ pub use rng::Draw;
 use crate::grammar::Mask;
 use crate::request::{Logprobs, TokenLogprob};
 use crate::{EngineError, SamplingParams};
-use choose::Scratch;
+use choose::{Masses, Scratch};
+use row::Row;
+use top::{Peaks, Ranked};
 
 /// One row to sample.
 #[derive(Clone, Copy, Debug)]
@@ -80,9 +83,13 @@ impl Sampler {
         num_top: usize,
     ) -> Vec<Result<Logprobs, EngineError>> {
         self.map(pool, rows, |&(logits, token), scratch| {
-            let [mass] = scratch.masses(logits, [1.0]).ok_or_else(not_a_distribution)?;
-            let lse = mass.log_sum_exp();
-            Ok(report(logits, token, (1.0, lse), num_top, scratch))
+            let row = Row::new(logits, None);
+            let scales = Masses { chosen: None, model: Some(1.0) };
+            scratch.read(logits, scales);
+            let mass = scratch.masses(row, scales).and_then(|masses| masses.model);
+            let lse = mass.ok_or_else(not_a_distribution)?.log_sum_exp();
+            let Scratch { peaks, ranked, .. } = scratch;
+            Ok(report(logits, token, (1.0, lse), num_top, (peaks, ranked)))
         })
     }
 
@@ -128,53 +135,46 @@ fn sample_masked(row: &SampleRow<'_>, mask: &Mask, scratch: &mut Scratch) -> Opt
 }
 
 fn sample_row(row: &SampleRow<'_>, scratch: &mut Scratch) -> Option<Sampled> {
-    // Taken out, so that the rest of the scratch stays free to borrow.
-    let mut changed = std::mem::take(&mut scratch.logits);
-    let is_changed = penalties::applies(row);
-    let logits = if is_changed {
-        changed.clear();
-        changed.extend_from_slice(row.logits);
-        penalties::apply(row, &mut changed, &mut scratch.counts);
-        &changed
-    } else {
-        row.logits
-    };
     let params = row.params;
-    let scale = match params.logprobs_at_temperature && params.temperature > 0.0 {
-        true => 1.0 / params.temperature,
-        false => 1.0,
-    };
+    let chosen = (params.temperature > 0.0).then(|| 1.0 / params.temperature);
+    let scale = chosen.filter(|_| params.logprobs_at_temperature).unwrap_or(1.0);
     let wanted = row.wants_logprob || params.logprobs.is_some();
-    // The raw row is summed in the pass that chooses, if it is the one to choose from.
-    let also = (wanted && !is_changed).then_some(scale);
-    let chosen = choose::token(logits, params, row.draw.uniform(), also, scratch);
-    scratch.logits = changed;
-    let (token, mass) = chosen?;
-    if !wanted {
+    let scales = Masses { chosen, model: wanted.then_some(scale) };
+    // First from end to end: what is changed lies anywhere in it, and is in a cache then.
+    scratch.read(row.logits, scales);
+    // Taken out, so that the rest of the scratch stays free to borrow.
+    let mut changes = std::mem::take(&mut scratch.changes);
+    penalties::apply(row, &mut changes, &mut scratch.counts);
+    let changed = Row::new(row.logits, Some(&changes));
+    let is_changed = !changed.changed().is_empty();
+    let masses = scratch.masses(changed, scales);
+    let token = masses.and_then(|masses| choose::token(changed, params, row.draw, masses, scratch));
+    scratch.changes = changes;
+    let token = token?;
+    let Some(mass) = masses?.model else {
         return Some(Sampled { token, logprob: 0.0, logprobs: None });
-    }
-    let mass = match mass {
-        Some(mass) => mass,
-        None => scratch.masses(row.logits, [scale])?[0],
     };
     let lse = mass.log_sum_exp();
     let logprob = scale * row.logits[token as usize] - lse;
-    let logprobs = params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, scratch));
+    let Scratch { peaks, model_peaks, ranked, .. } = scratch;
+    let peaks = if is_changed { model_peaks } else { peaks };
+    let logprobs =
+        params.logprobs.map(|num_top| report(row.logits, token, (scale, lse), num_top, (peaks, ranked)));
     Some(Sampled { token, logprob, logprobs })
 }
 
-/// The logprobs of a row whose peaks are found.
+/// The logprobs of a model's row with these peaks.
 fn report(
     logits: &[f32],
     token: u32,
     (scale, lse): (f32, f32),
     num_top: usize,
-    scratch: &mut Scratch,
+    (peaks, ranked): (&mut Peaks, &mut Vec<Ranked>),
 ) -> Logprobs {
-    scratch.peaks.top(logits, num_top, &mut scratch.ranked);
+    peaks.top(Row::new(logits, None), num_top, ranked);
     let of = |token: u32, logit: f32| TokenLogprob { token, logprob: scale * logit - lse };
     Logprobs {
         own: of(token, logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY)),
-        top: scratch.ranked.iter().map(|ranked| of(ranked.token, ranked.logit)).collect(),
+        top: ranked.iter().map(|ranked| of(ranked.token, ranked.logit)).collect(),
     }
 }

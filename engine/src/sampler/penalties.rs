@@ -2,15 +2,7 @@
 //! to `choose`.
 
 use super::SampleRow;
-
-/// Whether a row's logits change at all.
-pub(super) fn applies(row: &SampleRow<'_>) -> bool {
-    let params = row.params;
-    !params.logit_bias.is_empty()
-        || holds_back_ends(row)
-        || params.repetition_penalty != 1.0
-        || ((params.presence_penalty != 0.0 || params.frequency_penalty != 0.0) && !row.output.is_empty())
-}
+use super::row::Changes;
 
 /// Whether `min_tokens` is still ahead, and a grammar leaves something else to say.
 fn holds_back_ends(row: &SampleRow<'_>) -> bool {
@@ -18,19 +10,20 @@ fn holds_back_ends(row: &SampleRow<'_>) -> bool {
     row.output.len() < row.params.min_tokens && goes_on()
 }
 
-/// Changes `logits`, a copy of the row's. In order: `logit_bias`; end tokens before `min_tokens`; `repetition_penalty`
+/// Finds what a row's request changes. In order: `logit_bias`; end tokens before `min_tokens`; `repetition_penalty`
 /// (Keskar et al. 2019, arXiv:1909.05858, §4.1) on tokens of prompt and output; `frequency_penalty` and
 /// `presence_penalty` on tokens of the output. `counts`, `[vocab_size]`, is zero before and after.
-pub(super) fn apply(row: &SampleRow<'_>, logits: &mut [f32], counts: &mut Vec<u32>) {
-    let params = row.params;
+pub(super) fn apply(row: &SampleRow<'_>, changes: &mut Changes, counts: &mut Vec<u32>) {
+    let (params, logits) = (row.params, row.logits);
+    changes.start(logits.len());
     for &(token, bias) in &params.logit_bias {
-        if let Some(logit) = logits.get_mut(token as usize) {
+        if let Some(logit) = changes.logit(logits, token as usize) {
             *logit += bias;
         }
     }
     if holds_back_ends(row) {
         for &token in row.end_tokens {
-            if let Some(logit) = logits.get_mut(token as usize) {
+            if let Some(logit) = changes.logit(logits, token as usize) {
                 *logit = f32::NEG_INFINITY;
             }
         }
@@ -38,17 +31,20 @@ pub(super) fn apply(row: &SampleRow<'_>, logits: &mut [f32], counts: &mut Vec<u3
     counts.resize(logits.len(), 0);
     if params.repetition_penalty != 1.0 {
         for_each_distinct(row.prompt.iter().chain(row.output), counts, |token, _| {
-            let logit = &mut logits[token];
-            *logit = if *logit > 0.0 {
-                *logit / params.repetition_penalty
-            } else {
-                *logit * params.repetition_penalty
-            };
+            if let Some(logit) = changes.logit(logits, token) {
+                *logit = if *logit > 0.0 {
+                    *logit / params.repetition_penalty
+                } else {
+                    *logit * params.repetition_penalty
+                };
+            }
         });
     }
     if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
         for_each_distinct(row.output.iter(), counts, |token, count| {
-            logits[token] -= params.frequency_penalty * count as f32 + params.presence_penalty;
+            if let Some(logit) = changes.logit(logits, token) {
+                *logit -= params.frequency_penalty * count as f32 + params.presence_penalty;
+            }
         });
     }
 }

@@ -18,12 +18,17 @@ pub struct Draw {
 impl Draw {
     /// A number in [0, 1), with 53 random bits.
     pub fn uniform(self) -> f64 {
+        self.uniforms().next().unwrap_or_default()
+    }
+
+    /// As many of them as are asked for.
+    pub fn uniforms(self) -> impl Iterator<Item = f64> {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..16].copy_from_slice(&(self.candidate as u64).to_le_bytes());
         let mut rng = ChaCha8Rng::from_seed(key);
         rng.set_stream(self.position as u64);
-        (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        std::iter::repeat_with(move || (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The sampler against definitions written the slow way.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -202,6 +204,69 @@ fn penalties_change_what_they_name() {
     let min_tokens = SamplingParams { min_tokens: 2, ..greedy };
     assert_eq!(choose(min_tokens.clone(), &logits, &[], &[5]), 1);
     assert_eq!(choose(min_tokens, &logits, &[], &[5, 5]), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn changes_choose_as_from_a_copy_of_the_row(
+        logits in prop::collection::vec(-9.0f32..9.0, 1..5000),
+        prompt in prop::collection::vec(0u32..6000, 0..20),
+        output in prop::collection::vec(0u32..6000, 0..20),
+        bias in prop::collection::vec((0u32..6000, -20.0f32..20.0), 0..4),
+        (repetition_penalty, presence_penalty) in (prop_oneof![Just(1.0f32), 0.5f32..2.0], -2.0f32..2.0),
+        (temperature, top_k, top_p) in (
+            prop_oneof![Just(0.0f32), Just(1.0), 0.02f32..2.0],
+            prop_oneof![Just(0usize), 1usize..300],
+            prop_oneof![Just(1.0f32), 0.1f32..1.0],
+        ),
+        min_tokens in 0usize..30,
+        at_temperature in any::<bool>(),
+    ) {
+        let plain = SamplingParams {
+            temperature,
+            top_k,
+            top_p,
+            logprobs: Some(5),
+            logprobs_at_temperature: at_temperature,
+            ..SamplingParams::default()
+        };
+        let params = SamplingParams {
+            logit_bias: bias.clone(),
+            repetition_penalty,
+            presence_penalty,
+            min_tokens,
+            ..plain.clone()
+        };
+        let mut copy = logits.clone();
+        let known = |token: &u32| (*token as usize) < logits.len();
+        for (token, bias) in bias.iter().filter(|(token, _)| known(token)) {
+            copy[*token as usize] += bias;
+        }
+        if output.len() < min_tokens {
+            copy[0] = f32::NEG_INFINITY;
+        }
+        let (said, all): (BTreeSet<u32>, BTreeSet<u32>) =
+            (output.iter().copied().collect(), prompt.iter().chain(&output).copied().collect());
+        for &token in all.iter().filter(|token| known(token)) {
+            let logit = &mut copy[token as usize];
+            *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
+        }
+        for &token in said.iter().filter(|token| known(token)) {
+            copy[token as usize] -= presence_penalty;
+        }
+        prop_assume!(copy.iter().any(|logit| logit.is_finite()));
+        let changing = SampleRow { prompt: &prompt, output: &output, end_tokens: &[0], ..row(&logits, &params, 3) };
+        let (changed, copied) = (one(changing), one(row(&copy, &plain, 3)));
+        prop_assert_eq!(changed.token, copied.token);
+        // Logprobs are the model's all the same.
+        let model = &one(row(&logits, &plain, 3)).logprobs.unwrap().top;
+        let logprobs = changed.logprobs.unwrap();
+        prop_assert_eq!(&logprobs.top, model);
+        let scale = if at_temperature && temperature > 0.0 { 1.0 / temperature } else { 1.0 };
+        let above = scale * (logits[model[0].token as usize] - logits[changed.token as usize]);
+        prop_assert!((logprobs.own.logprob - (model[0].logprob - above)).abs() <= 1e-3, "{logprobs:?}");
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use rectify_kernels as kernels;
 
+use super::row::Row;
+
 /// A token and its logit, ordered from the most likely down, then by token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ranked {
@@ -38,37 +40,49 @@ impl PartialEq for Ranked {
 impl Eq for Ranked {}
 
 /// The largest value of each block of a row: who looks for large values looks at few blocks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Peaks {
     of: Vec<f32>,
     sorted: Vec<f32>,
 }
 
 impl Peaks {
-    /// Looks at `row`, at which the other methods look again; its largest value, minus infinity without any. NaN is passed
-    /// over. The same pass sums it at each of `scales` ([`kernels::masses`]).
-    pub(super) fn find(&mut self, row: &[f32], scales: &[f32], sums: &mut Vec<f64>) -> f32 {
-        kernels::masses(row, scales, &mut self.of, sums)
+    /// Looks at a model's row, and sums it in the same pass ([`kernels::masses`]).
+    pub(super) fn find(&mut self, logits: &[f32], scales: &[f32], sums: &mut Vec<f64>) {
+        kernels::masses(logits, scales, &mut self.of, sums);
     }
 
-    /// The lowest token whose logit in `row` is `value`, its largest.
-    pub(super) fn position(&self, row: &[f32], value: f32) -> Option<u32> {
-        let start = self.of.iter().position(|peak| *peak == value)? * kernels::MAXIMA_BLOCK;
-        row[start..].iter().position(|x| *x == value).map(|i| (start + i) as u32)
+    /// Looks again at a chunk that is not the model's; `found` are its peaks.
+    pub(super) fn replace(&mut self, chunk: usize, found: &[f32]) {
+        const BLOCKS: usize = kernels::MASS_CHUNK / kernels::MAXIMA_BLOCK;
+        self.of[chunk * BLOCKS..][..found.len()].copy_from_slice(found);
+    }
+
+    /// Of each block.
+    pub(super) fn maxima(&self) -> &[f32] {
+        &self.of
+    }
+
+    /// The lowest token whose logit in `row` is its largest; `None` without one above minus infinity.
+    pub(super) fn position(&self, row: Row<'_>) -> Option<u32> {
+        let largest = self.of.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let block = self.of.iter().position(|peak| *peak == largest && *peak > f32::NEG_INFINITY)?;
+        let place = row.block(block).iter().position(|x| *x == largest)?;
+        Some((block * kernels::MAXIMA_BLOCK + place) as u32)
     }
 
     /// Adds to `out` what is above `threshold`; `rise` says after each block above what the next must be, if that is more.
     fn above(
         &self,
-        row: &[f32],
+        row: Row<'_>,
         mut threshold: f32,
         out: &mut Vec<Ranked>,
         mut rise: impl FnMut(&mut Vec<Ranked>) -> f32,
     ) {
-        for (i, block) in row.chunks(kernels::MAXIMA_BLOCK).enumerate() {
-            if self.of[i] > threshold {
-                let start = i * kernels::MAXIMA_BLOCK;
-                kernels::for_each_between(block, threshold, f32::INFINITY, |j| {
+        for (i, &peak) in self.of.iter().enumerate() {
+            if peak > threshold {
+                let (block, start) = (row.block(i), i * kernels::MAXIMA_BLOCK);
+                kernels::for_each_above(block, threshold, |j| {
                     out.push(Ranked::new(block[j], (start + j) as u32))
                 });
                 threshold = threshold.max(rise(out));
@@ -77,14 +91,14 @@ impl Peaks {
     }
 
     /// Puts the values of `row` from `least` on into `out`, in the order of their tokens.
-    pub(super) fn at_least(&self, row: &[f32], least: f32, out: &mut Vec<Ranked>) {
+    pub(super) fn at_least(&self, row: Row<'_>, least: f32, out: &mut Vec<Ranked>) {
         out.clear();
         self.above(row, least.next_down(), out, |_| f32::NEG_INFINITY);
     }
 
     /// Puts the `k` largest values of `row` into `out`, largest first; equal ones by token. Minus infinity is not
     /// among them.
-    pub(super) fn top(&mut self, row: &[f32], k: usize, out: &mut Vec<Ranked>) {
+    pub(super) fn top(&mut self, row: Row<'_>, k: usize, out: &mut Vec<Ranked>) {
         out.clear();
         if k == 0 {
             return;
@@ -138,13 +152,14 @@ mod tests {
             sorted.sort();
             sorted.truncate(k);
             let (mut peaks, mut out) = (Peaks::default(), Vec::new());
-            let largest = peaks.find(&row, &[], &mut Vec::new());
-            prop_assert_eq!(largest, row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-            prop_assert_eq!(peaks.position(&row, largest), row.iter().position(|x| *x == largest).map(|i| i as u32));
-            peaks.top(&row, k, &mut out);
+            peaks.find(&row, &[], &mut Vec::new());
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let plain = Row::new(&row, None);
+            prop_assert_eq!(peaks.position(plain), row.iter().position(|x| *x == largest).map(|i| i as u32));
+            peaks.top(plain, k, &mut out);
             prop_assert_eq!(out, sorted);
             let mut from = Vec::new();
-            peaks.at_least(&row, 3.0, &mut from);
+            peaks.at_least(plain, 3.0, &mut from);
             let expected: Vec<Ranked> =
                 row.iter().zip(0..).filter(|(l, _)| **l >= 3.0).map(|(&l, t)| Ranked::new(l, t)).collect();
             prop_assert_eq!(from, expected);
@@ -157,12 +172,12 @@ mod tests {
         (row[4500], row[3000], row[2]) = (9.0, 9.0, f32::NAN);
         let mut peaks = Peaks::default();
         let mut first = |row: &[f32]| {
-            let largest = peaks.find(row, &[], &mut Vec::new());
-            peaks.position(row, largest)
+            peaks.find(row, &[], &mut Vec::new());
+            peaks.position(Row::new(row, None))
         };
         assert_eq!(first(&row), Some(3000));
         assert_eq!(first(&[]), None);
         assert_eq!(first(&[f32::NAN]), None);
-        assert_eq!(first(&[f32::NEG_INFINITY; 3]), Some(0));
+        assert_eq!(first(&[f32::NEG_INFINITY; 3]), None);
     }
 }

@@ -84,10 +84,10 @@ impl Simd for Avx2 {
             let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1]));
             (low | high << 8) as u32
         }
-        fn keep_above(self, a: Self::V, b: Self::V) -> Self::V {
+        fn keep_above(self, x: Self::V, a: Self::V, b: Self::V) -> Self::V {
             [
-                _mm256_and_ps(a[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
-                _mm256_and_ps(a[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
+                _mm256_and_ps(x[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
+                _mm256_and_ps(x[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
             ]
         }
         fn round(self, a: Self::V) -> Self::V {

@@ -87,8 +87,8 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// Which lanes of `a` are above those of `b`, the first in the lowest bit; none with a NaN.
     fn above(self, a: Self::V, b: Self::V) -> u32;
-    /// `a > b ? a : 0`.
-    fn keep_above(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a > b ? x : 0`.
+    fn keep_above(self, x: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// The nearest integer, ties to even.
     fn round(self, a: Self::V) -> Self::V;
     /// `a · 2^n` for integral `n` in −160..=160.

@@ -143,8 +143,8 @@ impl Simd for Neon {
         a | b << 4 | c << 8 | d << 12
     }
     #[inline(always)]
-    fn keep_above(self, a: V, b: V) -> V {
-        four!(|i| vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], vdupq_n_f32(0.0)))
+    fn keep_above(self, x: V, a: V, b: V) -> V {
+        four!(|i| vbslq_f32(vcgtq_f32(a[i], b[i]), x[i], vdupq_n_f32(0.0)))
     }
     #[inline(always)]
     fn round(self, a: V) -> V {

@@ -101,8 +101,8 @@ impl Simd for Portable {
         (0..LANES).fold(0, |bits, i| bits | u32::from(a[i] > b[i]) << i)
     }
     #[inline(always)]
-    fn keep_above(self, a: V, b: V) -> V {
-        zip(a, b, |a, b| if a > b { a } else { 0.0 })
+    fn keep_above(self, x: V, a: V, b: V) -> V {
+        std::array::from_fn(|i| if a[i] > b[i] { x[i] } else { 0.0 })
     }
     #[inline(always)]
     fn round(self, a: V) -> V {

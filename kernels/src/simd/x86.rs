@@ -121,8 +121,8 @@ macro_rules! avx512_methods {
             fn max(self, a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
             fn min(self, a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
             fn above(self, a: __m512, b: __m512) -> u32 { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b).into() }
-            fn keep_above(self, a: __m512, b: __m512) -> __m512 {
-                _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), a)
+            fn keep_above(self, x: __m512, a: __m512, b: __m512) -> __m512 {
+                _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x)
             }
             fn round(self, a: __m512) -> __m512 {
                 _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
