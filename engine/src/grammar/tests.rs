@@ -193,3 +193,24 @@ proptest! {
         prop_assert_eq!(together.mask().unwrap().0.to_list(), step_by_step.mask().unwrap().0.to_list());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_mask_leaves_what_it_allows(
+        num_logits in 0usize..200,
+        vocab_size in 0usize..200,
+        // Words of which all, none or some are allowed.
+        words in prop::collection::vec(prop_oneof![Just(u32::MAX), Just(0), any::<u32>()], 7),
+    ) {
+        let allows = |token: &u32| words[(token / 32) as usize] >> (token % 32) & 1 == 1;
+        let mask = Mask::new(vocab_size, (0..200).filter(allows));
+        let logits: Vec<f32> = (0..num_logits).map(|i| i as f32).collect();
+        let mut out = vec![7.0; 3];
+        mask.apply(&logits, &mut out);
+        let expected = (0u32..).zip(&logits).map(|(token, &logit)| {
+            if allows(&token) && (token as usize) < vocab_size { logit } else { f32::NEG_INFINITY }
+        });
+        prop_assert_eq!(out, expected.collect::<Vec<_>>());
+    }
+}

@@ -12,7 +12,7 @@ fn holds_back_ends(row: &SampleRow<'_>) -> bool {
 
 /// Finds what a row's request changes. In order: `logit_bias`; end tokens before `min_tokens`; `repetition_penalty`
 /// (Keskar et al. 2019, arXiv:1909.05858, §4.1) on tokens of prompt and output; `frequency_penalty` and
-/// `presence_penalty` on tokens of the output. `counts`, `[vocab_size]`, is zero before and after.
+/// `presence_penalty` on tokens of the output. `counts` are zero before and after.
 pub(super) fn apply(row: &SampleRow<'_>, changes: &mut Changes, counts: &mut Vec<u32>) {
     let (params, logits) = (row.params, row.logits);
     changes.start(logits.len());
@@ -28,9 +28,8 @@ pub(super) fn apply(row: &SampleRow<'_>, changes: &mut Changes, counts: &mut Vec
             }
         }
     }
-    counts.resize(logits.len(), 0);
     if params.repetition_penalty != 1.0 {
-        for_each_distinct(row.prompt.iter().chain(row.output), counts, |token, _| {
+        for_each_distinct(row.prompt.iter().chain(row.output), logits.len(), counts, |token, _| {
             if let Some(logit) = changes.logit(logits, token) {
                 *logit = if *logit > 0.0 {
                     *logit / params.repetition_penalty
@@ -41,7 +40,7 @@ pub(super) fn apply(row: &SampleRow<'_>, changes: &mut Changes, counts: &mut Vec
         });
     }
     if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
-        for_each_distinct(row.output.iter(), counts, |token, count| {
+        for_each_distinct(row.output.iter(), logits.len(), counts, |token, count| {
             if let Some(logit) = changes.logit(logits, token) {
                 *logit -= params.frequency_penalty * count as f32 + params.presence_penalty;
             }
@@ -49,12 +48,14 @@ pub(super) fn apply(row: &SampleRow<'_>, changes: &mut Changes, counts: &mut Vec
     }
 }
 
-/// Visits each distinct token once, with how often it occurs.
+/// Visits each distinct token of the vocabulary once, with how often it occurs.
 fn for_each_distinct<'a>(
     tokens: impl Iterator<Item = &'a u32> + Clone,
-    counts: &mut [u32],
+    vocab_size: usize,
+    counts: &mut Vec<u32>,
     mut visit: impl FnMut(usize, u32),
 ) {
+    counts.resize(vocab_size, 0);
     for &token in tokens.clone() {
         if let Some(count) = counts.get_mut(token as usize) {
             *count += 1;
