@@ -140,7 +140,7 @@ fn has_nan(logits: &[f32]) -> bool {
     logits.iter().fold(false, |any, x| any | x.is_nan())
 }
 
-/// Draws from a row whose mass at the request's temperature was the first found.
+/// Draws from a row whose mass at the request's temperature is `mass`.
 fn draw(
     row: Row<'_>,
     params: &SamplingParams,

@@ -4,13 +4,14 @@ use rectify_kernels::{self as kernels, MASS_CHUNK};
 
 use super::choose::{Mass, draw_plain};
 use super::row::Row;
+use super::top::Ranked;
 
 /// Draws after which something must be wrong.
 const MOST: usize = 1 << 16;
 
 /// Draws from the most likely tokens of `row` that together reach `wanted` of its `mass`, equal ones by token: from the whole row
 /// until a token is one of them, so that where they end need not be found. One pass over the row tells whether it is, and a token
-/// that is not spares those below it the question. `sums` are the mass of each chunk.
+/// that is not spares those after it in that order the question. `sums` are the mass of each chunk.
 pub(super) fn draw(
     row: Row<'_>,
     mass: &Mass,
@@ -18,26 +19,28 @@ pub(super) fn draw(
     uniforms: impl Iterator<Item = f64>,
     (sums, weights): (&[f64], &mut Vec<f32>),
 ) -> Option<u32> {
-    let mut least = f32::NEG_INFINITY;
+    let mut outside: Option<Ranked> = None;
     for uniform in uniforms.take(MOST) {
         let token = draw_plain(row, mass, uniform, (sums, weights))?;
-        let logit = row.logit(token as usize);
-        if logit < least {
+        let candidate = Ranked::new(row.logit(token as usize), token);
+        if outside.is_some_and(|outside| candidate >= outside) {
             continue;
         }
-        if before(row, mass, token as usize, logit) < wanted {
+        if before(row, mass, candidate) < wanted {
             return Some(token);
         }
-        least = logit;
+        outside = Some(candidate);
     }
     None
 }
 
-/// The mass of the tokens that are more likely than `token`, or as likely and come before it.
-fn before(row: Row<'_>, mass: &Mass, token: usize, logit: f32) -> f64 {
+/// The mass of the tokens that are more likely than a candidate, or as likely and come before it.
+fn before(row: Row<'_>, mass: &Mass, candidate: Ranked) -> f64 {
+    let Ranked { logit, token } = candidate;
     let above = |part: &[f32], threshold| kernels::exp_sum_above(part, threshold, mass.max, mass.scale);
     let of_chunk = |(index, chunk): (usize, &[f32])| {
-        let (earlier, later) = chunk.split_at(token.saturating_sub(index * MASS_CHUNK).min(chunk.len()));
+        let (earlier, later) =
+            chunk.split_at((token as usize).saturating_sub(index * MASS_CHUNK).min(chunk.len()));
         above(earlier, logit.next_down()) + above(later, logit)
     };
     row.chunks().enumerate().map(of_chunk).sum()
@@ -50,7 +53,6 @@ mod tests {
     use super::*;
     use crate::sampler::choose::{Masses, Scratch};
     use crate::sampler::rng::Draw;
-    use crate::sampler::top::Ranked;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
