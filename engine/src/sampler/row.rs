@@ -3,6 +3,9 @@
 
 use rectify_kernels::{MASS_CHUNK, MAXIMA_BLOCK};
 
+/// Blocks whose largest value is known, of a chunk whose sum is.
+pub(super) const BLOCKS: usize = MASS_CHUNK / MAXIMA_BLOCK;
+
 /// Chunks of a row in which logits were changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -78,7 +81,6 @@ impl<'a> Row<'a> {
 
     /// One of the row's pieces of [`MAXIMA_BLOCK`]; empty beyond its end.
     pub(super) fn block(self, index: usize) -> &'a [f32] {
-        const BLOCKS: usize = MASS_CHUNK / MAXIMA_BLOCK;
         let chunk = self.chunk(index / BLOCKS);
         let from = (index % BLOCKS * MAXIMA_BLOCK).min(chunk.len());
         &chunk[from..chunk.len().min(from + MAXIMA_BLOCK)]

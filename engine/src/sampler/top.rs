@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use rectify_kernels as kernels;
 
-use super::row::Row;
+use super::row::{BLOCKS, Row};
 
 /// A token and its logit, ordered from the most likely down, then by token.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,6 @@ impl Peaks {
 
     /// Looks again at a chunk that is not the model's; `found` are its peaks.
     pub(super) fn replace(&mut self, chunk: usize, found: &[f32]) {
-        const BLOCKS: usize = kernels::MASS_CHUNK / kernels::MAXIMA_BLOCK;
         self.of[chunk * BLOCKS..][..found.len()].copy_from_slice(found);
     }
 
