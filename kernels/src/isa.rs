@@ -19,11 +19,14 @@ pub enum Isa {
     Avx512Fp16,
     /// 512-bit x86 with dot products of bytes and of bfloat16.
     Avx512Bf16,
+    /// 512-bit x86 with dot products of bytes, arithmetic in half precision, and products of tiles of bfloat16 and of bytes
+    /// (AMX).
+    Amx,
 }
 
 impl Isa {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Portable,
         Self::Neon,
         Self::Avx2,
@@ -31,6 +34,7 @@ impl Isa {
         Self::Avx512Vnni,
         Self::Avx512Fp16,
         Self::Avx512Bf16,
+        Self::Amx,
     ];
 
     /// The fastest this machine has.
@@ -76,6 +80,8 @@ impl Isa {
             Self::Avx512Fp16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512fp16"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Fp16.is_supported() && crate::simd::has_amx(),
             _ => false,
         }
     }

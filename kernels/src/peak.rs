@@ -1,5 +1,6 @@
 //! What this machine can do at most: the limits that measured speeds are compared with. Leaves the models' own
 //! arithmetic to `engine`.
+#![expect(unsafe_code, reason = "products of tiles take addresses")]
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,6 +8,8 @@ use std::time::Instant;
 use crate::Pool;
 use crate::buffer::Buffer;
 use crate::rows::for_each_chunk;
+use crate::simd::tile::Sums;
+use crate::simd::tiles::{Ahead, Pairs, SQUARE, WORDS};
 use crate::simd::{LANES, Op, Simd, dispatch};
 
 /// Larger than the caches of the machines we know.
@@ -21,15 +24,16 @@ const ATTEMPTS: usize = 5;
 pub struct MachineLimits {
     /// Bytes read from memory per second.
     pub read_bytes_per_s: f64,
-    /// Multiplications and additions per second with bf16 operands: of bf16 dot products where they are faster than
-    /// f32, else of f32.
+    /// Multiplications and additions per second with bf16 operands: of products of tiles where there are any, of bf16 dot
+    /// products where they are faster than f32, else of f32.
     pub bf16_flops: f64,
     /// Multiplications and additions per second with operands in half precision: in it where the machine has such
     /// arithmetic, else in f32.
     pub f16_flops: f64,
     /// Multiplications and additions per second in f32.
     pub f32_flops: f64,
-    /// Multiplications and additions per second of dot products of bytes.
+    /// Multiplications and additions per second of bytes: as many products of tiles as of bf16, of twice the numbers, or of dot
+    /// products.
     pub int8_ops: f64,
 }
 
@@ -45,11 +49,17 @@ pub fn measure(pool: &Pool) -> MachineLimits {
             black_box(dispatch(pool.isa(), Read { data: &data[i * part..][..part] }));
         });
     });
-    let f32_flops = operations(pool, Kind::Single);
-    let (has_dot, has_halves) = dispatch(pool.isa(), Has);
-    let f16_flops = if has_halves { operations(pool, Kind::Halves) } else { f32_flops };
-    let bf16_flops = if has_dot { operations(pool, Kind::Pairs).max(f32_flops) } else { f32_flops };
-    let int8_ops = operations(pool, Kind::Bytes);
+    let chains = |kind| operations(pool, move |steps| Arithmetic { steps, kind });
+    let f32_flops = chains(Kind::Single);
+    let [has_dot, has_halves, has_tiles] = dispatch(pool.isa(), Has);
+    let f16_flops = if has_halves { chains(Kind::Halves) } else { f32_flops };
+    let (bf16_flops, int8_ops) = if has_tiles {
+        let products = operations(pool, |steps| Squares { steps });
+        (products, 2.0 * products)
+    } else {
+        let bf16_flops = if has_dot { chains(Kind::Pairs).max(f32_flops) } else { f32_flops };
+        (bf16_flops, chains(Kind::Bytes))
+    };
     MachineLimits { read_bytes_per_s: READ_BYTES as f64 / read, bf16_flops, f16_flops, f32_flops, int8_ops }
 }
 
@@ -71,13 +81,13 @@ enum Kind {
     Bytes,
 }
 
-/// Operations per second of all threads.
-fn operations(pool: &Pool, kind: Kind) -> f64 {
+/// Operations per second of all threads, where `arithmetic` is of so many steps.
+fn operations<O: Op<Output = (f32, usize)>>(pool: &Pool, arithmetic: impl Fn(usize) -> O + Sync) -> f64 {
     let (tasks, steps) = (8 * pool.num_threads(), 1 << 17);
-    let operations = dispatch(pool.isa(), Arithmetic { steps: 0, kind }).1;
+    let operations = dispatch(pool.isa(), arithmetic(0)).1;
     let seconds = best(|| {
         pool.run(tasks, |_| {
-            black_box(dispatch(pool.isa(), Arithmetic { steps: black_box(steps), kind }));
+            black_box(dispatch(pool.isa(), arithmetic(black_box(steps))));
         });
     });
     (tasks * steps * operations) as f64 / seconds
@@ -104,15 +114,15 @@ impl Op for Read<'_> {
     }
 }
 
-/// Whether the instruction set has bf16 dot products, and arithmetic in half precision.
+/// Whether the instruction set has bf16 dot products, arithmetic in half precision, and products of tiles.
 struct Has;
 
 impl Op for Has {
-    type Output = (bool, bool);
+    type Output = [bool; 3];
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> (bool, bool) {
-        (S::HAS_DOT, S::HAS_HALVES)
+    fn run<S: Simd>(self, _: S) -> [bool; 3] {
+        [S::HAS_DOT, S::HAS_HALVES, S::HAS_TILES]
     }
 }
 
@@ -131,6 +141,41 @@ impl Op for Arithmetic {
             true => chains::<S, 12>(s, self.steps, self.kind),
             false => chains::<S, 5>(s, self.steps, self.kind),
         }
+    }
+}
+
+/// Words from a line of the cache on.
+#[repr(align(64))]
+struct Lines<const LEN: usize>([u32; LEN]);
+
+/// Products of two tiles of rows and two of columns. Gives a sum, and the operations of a step.
+struct Squares {
+    steps: usize,
+}
+
+impl Op for Squares {
+    type Output = (f32, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (f32, usize) {
+        /// Steps of a product: its operands stay in the first-level cache.
+        const DEPTH: usize = 8;
+        let (rows, columns) = (Lines([0; DEPTH * SQUARE * WORDS]), Lines([0; DEPTH * WORDS]));
+        let mut sums = [0.0; SQUARE * SQUARE * WORDS];
+        let product = Pairs {
+            rows: rows.0.as_ptr(),
+            columns: [columns.0.as_ptr(); SQUARE],
+            steps: DEPTH,
+            ahead: Ahead::NOTHING,
+            sums: Sums { start: sums.as_mut_ptr(), row_step: SQUARE * LANES, resume: false },
+        };
+        s.begin_tiles(LANES);
+        for _ in 0..self.steps / DEPTH {
+            // SAFETY: two tiles of rows, one of columns, and the sums of two times two.
+            unsafe { s.multiply_tiles((SQUARE, SQUARE), &product) };
+        }
+        s.end_tiles();
+        (black_box(&sums)[0], 4 * SQUARE * SQUARE * LANES * WORDS)
     }
 }
 

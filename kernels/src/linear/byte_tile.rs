@@ -27,7 +27,7 @@ pub(super) struct Codes {
     parts: [*const i8; MAX_COLUMNS],
     /// Blocks that share a factor; of one, the factor is the scale.
     blocks_per_factor: usize,
-    has_minimum: bool,
+    pub(super) has_minimum: bool,
 }
 
 /// What to ask for in advance.
@@ -350,7 +350,7 @@ impl Codes {
     /// # Safety
     /// There must be such a tile and block.
     #[inline(always)]
-    unsafe fn scale<S: Simd>(&self, s: S, j: usize, block: usize, level: usize) -> S::V {
+    pub(super) unsafe fn scale<S: Simd>(&self, s: S, j: usize, block: usize, level: usize) -> S::V {
         let levels = 1 + usize::from(self.has_minimum);
         // SAFETY: promised by the caller.
         unsafe {

@@ -15,6 +15,7 @@ mod quant;
 mod reading;
 mod rounding;
 mod source;
+mod tiles;
 mod widen;
 
 pub(crate) use coded::Form;
@@ -180,7 +181,7 @@ impl Op for Part<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (panels, stripe) = (self.product.panels, self.product.panels.stripe);
-        let num_rows = panels.first_row(self.panels.end) - panels.first_row(self.panels.start);
+        let num_rows = panels.height(self.panels.clone());
         let group = (SUMS_BYTES / (4 * num_rows * stripe * LANES)).clamp(1, RUN.div_ceil(stripe * LANES));
         let run = group * stripe * LANES;
         // Not `with_borrow`: a closure would be compiled without the instruction set.
@@ -188,17 +189,32 @@ impl Op for Part<'_> {
         sums.resize(num_rows * run);
         let mut widened = WIDENED.take();
         widened.resize(WIDE);
+        if panels.are_tiles {
+            s.begin_tiles(match self.product.w.storage() {
+                Storage::Coded(codes, _) => codes.form.quads(),
+                _ => LANES,
+            });
+        }
         for first in self.tiles.clone().step_by(group * stripe) {
             let tiles = first..self.tiles.end.min(first + group * stripe);
             for first in tiles.clone().step_by(stripe) {
                 let columns = stripe.min(tiles.end - first);
                 let sums = &mut sums[(first - tiles.start) * LANES..];
                 match self.product.w.storage() {
+                    Storage::Coded(codes, _) if S::HAS_TILES && panels.are_tiles => {
+                        self.coded_tile_stripe(s, codes, (first, columns), (sums, run));
+                    }
+                    Storage::Bf16(words) if S::HAS_TILES => {
+                        self.tile_stripe(s, words, (first, columns), (sums, run));
+                    }
                     Storage::Coded(codes, _) => self.coded_stripe(s, codes, (first, columns), (sums, run)),
                     _ => self.stripe(s, (first, columns), (sums, run), &mut widened),
                 }
             }
             self.finish(s, tiles, (&sums, run));
+        }
+        if panels.are_tiles {
+            s.end_tiles();
         }
         SUMS.set(sums);
         WIDENED.set(widened);

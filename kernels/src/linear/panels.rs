@@ -9,27 +9,38 @@ use crate::buffer::Buffer;
 use crate::rows::for_each_chunk;
 use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
+use crate::simd::tiles::{SQUARE, TALL};
 use crate::simd::{LANES, Op, Simd, dispatch, padded, paired};
 use crate::transpose::transpose;
 use crate::{Pool, Rows};
 
 /// Most rows of a panel with any instruction set.
-pub(super) const MAX_PANEL_ROWS: usize = 8;
+pub(super) const MAX_PANEL_ROWS: usize = LANES;
+/// Rows of a block of panels at least: fewer would have weights read too often.
+const LEAST_ROWS: usize = 128;
+/// Rows up to which codes are multiplied vector by vector: tiles would be empty for the most part.
+const FEW_ROWS: usize = 12;
 /// Activations below which packing is left to one thread.
 const PARALLEL_VALUES: usize = 1 << 15;
 
 /// How rows are cut: panels differ by one row at most, the longer ones first. Panel `p` holds `[words][rows of p]` words
-/// (an f32, a pair of bf16, or as `rounding` says) from word `first_row(p) · words` on.
+/// (an f32, a pair of bf16, or as `rounding` says) from word `first_row(p) · words` on. Where whole tiles are multiplied
+/// panels are one to four tiles of rows, some of which the last may lack, and hold `[words / 16][rows][16]` words, or as
+/// `rounding` says.
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
     /// Words of a row.
     pub(super) words: usize,
     /// Words of a row for one word of weights.
     pub(super) ratio: usize,
-    /// Words of a row that are multiplied: of numbers in half precision one follows, what sums are multiples of.
+    /// Words of a row that are multiplied: of numbers in half precision one follows, what sums are multiples of, and in tiles
+    /// zeros.
     pub(super) depth: usize,
     /// Column tiles a tile of products takes.
     pub(super) stripe: usize,
+    /// Panels are tiles.
+    pub(super) are_tiles: bool,
+    num_rows: usize,
     count: usize,
     rows: usize,
     /// Panels with one row more.
@@ -67,9 +78,23 @@ impl Op for Plan<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Panels {
         const { assert!(S::MAX_ROWS <= MAX_PANEL_ROWS, "panels are at most as high as they can be packed") };
-        let count = self.num_rows.div_ceil(S::MAX_ROWS);
+        let are_tiles = S::HAS_TILES
+            && match self.w.storage() {
+                Storage::Bf16(_) => true,
+                Storage::Coded(..) => self.num_rows > FEW_ROWS,
+                _ => false,
+            };
+        let is_coded = matches!(self.w.storage(), Storage::Coded(..));
+        // Weights meet up to four tiles of rows at once; more rows come in squares, so that less is read in all.
+        let (side, columns) = match self.num_rows.div_ceil(LANES) {
+            _ if is_coded => (1, SQUARE),
+            side if side > SQUARE && side <= TALL => (side, 1),
+            side => (side.min(SQUARE), SQUARE),
+        };
+        let count = self.num_rows.div_ceil(if are_tiles { side * LANES } else { S::MAX_ROWS });
         let width = self.w.in_features();
         let (words, ratio, rounding) = match self.w.storage() {
+            Storage::Bf16(_) if are_tiles => (width.div_ceil(2).next_multiple_of(LANES), 1, Rounding::Pairs),
             Storage::Bf16(_) if S::HAS_DOT => (width.div_ceil(2), 1, Rounding::Pairs),
             Storage::Bf16(_) => (width.next_multiple_of(2), 2, Rounding::Single),
             // 64 products of magnitudes below 2^(exponent + 1) and 2^(ours + 1) stay within 2^15. Weights that are not finite
@@ -85,11 +110,17 @@ impl Op for Plan<'_> {
         Panels {
             words,
             ratio,
-            depth: if let Rounding::Halves { .. } = rounding { words - 1 } else { words },
-            stripe: columns_for::<S>(self.num_rows.div_ceil(count)),
+            depth: match rounding {
+                Rounding::Halves { .. } => words - 1,
+                Rounding::Pairs => width.div_ceil(2),
+                _ => words,
+            },
+            stripe: if are_tiles { columns } else { columns_for::<S>(self.num_rows.div_ceil(count)) },
+            are_tiles,
+            num_rows: self.num_rows,
             count,
-            rows: self.num_rows / count,
-            longer: self.num_rows % count,
+            rows: if are_tiles { side * LANES } else { self.num_rows / count },
+            longer: if are_tiles { 0 } else { self.num_rows % count },
             rounding,
         }
     }
@@ -97,16 +128,30 @@ impl Op for Plan<'_> {
 
 impl Panels {
     pub(super) fn first_row(&self, panel: usize) -> usize {
-        panel * self.rows + panel.min(self.longer)
+        (panel * self.rows + panel.min(self.longer)).min(self.num_rows)
     }
 
     pub(super) fn num_rows(&self, panel: usize) -> usize {
-        self.rows + usize::from(panel < self.longer)
+        self.first_row(panel + 1) - self.first_row(panel)
+    }
+
+    /// Where a panel begins.
+    pub(super) fn first_word(&self, panel: usize) -> usize {
+        self.first_row(panel) * self.words
+    }
+
+    /// Rows of some panels, those that the last of them lacks included.
+    pub(super) fn height(&self, panels: Range<usize>) -> usize {
+        match self.are_tiles {
+            true => panels.len() * self.rows,
+            false => self.first_row(panels.end) - self.first_row(panels.start),
+        }
     }
 
     /// Blocks of panels of about `bytes` each at most.
     pub(super) fn num_blocks(&self, bytes: usize) -> usize {
-        let most = (bytes / (self.num_rows(0) * self.words * 4)).max(16);
+        let height = self.height(0..1);
+        let most = (bytes / (height * self.words * 4)).max(LEAST_ROWS.div_ceil(height));
         self.count.div_ceil(most)
     }
 
@@ -131,18 +176,21 @@ impl Panels {
 
     /// Packs rows of `width` values into `words`.
     pub(super) fn fill(&self, pool: &Pool, x: Rows<'_>, width: usize, words: &mut Buffer<u32>) {
-        let num_rows = self.first_row(self.count);
-        words.resize(num_rows * self.words);
-        let parallel = num_rows * width > PARALLEL_VALUES;
+        words.resize(self.height(0..self.count) * self.words);
+        let parallel = self.num_rows * width > PARALLEL_VALUES;
         // Chunks of the longest panel's size would not end where panels do, so tasks are counted in panels of each kind.
         let (longer, shorter) = words.split_at_mut(self.longer * (self.rows + 1) * self.words);
         let isa = pool.isa();
         for (part, first, rows) in [(longer, 0, self.rows + 1), (shorter, self.longer, self.rows)] {
             for_each_chunk(pool, parallel, part, rows * self.words, |i, words| {
-                let first_row = self.first_row(first + i);
+                let (first_row, present) = (self.first_row(first + i), self.num_rows(first + i));
                 match self.rounding {
                     Rounding::Bytes(form) => {
-                        dispatch(isa, RoundRows { x, width, first_row, rows, form, words })
+                        let is_tile = self.are_tiles;
+                        dispatch(isa, RoundRows { x, width, first_row, rows: present, form, is_tile, words })
+                    }
+                    Rounding::Pairs if self.are_tiles => {
+                        dispatch(isa, PackTiles { x, width, first_row, rows: (present, rows), words })
                     }
                     rounding => {
                         dispatch(isa, Pack { x, width, first_row, rows, depth: self.depth, rounding, words })
@@ -208,6 +256,41 @@ impl Op for Pack<'_> {
                 }
             }
             side_by_side(lines.as_flattened(), LANES, self.rows, words);
+        }
+    }
+}
+
+/// Packs a panel of tiles of pairs; what rows it lacks may be anything.
+struct PackTiles<'a> {
+    x: Rows<'a>,
+    width: usize,
+    first_row: usize,
+    /// Rows there are, and those of all tiles.
+    rows: (usize, usize),
+    words: &'a mut [u32],
+}
+
+impl Op for PackTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (present, height) = self.rows;
+        for i in 0..present {
+            let row = self.x.row(self.first_row + i, self.width);
+            for (step, tiles) in self.words.chunks_exact_mut(height * LANES).enumerate() {
+                let line = &mut tiles[i * LANES..][..LANES];
+                for (half, line) in line.chunks_exact_mut(LANES / 2).enumerate() {
+                    let row = &row[((2 * step + half) * LANES).min(row.len())..];
+                    let values = match row.first_chunk() {
+                        Some(values) => s.load(values),
+                        None => s.load(&padded(row, 0.0)),
+                    };
+                    let mut narrow = [0; LANES];
+                    s.to_bf16(values, &mut narrow);
+                    line.copy_from_slice(&paired(&narrow));
+                }
+            }
         }
     }
 }

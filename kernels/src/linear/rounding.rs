@@ -16,13 +16,15 @@ pub(super) const EXTRA: usize = 2;
 /// Writes rows as a panel: for each block `[quads][rows]` words of four bytes, or `[quads][2][rows]` words of the inputs 0
 /// and 2 and of 1 and 3 of each in sixteen bits ([`Form::quad_words`]), `[rows]` scales, and `[rows]` words that sums start
 /// from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a minimum, minus the
-/// scale times the sum of the bytes as f32, to be multiplied by it.
+/// scale times the sum of the bytes as f32, to be multiplied by it. A tile holds `[16 rows][quads]` words of four bytes, sixteen
+/// scales and sixteen such words instead; those of rows it lacks may be anything.
 pub(super) struct RoundRows<'a> {
     pub(super) x: Rows<'a>,
     pub(super) width: usize,
     pub(super) first_row: usize,
     pub(super) rows: usize,
     pub(super) form: Form,
+    pub(super) is_tile: bool,
     pub(super) words: &'a mut [u32],
 }
 
@@ -31,13 +33,14 @@ impl Op for RoundRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { x, width, first_row, rows, form, words } = self;
+        let Self { x, width, first_row, rows, form, is_tile, words } = self;
+        let height = if is_tile { LANES } else { rows };
         let (block, quads) = (form.block, form.quads());
         let quad_words = form.quad_words::<S>();
         let per_row = quads * quad_words;
         let mut lines = [[0; MAX_BLOCK / 2]; MAX_PANEL_ROWS];
-        for (index, words) in words.chunks_exact_mut((per_row + EXTRA) * rows).enumerate() {
-            let (of_quads, extra) = words.split_at_mut(per_row * rows);
+        for (index, words) in words.chunks_exact_mut((per_row + EXTRA) * height).enumerate() {
+            let (of_quads, extra) = words.split_at_mut(per_row * height);
             for (i, line) in lines.iter_mut().enumerate().take(rows) {
                 let row = &x.row(first_row + i, width)[index * block..width.min((index + 1) * block)];
                 let mut filled = [[0.0; LANES]; MAX_BLOCK / LANES];
@@ -60,12 +63,18 @@ impl Op for RoundRows<'_> {
                     }
                 }
                 extra[i] = scale.to_bits();
-                extra[rows + i] = match form.has_minimum {
+                extra[height + i] = match form.has_minimum {
                     true => (-scale * sum as f32).to_bits(),
                     false => (-i32::from(form.offset) * sum).cast_unsigned(),
                 };
             }
-            side_by_side(lines.as_flattened(), MAX_BLOCK / 2, rows, of_quads);
+            if is_tile {
+                for (line, words) in lines.iter().zip(of_quads.chunks_exact_mut(per_row)).take(rows) {
+                    words.copy_from_slice(&line[..per_row]);
+                }
+            } else {
+                side_by_side(lines.as_flattened(), MAX_BLOCK / 2, rows, of_quads);
+            }
         }
     }
 }

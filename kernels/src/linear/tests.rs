@@ -22,6 +22,11 @@ fn values(seed: u64, len: usize) -> Vec<f32> {
 const DTYPES: [WeightDtype; 5] =
     [WeightDtype::F32, WeightDtype::Bf16, WeightDtype::F16, WeightDtype::Int8, WeightDtype::Nf4];
 
+/// Whether products in half precision are summed in it.
+fn has_halves(isa: Isa) -> bool {
+    matches!(isa, Isa::Avx512Fp16 | Isa::Amx)
+}
+
 #[derive(Debug, Clone)]
 struct Case {
     m: usize,
@@ -146,8 +151,8 @@ proptest! {
                     if case.accumulate { expected += f64::from(old) }
                     // Sums of 64 products in half precision, where there is such arithmetic: below the error of rounding
                     // `x` to bfloat16.
-                    let rough = case.dtype == WeightDtype::F16 && isa == Isa::Avx512Fp16;
-                    let size = terms().map(f64::abs).sum::<f64>();
+                    let rough = case.dtype == WeightDtype::F16 && has_halves(isa);
+                    let size = terms().map(f64::abs).sum::<f64>() * f64::from(case.scale.abs().max(1.0));
                     let tolerance = if rough { 2e-3 * (size + 1e-2) } else { 1e-6 * (1.0 + size) };
                     let error = (f64::from(actual) - expected).abs();
                     prop_assert!(error < tolerance, "{isa:?} row {i} output {j}: {actual} for {expected}");
@@ -166,7 +171,7 @@ fn half_precision_is_summed_in_blocks_of_64_and_these_in_f32() {
     x[2 * k] = f32::NAN;
     x[3 * k..4 * k].fill(0.0);
     let half = |x: f32| f16::from_f32(x).to_f64();
-    for isa in Isa::supported().filter(|isa| *isa == Isa::Avx512Fp16) {
+    for isa in Isa::supported().filter(|isa| has_halves(*isa)) {
         let pool = Pool::with_isa(2, isa).unwrap();
         let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, WeightDtype::F16).unwrap();
         let largest = packed.unpack().iter().fold(0.0f32, |largest, w| largest.max(w.abs()));

@@ -6,6 +6,8 @@
 #![expect(unsafe_code, reason = "kernels address their operands by pointer")]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 mod bytes;
 pub(crate) mod halves;
@@ -14,9 +16,12 @@ mod math;
 mod neon;
 mod portable;
 pub(crate) mod tile;
+pub(crate) mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::has_amx;
 pub(crate) use math::{exp, exp2, narrowed, padded, paired, tanh};
 
 use crate::isa::Isa;
@@ -42,6 +47,8 @@ pub(crate) trait Simd: Copy {
     /// sixteen ([`Simd::dot_pairs`]), and products with smaller codes are summed in sixteen bits as far as sums fit
     /// ([`Simd::add_products`], [`Simd::add_sums`]).
     const HAS_BYTES: bool = true;
+    /// There are instructions for [`Simd::multiply_tiles`] and [`Simd::dot_tile`], far faster than all others.
+    const HAS_TILES: bool = false;
     /// Most rows of a tile of products.
     const MAX_ROWS: usize;
     /// Most sums of a tile of products: what the registers hold beside the operands.
@@ -157,6 +164,37 @@ pub(crate) trait Simd: Copy {
         self.store(v, &mut values);
         *out = values.map(|x| half::f16::from_f32(x).to_bits());
     }
+    /// Before products of tiles whose right operands have `depth` words in a column: sixteen, or fewer of bytes.
+    #[inline(always)]
+    fn begin_tiles(self, _depth: usize) {}
+    /// After products of tiles.
+    #[inline(always)]
+    fn end_tiles(self) {}
+    /// Products of pairs of bf16, summed in f32.
+    ///
+    /// # Safety
+    /// As [`tiles::Pairs`] says; between [`Simd::begin_tiles`] of sixteen words and [`Simd::end_tiles`].
+    #[inline(always)]
+    unsafe fn multiply_tiles(self, shape: (usize, usize), product: &tiles::Pairs) {
+        // SAFETY: promised by the caller.
+        unsafe { product.multiply_plainly(shape) }
+    }
+    /// `out = a · b`: `a` are sixteen rows of `depth` words of four signed bytes, `b` as many words of four unsigned bytes
+    /// for each of sixteen columns, side by side.
+    ///
+    /// # Safety
+    /// As many words must be readable; between [`Simd::begin_tiles`] of `depth` and [`Simd::end_tiles`].
+    #[inline(always)]
+    unsafe fn dot_tile(self, depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
+        // SAFETY: promised by the caller.
+        unsafe { tiles::dot_plainly(depth, a, b, out) }
+    }
+    /// Sums of words; what is beyond a word is lost.
+    #[inline(always)]
+    fn add_words(self, a: Self::W, b: Self::W) -> Self::W {
+        let (a, b) = (self.words(a), self.words(b));
+        self.load_words(&std::array::from_fn(|lane| a[lane].wrapping_add(b[lane])))
+    }
     /// The words, one by one.
     fn words(self, words: Self::W) -> [u32; LANES];
     /// `words >> shift & mask`.
@@ -185,7 +223,7 @@ pub(crate) trait Op {
 pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512Fp16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => {
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Fp16 | Isa::Avx512Vnni | Isa::Avx512 | Isa::Avx2 => {
             x86::dispatch(isa, op)
         }
         #[cfg(target_arch = "aarch64")]

@@ -5,7 +5,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{Avx2, sum256};
-use super::{LANES, Op, Simd};
+use super::tiles::Pairs;
+use super::{LANES, Op, Simd, amx};
 use crate::isa::Isa;
 
 /// 512-bit registers.
@@ -23,6 +24,10 @@ struct Avx512Fp16(());
 /// 512-bit registers and dot products of bytes and bf16.
 #[derive(Clone, Copy)]
 struct Avx512Bf16(());
+
+/// 512-bit registers, dot products of bytes, half precision, and products of tiles.
+#[derive(Clone, Copy)]
+struct Amx(());
 
 /// Runs `op` with `isa`; `isa` must be one of x86.
 pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
@@ -47,12 +52,17 @@ pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     fn avx512_bf16<O: Op>(op: O) -> O::Output {
         op.run(Avx512Bf16(()))
     }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512fp16")]
+    fn amx<O: Op>(op: O) -> O::Output {
+        op.run(Amx(()))
+    }
     if !isa.is_supported() {
         return op.run(super::portable::Portable);
     }
     // SAFETY: the machine has the instructions, by the check above.
     unsafe {
         match isa {
+            Isa::Amx => amx(op),
             Isa::Avx512Bf16 => avx512_bf16(op),
             Isa::Avx512Fp16 => avx512_fp16(op),
             Isa::Avx512Vnni => avx512_vnni(op),
@@ -152,6 +162,7 @@ macro_rules! avx512_methods {
             fn join(self, low: __m512i, high: __m512i) -> __m512i {
                 _mm512_or_si512(low, _mm512_slli_epi32::<4>(high))
             }
+            fn add_words(self, a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
             fn to_f32(self, words: __m512i) -> __m512 { _mm512_cvtepi32_ps(words) }
             fn to_bytes(self, v: __m512, out: &mut [i8; LANES]) {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -188,6 +199,28 @@ macro_rules! rounded_bf16_methods {
     };
 }
 
+/// Arithmetic in half precision.
+macro_rules! half_methods {
+    () => {
+        const HAS_HALVES: bool = true;
+        intrinsics! {
+            fn mul_add_halves(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+                let (a, b) = (_mm512_castsi512_ph(a), _mm512_castsi512_ph(b));
+                _mm512_castph_si512(_mm512_fmadd_ph(a, b, _mm512_castsi512_ph(acc)))
+            }
+            fn add_halves(self, acc: __m512, pairs: __m512i) -> __m512 {
+                // Sign, exponent and digits in the places that f32 has for them; the exponent is short by a constant factor.
+                let places = _mm512_set1_epi32(0x8fff_e000_u32 as i32);
+                let even = _mm512_srai_epi32::<3>(_mm512_slli_epi32::<16>(pairs));
+                let (even, odd) = (_mm512_and_si512(even, places), _mm512_and_si512(_mm512_srai_epi32::<3>(pairs), places));
+                let (even, odd) = (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
+                let bias = _mm512_set1_ps(super::halves::BIAS);
+                _mm512_fmadd_ps(odd, bias, _mm512_fmadd_ps(even, bias, acc))
+            }
+        }
+    };
+}
+
 impl Simd for Avx512Bf16 {
     const ISA: Isa = Isa::Avx512Bf16;
     const HAS_DOT: bool = true;
@@ -204,28 +237,45 @@ impl Simd for Avx512Bf16 {
     }
 }
 
-impl Simd for Avx512Fp16 {
-    const ISA: Isa = Isa::Avx512Fp16;
+impl Simd for Amx {
+    const ISA: Isa = Isa::Amx;
+    // As slow as on every processor with tiles.
     const HAS_DOT: bool = false;
-    const HAS_HALVES: bool = true;
+    const HAS_TILES: bool = true;
     avx512_methods!();
     vnni_methods!();
     rounded_bf16_methods!();
-    intrinsics! {
-        fn mul_add_halves(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-            let (a, b) = (_mm512_castsi512_ph(a), _mm512_castsi512_ph(b));
-            _mm512_castph_si512(_mm512_fmadd_ph(a, b, _mm512_castsi512_ph(acc)))
-        }
-        fn add_halves(self, acc: __m512, pairs: __m512i) -> __m512 {
-            // Sign, exponent and digits in the places that f32 has for them; the exponent is short by a constant factor.
-            let places = _mm512_set1_epi32(0x8fff_e000_u32 as i32);
-            let even = _mm512_srai_epi32::<3>(_mm512_slli_epi32::<16>(pairs));
-            let (even, odd) = (_mm512_and_si512(even, places), _mm512_and_si512(_mm512_srai_epi32::<3>(pairs), places));
-            let (even, odd) = (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd));
-            let bias = _mm512_set1_ps(super::halves::BIAS);
-            _mm512_fmadd_ps(odd, bias, _mm512_fmadd_ps(even, bias, acc))
-        }
+    half_methods!();
+
+    #[inline(always)]
+    fn begin_tiles(self, depth: usize) {
+        // SAFETY: a value of this type exists only where tiles do.
+        unsafe { amx::configure(depth) }
     }
+    #[inline(always)]
+    fn end_tiles(self) {
+        // SAFETY: as above.
+        unsafe { amx::release() }
+    }
+    #[inline(always)]
+    unsafe fn multiply_tiles(self, shape: (usize, usize), product: &Pairs) {
+        // SAFETY: as above; what is read and written is promised by the caller.
+        unsafe { amx::multiply(shape, product) }
+    }
+    #[inline(always)]
+    unsafe fn dot_tile(self, depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
+        // SAFETY: as above.
+        unsafe { amx::dot(depth, a, b, out) }
+    }
+}
+
+impl Simd for Avx512Fp16 {
+    const ISA: Isa = Isa::Avx512Fp16;
+    const HAS_DOT: bool = false;
+    avx512_methods!();
+    vnni_methods!();
+    rounded_bf16_methods!();
+    half_methods!();
 }
 
 impl Simd for Avx512Vnni {

@@ -19,7 +19,7 @@ pub(super) enum Level {
 pub(super) fn level() -> Level {
     match Isa::detect() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => Level::Avx512,
+        isa if isa >= Isa::Avx512 => Level::Avx512,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Level::Avx2,
         _ => Level::Baseline,

@@ -1,0 +1,293 @@
+//! The matrix instructions of x86 (AMX), in assembly: the compiler has no stable names for them, and no use of its own for
+//! their registers. Leaves what is multiplied to `tiles` and who multiplies to `linear`.
+#![expect(unsafe_code, reason = "assembly")]
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::sync::OnceLock;
+
+use super::LANES;
+use super::tiles::Pairs;
+
+/// Bytes of a row of a tile.
+const LINE: usize = 64;
+
+/// Whether the processor has tiles of bf16 and of bytes, and the system lets this process use them.
+pub(crate) fn has_amx() -> bool {
+    /// In `edx` of leaf 7: `AMX-BF16`, `AMX-TILE` and `AMX-INT8`.
+    const FEATURES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let has_leaf = __cpuid(0).eax >= 7;
+        has_leaf && __cpuid_count(7, 0).edx & FEATURES == FEATURES && is_permitted()
+    })
+}
+
+/// Asks Linux for the registers, which it gives to whole processes, and to those alone that ask.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const ARCH_PRCTL: usize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const XFEATURE_XTILEDATA: usize = 18;
+    let result: isize;
+    // SAFETY: a call of the system that touches no memory of ours; it changes `rax`, `rcx` and `r11`.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// How large the eight tiles are: `TILECFG` of palette 1.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Sums in the tiles 0 to 3, rows in 4 and 5, columns in 6 and 7, whose columns have `depth` words.
+///
+/// # Safety
+/// There must be tiles, see [`has_amx`].
+#[inline(always)]
+pub(super) unsafe fn configure(depth: usize) {
+    let mut configuration =
+        Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    let depth = depth.clamp(1, LANES);
+    configuration.row_bytes[..8].fill(LINE as u16);
+    configuration.rows[..8].fill(LANES as u8);
+    configuration.row_bytes[4..6].fill(4 * depth as u16);
+    configuration.rows[6..8].fill(depth as u8);
+    // SAFETY: a configuration that palette 1 allows.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) }
+}
+
+/// Gives the tiles back: with them in use threads take longer to switch.
+///
+/// # Safety
+/// As [`configure`].
+#[inline(always)]
+pub(super) unsafe fn release() {
+    // SAFETY: promised by the caller.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) }
+}
+
+/// One product of [`multiply`]: what clears sums or fetches them, a step of `$rows` tiles of rows, and what writes sums. For sums
+/// `{i}` runs over tiles of rows.
+macro_rules! product {
+    ($product:expr, $rows:literal; zero $($zero:literal)*; fetch $($fetch:literal)*; step $($step:literal)*; write $($write:literal)*) => {
+        asm!(
+            "test {i}, {i}",
+            "mov {i}, {sums}",
+            "jz 2f",
+            $($fetch,)*
+            "jmp 3f",
+            "2:",
+            $($zero,)*
+            "3:",
+            $($step,)*
+            "mov {i}, {lines}",
+            "test {i}, {i}",
+            "jz 5f",
+            "4:",
+            "prefetcht1 [{n0}]",
+            "prefetcht1 [{n0} + {n1}]",
+            "prefetcht1 [{n0} + {n2}]",
+            "prefetcht1 [{n0} + {n3}]",
+            "add {n0}, 64",
+            "dec {i}",
+            "jnz 4b",
+            "5:",
+            concat!("add {a}, 1024 * ", $rows),
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {steps}",
+            "jnz 3b",
+            "mov {i}, {sums}",
+            $($write,)*
+            i = inout(reg) usize::from($product.sums.resume) => _,
+            sums = in(reg) $product.sums.start,
+            stride = in(reg) 4 * $product.sums.row_step,
+            line = in(reg) LINE,
+            a = inout(reg) $product.rows => _,
+            b0 = inout(reg) $product.columns[0] => _,
+            b1 = inout(reg) $product.columns[1] => _,
+            n0 = inout(reg) $product.ahead.streams[0] => _,
+            n1 = in(reg) $product.ahead.streams[1].addr().wrapping_sub($product.ahead.streams[0].addr()),
+            n2 = in(reg) $product.ahead.streams[2].addr().wrapping_sub($product.ahead.streams[0].addr()),
+            n3 = in(reg) $product.ahead.streams[3].addr().wrapping_sub($product.ahead.streams[0].addr()),
+            lines = in(reg) $product.ahead.lines,
+            steps = inout(reg) $product.steps => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
+/// The product of `shape` tiles of rows and of columns.
+///
+/// # Safety
+/// As [`super::Simd::multiply_tiles`]; there must be tiles, see [`has_amx`].
+#[inline(always)]
+pub(super) unsafe fn multiply(shape: (usize, usize), product: &Pairs) {
+    if product.steps == 0 {
+        return;
+    }
+    // SAFETY: what is read and written is promised by the caller, and what is asked for in advance need not exist.
+    unsafe {
+        match shape {
+            (1, 1) => product!(product, 1;
+                zero "tilezero tmm0";
+                fetch "tileloadd tmm0, [{i} + {stride}]";
+                step
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tileloadd tmm4, [{a} + {line}]"
+                    "tdpbf16ps tmm0, tmm4, tmm6";
+                write "tilestored [{i} + {stride}], tmm0"),
+            (2, 1) => product!(product, 2;
+                zero "tilezero tmm0" "tilezero tmm1";
+                fetch
+                    "tileloadd tmm0, [{i} + {stride}]"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tileloadd tmm1, [{i} + {stride}]";
+                step
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tileloadd tmm4, [{a} + {line}]"
+                    "tileloadd tmm5, [{a} + {line} + 1024]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tdpbf16ps tmm1, tmm5, tmm6";
+                write
+                    "tilestored [{i} + {stride}], tmm0"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm1"),
+            (3, 1) => product!(product, 3;
+                zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2";
+                fetch
+                    "tileloadd tmm0, [{i} + {stride}]"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tileloadd tmm1, [{i} + {stride}]"
+                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
+                    "tileloadd tmm2, [{i} + {stride}]";
+                step
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tileloadd tmm4, [{a} + {line}]"
+                    "tileloadd tmm5, [{a} + {line} + 1024]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm7, [{a} + {line} + 2048]"
+                    "tdpbf16ps tmm1, tmm5, tmm6"
+                    "tdpbf16ps tmm2, tmm7, tmm6";
+                write
+                    "tilestored [{i} + {stride}], tmm0"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm1"
+                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm2"),
+            (_, 1) => product!(product, 4;
+                zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
+                fetch
+                    "tileloadd tmm0, [{i} + {stride}]"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tileloadd tmm1, [{i} + {stride}]"
+                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
+                    "tileloadd tmm2, [{i} + {stride}]"
+                    "lea {i}, [{stride} + 2 * {stride}]" "shl {i}, 4" "add {i}, {sums}"
+                    "tileloadd tmm3, [{i} + {stride}]";
+                step
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tileloadd tmm4, [{a} + {line}]"
+                    "tileloadd tmm5, [{a} + {line} + 1024]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm7, [{a} + {line} + 2048]"
+                    "tdpbf16ps tmm1, tmm5, tmm6"
+                    "tileloadd tmm4, [{a} + {line} + 3072]"
+                    "tdpbf16ps tmm2, tmm7, tmm6"
+                    "tdpbf16ps tmm3, tmm4, tmm6";
+                write
+                    "tilestored [{i} + {stride}], tmm0"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm1"
+                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm2"
+                    "lea {i}, [{stride} + 2 * {stride}]" "shl {i}, 4" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm3"),
+            (1, _) => product!(product, 1;
+                zero "tilezero tmm0" "tilezero tmm1";
+                fetch
+                    "tileloadd tmm0, [{i} + {stride}]"
+                    "tileloadd tmm1, [{i} + {stride} + 64]";
+                step
+                    "tileloadd tmm4, [{a} + {line}]"
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tileloadd tmm7, [{b1} + {line}]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tdpbf16ps tmm1, tmm4, tmm7";
+                write
+                    "tilestored [{i} + {stride}], tmm0"
+                    "tilestored [{i} + {stride} + 64], tmm1"),
+            _ => product!(product, 2;
+                zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
+                fetch
+                    "tileloadd tmm0, [{i} + {stride}]"
+                    "tileloadd tmm1, [{i} + {stride} + 64]"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tileloadd tmm2, [{i} + {stride}]"
+                    "tileloadd tmm3, [{i} + {stride} + 64]";
+                step
+                    "tileloadd tmm4, [{a} + {line}]"
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tileloadd tmm7, [{b1} + {line}]"
+                    "tdpbf16ps tmm0, tmm4, tmm6"
+                    "tileloadd tmm5, [{a} + {line} + 1024]"
+                    "tdpbf16ps tmm1, tmm4, tmm7"
+                    "tdpbf16ps tmm2, tmm5, tmm6"
+                    "tdpbf16ps tmm3, tmm5, tmm7";
+                write
+                    "tilestored [{i} + {stride}], tmm0"
+                    "tilestored [{i} + {stride} + 64], tmm1"
+                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
+                    "tilestored [{i} + {stride}], tmm2"
+                    "tilestored [{i} + {stride} + 64], tmm3"),
+        }
+    }
+}
+
+/// See [`super::Simd::dot_tile`]; of as many words as [`configure`] was told.
+///
+/// # Safety
+/// As said there; there must be tiles, see [`has_amx`].
+#[inline(always)]
+pub(super) unsafe fn dot(depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{a} + {row}]",
+            "tileloadd tmm6, [{b} + {line}]",
+            "tilezero tmm0",
+            "tdpbsud tmm0, tmm4, tmm6",
+            "tilestored [{out} + {line}], tmm0",
+            a = in(reg) a,
+            b = in(reg) b,
+            row = in(reg) 4 * depth,
+            line = in(reg) LINE,
+            out = in(reg) out,
+            out("tmm0") _, out("tmm4") _, out("tmm6") _,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! What a product of tiles is: operands that lie as the registers of matrix instructions take them, sixteen rows of sixteen
+//! words, and the product in plain Rust, which says what the instructions compute. Leaves the instructions to `amx`.
+#![expect(unsafe_code, reason = "operands are addressed by pointer")]
+
+use half::bf16;
+
+use super::LANES;
+use super::tile::Sums;
+
+/// Words of a tile.
+pub(crate) const WORDS: usize = LANES * LANES;
+/// Most tiles of rows beside one tile of columns.
+pub(crate) const TALL: usize = 4;
+/// Tiles of rows, and of columns, of the product that reads least for its size.
+pub(crate) const SQUARE: usize = 2;
+
+/// `sums (+)= a · b` of pairs of bf16, for `(rows, columns)` tiles: up to [`SQUARE`] of both, or up to [`TALL`] of rows and
+/// one of columns. Rows hold `[steps][rows][16 rows][16 words]`, each tile of columns `[steps][16 words][16 columns]`;
+/// word `k` of a row meets word `k` of a column. The even numbers of a step and the odd ones are summed on their own, then
+/// both, then with the sums of the steps before; numbers too small to be normal count as zero.
+pub(crate) struct Pairs {
+    pub(crate) rows: *const u32,
+    pub(crate) columns: [*const u32; SQUARE],
+    pub(crate) steps: usize,
+    pub(crate) ahead: Ahead,
+    pub(crate) sums: Sums,
+}
+
+/// What is asked for in advance: `lines` lines of each of four streams at each step. The nearest cache waits for few lines at
+/// a time, fewer than memory could bring; the second-level cache reads on by itself, in as many streams as it is shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) streams: [*const u32; STREAMS],
+    pub(crate) lines: usize,
+}
+
+/// Streams of [`Ahead`].
+pub(crate) const STREAMS: usize = 4;
+
+impl Ahead {
+    pub(crate) const NOTHING: Self = Self { streams: [std::ptr::null(); STREAMS], lines: 0 };
+}
+
+impl Pairs {
+    /// # Safety
+    /// All words and sums of that extent must be readable, the sums writable, and no one else may use the sums.
+    pub(crate) unsafe fn multiply_plainly(&self, (rows, columns): (usize, usize)) {
+        let number = |word: u32, odd: usize| bf16::from_bits((word >> (16 * odd)) as u16).to_f32();
+        for i in 0..rows * LANES {
+            for j in 0..columns * LANES {
+                // SAFETY: inside the extents the caller promised.
+                unsafe {
+                    let sum = self.sums.start.add(i * self.sums.row_step + j);
+                    let mut total = if self.sums.resume { *sum } else { 0.0 };
+                    for step in 0..self.steps {
+                        let of_step = [0, 1].map(|odd| {
+                            (0..LANES).fold(0.0f32, |sum, k| {
+                                let a = *self.rows.add((step * rows * LANES + i) * LANES + k);
+                                let b = *self.columns[j / LANES].add(step * WORDS + k * LANES + j % LANES);
+                                number(a, odd).mul_add(number(b, odd), sum)
+                            })
+                        });
+                        total += of_step[0] + of_step[1];
+                    }
+                    *sum = total;
+                }
+            }
+        }
+    }
+}
+
+/// See [`super::Simd::dot_tile`].
+///
+/// # Safety
+/// As said there.
+pub(crate) unsafe fn dot_plainly(
+    depth: usize,
+    a: *const u32,
+    b: *const u32,
+    out: &mut [[u32; LANES]; LANES],
+) {
+    for (i, out) in out.iter_mut().enumerate() {
+        for (j, out) in out.iter_mut().enumerate() {
+            let dot = (0..depth).map(|k| {
+                // SAFETY: promised by the caller.
+                let (a, b) = unsafe { (*a.add(i * depth + k), *b.add(k * LANES + j)) };
+                let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+                products.map(|(a, b)| i32::from(a.cast_signed()) * i32::from(b)).sum::<i32>()
+            });
+            *out = dot.sum::<i32>().cast_unsigned();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::simd::{Op, Simd, dispatch};
+
+    /// Whatever of bits that are numbers of either kind.
+    fn words(seed: u32, len: usize) -> Vec<u32> {
+        let word = |i: u32| {
+            let bits = (i ^ seed).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
+            // Exponents around that of one.
+            bits & 0x81ff_81ff | 0x3e00_3e00
+        };
+        (0..len as u32).map(word).collect()
+    }
+
+    struct Multiplied<'a> {
+        shape: (usize, usize),
+        operands: &'a (Vec<u32>, [Vec<u32>; SQUARE]),
+        sums: &'a mut [f32],
+        plainly: bool,
+    }
+
+    impl Op for Multiplied<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let (rows, columns) = self.operands;
+            for resume in [false, true] {
+                let product = Pairs {
+                    rows: rows.as_ptr(),
+                    columns: columns.each_ref().map(|column| column.as_ptr()),
+                    steps: STEPS,
+                    ahead: Ahead { streams: [rows.as_ptr(); STREAMS], lines: 3 },
+                    sums: Sums { start: self.sums.as_mut_ptr(), row_step: ROW_STEP, resume },
+                };
+                s.begin_tiles(LANES);
+                // SAFETY: operands and sums have the extents of the largest shape.
+                unsafe {
+                    match self.plainly {
+                        true => product.multiply_plainly(self.shape),
+                        false => s.multiply_tiles(self.shape, &product),
+                    }
+                }
+                s.end_tiles();
+            }
+        }
+    }
+
+    const STEPS: usize = 5;
+    const ROW_STEP: usize = 40;
+
+    #[test]
+    fn instructions_for_pairs_are_their_plain_definition() {
+        let operands = (words(1, STEPS * TALL * WORDS), [2, 3].map(|seed| words(seed, STEPS * WORDS)));
+        for shape in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (4, 1)] {
+            let [plain, fast] = [true, false].map(|plainly| {
+                let mut sums = vec![7.0; TALL * LANES * ROW_STEP];
+                let isa = if plainly { Isa::Portable } else { Isa::detect() };
+                dispatch(isa, Multiplied { shape, operands: &operands, sums: &mut sums, plainly });
+                sums
+            });
+            assert_eq!(plain, fast, "{shape:?}");
+            assert!(plain[0] != 7.0 && plain[(shape.0 * LANES - 1) * ROW_STEP + shape.1 * LANES] == 7.0);
+        }
+    }
+
+    struct Dotted<'a> {
+        depth: usize,
+        operands: &'a (Vec<u32>, Vec<u32>),
+        out: &'a mut [[u32; LANES]; LANES],
+    }
+
+    impl Op for Dotted<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            s.begin_tiles(self.depth);
+            // SAFETY: operands are whole tiles.
+            unsafe { s.dot_tile(self.depth, self.operands.0.as_ptr(), self.operands.1.as_ptr(), self.out) };
+            s.end_tiles();
+        }
+    }
+
+    #[test]
+    fn instructions_for_bytes_are_their_plain_definition() {
+        let noise = |seed| words(seed, WORDS).iter().map(|word| word.wrapping_mul(0x9e37_79b9)).collect();
+        let operands: (Vec<u32>, Vec<u32>) = (noise(4), noise(5));
+        for depth in [4, 8, 16] {
+            let [plain, fast] = [Isa::Portable, Isa::detect()].map(|isa| {
+                let mut out = [[0; LANES]; LANES];
+                dispatch(isa, Dotted { depth, operands: &operands, out: &mut out });
+                out
+            });
+            assert_eq!(plain, fast, "{depth}");
+        }
+    }
+}
