@@ -16,6 +16,8 @@ use crate::{Pool, Rows};
 
 /// Most rows of a panel with any instruction set.
 pub(super) const MAX_PANEL_ROWS: usize = LANES;
+/// Inputs of a block from which on tiles of codes are not for the most part empty either.
+const LEAST_BLOCK: usize = 32;
 /// Rows of a block of panels at least: fewer would have weights read too often.
 const LEAST_ROWS: usize = 128;
 /// Rows up to which codes are multiplied vector by vector: tiles would be empty for the most part.
@@ -81,7 +83,7 @@ impl Op for Plan<'_> {
         let are_tiles = S::HAS_TILES
             && match self.w.storage() {
                 Storage::Bf16(_) => true,
-                Storage::Coded(..) => self.num_rows > FEW_ROWS,
+                Storage::Coded(codes, _) => self.num_rows > FEW_ROWS && codes.form.block >= LEAST_BLOCK,
                 _ => false,
             };
         let is_coded = matches!(self.w.storage(), Storage::Coded(..));
