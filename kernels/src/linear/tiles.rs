@@ -14,10 +14,11 @@ use crate::simd::tiles::{Ahead, Pairs, SQUARE, STREAMS, WORDS};
 use crate::simd::{LANES, Op, Simd, dispatch};
 
 /// Tiles of a column that all rows meet before any of the next: with those of another column they stay in the first-level
-/// cache, beside rows of pairs or of codes.
+/// cache, beside rows of pairs.
 const SHARED: usize = 8;
+/// The same of codes.
 const SHARED_CODES: usize = 14;
-/// The same if rows are met once: as many as are asked for in advance.
+/// The same if one panel of rows meets them: as many as are asked for in advance.
 const ALONE: usize = 32;
 /// Products of blocks that are begun before the sums of one are used.
 const BEHIND: usize = 4;
@@ -214,7 +215,8 @@ struct AddBlocks<'a> {
 
 impl AddBlocks<'_> {
     /// # Safety
-    /// There must be such blocks of such a column, and sixteen sums in each of sixteen rows that no one else uses; between [`Simd::begin_tiles`] of `quads` and [`Simd::end_tiles`].
+    /// There must be such blocks of such a column, and sixteen sums in each of sixteen rows that no one else uses; between
+    /// [`Simd::begin_tiles`] of `quads` and [`Simd::end_tiles`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "sums, products and factors are indexed alike")]
     unsafe fn add<S: Simd, const MINIMUM: bool>(self, s: S) {

@@ -176,6 +176,13 @@ pub(crate) trait Simd: Copy {
     /// As [`tiles::Pairs`] says; between [`Simd::begin_tiles`] of sixteen words and [`Simd::end_tiles`].
     #[inline(always)]
     unsafe fn multiply_tiles(self, shape: (usize, usize), product: &tiles::Pairs) {
+        for line in 0..product.steps * product.ahead.lines {
+            product
+                .ahead
+                .streams
+                .iter()
+                .for_each(|stream| self.prefetch(stream.wrapping_add(line * LANES).cast()));
+        }
         // SAFETY: promised by the caller.
         unsafe { product.multiply_plainly(shape) }
     }
