@@ -18,7 +18,7 @@ const UNPACKED: usize = 256;
 
 thread_local! {
     /// Codes of the chunk in hand as bytes.
-    static BYTES: RefCell<Buffer<u32>> = RefCell::default();
+    pub(super) static BYTES: RefCell<Buffer<u32>> = RefCell::default();
 }
 
 impl Part<'_> {
@@ -80,10 +80,7 @@ impl Part<'_> {
                 codes.tiles[j] = words.as_ptr();
                 if unpacks {
                     let out = &mut bytes[j * unpacked..][..unpacked];
-                    for (words, out) in words.chunks_exact(per_block).zip(out.chunks_exact_mut(quads * LANES))
-                    {
-                        form.unpack(words, out);
-                    }
+                    form.unpack_blocks(words, out);
                     codes.tiles[j] = out.as_ptr();
                 }
             }

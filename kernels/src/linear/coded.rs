@@ -158,6 +158,15 @@ impl Form {
             }
         }
     }
+
+    /// As [`Form::unpack`], of several blocks.
+    #[inline(always)]
+    pub(super) fn unpack_blocks(self, words: &[u32], out: &mut [u32]) {
+        let blocks = words.chunks_exact(self.words()).zip(out.chunks_exact_mut(self.quads() * LANES));
+        for (words, out) in blocks {
+            self.unpack(words, out);
+        }
+    }
 }
 
 /// The codes of a matrix, in tiles of sixteen outputs.

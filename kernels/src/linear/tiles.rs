@@ -2,13 +2,11 @@
 //! inputs at a time. Leaves the instructions to `simd`, and how rows are laid out for them to `panels` and `rounding`.
 #![expect(unsafe_code, reason = "operands are addressed by pointer in the innermost loop")]
 
-use std::cell::RefCell;
-
-use super::byte_tile::Codes;
+use super::byte_tile::{Codes, LINE};
+use super::bytes::BYTES;
 use super::coded::Coded;
 use super::rounding::EXTRA;
 use super::{Part, Product};
-use crate::buffer::Buffer;
 use crate::simd::tile::Sums;
 use crate::simd::tiles::{Ahead, Pairs, SQUARE, STREAMS, WORDS};
 use crate::simd::{LANES, Op, Simd, dispatch};
@@ -22,13 +20,6 @@ const SHARED_CODES: usize = 14;
 const ALONE: usize = 32;
 /// Products of blocks that are begun before the sums of one are used.
 const BEHIND: usize = 4;
-/// Words of a cache line.
-const LINE: usize = 16;
-
-thread_local! {
-    /// Codes of the chunk in hand as bytes.
-    static BYTES: RefCell<Buffer<u32>> = RefCell::default();
-}
 
 /// The way down the columns of a stripe in chunks of tiles.
 #[derive(Clone, Copy)]
@@ -163,9 +154,7 @@ impl Part<'_> {
                 codes.tiles[j] = of_chunk.as_ptr();
                 if form.bits < 8 {
                     let out = &mut bytes[j * chunks.len * tile..][..count * tile];
-                    for (words, out) in of_chunk.chunks_exact(per_block).zip(out.chunks_exact_mut(tile)) {
-                        form.unpack(words, out);
-                    }
+                    form.unpack_blocks(of_chunk, out);
                     codes.tiles[j] = out.as_ptr();
                 }
             }
