@@ -81,7 +81,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512Fp16.is_supported() && crate::simd::has_amx(),
+            Self::Amx => {
+                Self::Avx512Fp16.is_supported() && Self::Avx512Bf16.is_supported() && crate::simd::has_amx()
+            }
             _ => false,
         }
     }

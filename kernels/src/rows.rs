@@ -119,11 +119,27 @@ pub(crate) fn for_each_chunk<T: Send>(
     len: usize,
     task: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let (total, num_chunks) = (data.len(), data.len().div_ceil(len.max(1)));
+    for_each_piece(pool, parallel, data, (len, len), |i, _, data| task(i, data));
+}
+
+/// Runs `task(i, k, piece k of chunk i of data)` for chunks of `len` values cut into pieces of `piece` values, of both of which
+/// the last may be shorter.
+pub(crate) fn for_each_piece<T: Send>(
+    pool: &Pool,
+    parallel: bool,
+    data: &mut [T],
+    (len, piece): (usize, usize),
+    task: impl Fn(usize, usize, &mut [T]) + Sync,
+) {
+    let (len, piece) = (len.max(1), piece.max(1));
+    let (total, num_pieces) = (data.len(), len.div_ceil(piece));
     let data = Shared::new(data);
-    pool.run_if(parallel, num_chunks, |i| {
-        // SAFETY: chunks are disjoint, and each task has its own.
-        task(i, unsafe { data.part(i * len..total.min((i + 1) * len)) });
+    pool.run_if(parallel, total.div_ceil(len) * num_pieces, |i| {
+        let (chunk, k) = (i / num_pieces, i % num_pieces);
+        let end = total.min((chunk + 1) * len);
+        let range = end.min(chunk * len + k * piece)..end.min(chunk * len + (k + 1) * piece);
+        // SAFETY: pieces are disjoint, and each task has its own.
+        task(chunk, k, unsafe { data.part(range) });
     });
 }
 

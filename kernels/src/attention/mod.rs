@@ -11,6 +11,7 @@ mod call;
 mod plan;
 mod segment;
 mod softmax;
+mod tiles;
 mod walk;
 
 pub use cache::{KvCache, KvDtype, reshape_and_cache};

@@ -153,7 +153,7 @@ fn plain(shape: &Shape, seq: &Seq, id: usize) -> Vec<f64> {
 
 /// bf16 dot products round queries and weights too; everything else is f32.
 fn tolerance(shape: &Shape, isa: Isa) -> f64 {
-    if shape.dtype == KvDtype::Bf16 && isa == Isa::Avx512Bf16 { 2e-2 } else { 1e-5 }
+    if shape.dtype == KvDtype::Bf16 && matches!(isa, Isa::Avx512Bf16 | Isa::Amx) { 2e-2 } else { 1e-5 }
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {

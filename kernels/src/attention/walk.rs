@@ -10,6 +10,7 @@ use super::call::Call;
 use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
 use super::segment::{Chunk, Run};
 use super::softmax::{RowState, SoftmaxRow, merge};
+use super::tiles::{TileScratch, are_tiles, padded_rows};
 use crate::buffer::Buffer;
 use crate::simd::tile::{Layout, MAX_COLUMNS, Multiply, Operands, Sums, Words, columns_for};
 use crate::simd::{LANES, Op, Simd, dispatch, narrowed, paired};
@@ -26,21 +27,22 @@ thread_local! {
 
 /// What a task works in; kept for the next.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     /// Queries as left operand, `[rows][words]`.
-    queries: Buffer<u32>,
+    pub(super) queries: Buffer<u32>,
     /// Scores, then probabilities, of a chunk: `[rows][chunk]`.
-    scores: Buffer<f32>,
+    pub(super) scores: Buffer<f32>,
     /// Probabilities as pairs of bf16, `[rows][chunk / 2]`.
-    pairs: Buffer<u32>,
+    pub(super) pairs: Buffer<u32>,
     /// Sums of a partition, `[rows][padded head_dim]`, and their maxima and totals.
-    sums: Buffer<f32>,
+    pub(super) sums: Buffer<f32>,
     states: Vec<RowState>,
     /// The same of all partitions so far.
     merged: Buffer<f32>,
     merged_states: Vec<RowState>,
     /// One pair of values with the odd one cleared.
     last_pair: Buffer<u32>,
+    pub(super) tiles: TileScratch,
 }
 
 /// A task of a call.
@@ -59,11 +61,12 @@ impl Op for Walk<'_> {
         let width = cache.padded_head_dim();
         let mut scratch = SCRATCH.take();
         self.load_queries(s, &mut scratch.queries);
-        scratch.scores.resize(rows * plan.chunk);
-        scratch.pairs.resize(rows * plan.chunk / 2);
+        let padded = padded_rows(rows);
+        scratch.scores.resize(padded * plan.chunk);
+        scratch.pairs.resize(padded * plan.chunk / 2);
         scratch.last_pair.resize(width);
         for partition in self.task.partitions.clone() {
-            scratch.sums.resize(rows * width);
+            scratch.sums.resize(padded * width);
             scratch.sums.fill(0.0);
             scratch.states.clear();
             scratch.states.resize(rows, RowState::default());
@@ -112,7 +115,7 @@ impl Walk<'_> {
         let Call { q, cache, params, plan, .. } = self.call;
         let (group, head_dim) = (self.call.group(), cache.head_dim());
         let words = query_words::<S>(cache);
-        queries.resize(plan.units[self.task.unit].rows * words);
+        queries.resize(padded_rows(plan.units[self.task.unit].rows) * words);
         for member in self.members() {
             for row in 0..member.tokens * group {
                 let token = q.row(member.first + row / group, params.num_heads * head_dim);
@@ -132,11 +135,22 @@ impl Walk<'_> {
     fn chunk<S: Simd>(&self, s: S, chunk: &Chunk, scratch: &mut Scratch) {
         let Call { cache, params, plan, .. } = self.call;
         let (block_size, first) = (cache.block_size(), chunk.first);
+        let are_tiles = are_tiles::<S>(cache);
+        if are_tiles {
+            s.begin_tiles(LANES);
+        }
         for (levels, run) in plan.segments.of(chunk) {
-            self.scores::<S>(levels, run, first, scratch);
+            #[cfg(test)]
+            BLOCKS_READ.set(BLOCKS_READ.get() + levels.len());
+            let end = (levels.end * block_size).min(run.end.next_multiple_of(LANES));
+            let tokens = levels.start * block_size..end;
+            match are_tiles {
+                true => self.tile_scores(s, tokens, run, first, scratch),
+                false => self.scores::<S>(tokens, run, first, scratch),
+            }
         }
         let seen = chunk.levels.start * block_size - first..chunk.levels.end * block_size - first;
-        let has_pairs = cache.key_words().2 && S::HAS_DOT;
+        let has_pairs = query_words::<S>(cache) < cache.head_dim();
         let group = self.call.group();
         let tokens = first..first + plan.chunk;
         for member in self.members().iter().filter(|member| member.sees(tokens.clone(), params)) {
@@ -161,22 +175,28 @@ impl Walk<'_> {
                 }
             }
         }
+        if are_tiles {
+            s.begin_tiles(LANES / 2);
+        }
         for (levels, run) in plan.segments.of(chunk) {
-            self.values::<S>(levels, run, first, scratch);
+            let tokens = levels.start * block_size..(levels.end * block_size).min(run.end);
+            match are_tiles {
+                true => self.tile_values(s, tokens, run, first, scratch),
+                false => self.values::<S>(tokens, run, first, scratch),
+            }
+        }
+        if are_tiles {
+            s.end_tiles();
         }
     }
 
-    /// Scores of a run against the keys of some levels.
+    /// Scores of a run against the keys of some tokens.
     #[inline(always)]
-    fn scores<S: Simd>(&self, levels: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
+    fn scores<S: Simd>(&self, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
         let Call { cache, plan, .. } = self.call;
         let (keys, key_words, bf16) = cache.key_words();
         let (table, block_size) = (plan.table(run.member), cache.block_size());
-        #[cfg(test)]
-        BLOCKS_READ.set(BLOCKS_READ.get() + levels.len());
         let words = query_words::<S>(cache);
-        let tokens =
-            levels.start * block_size..(levels.end * block_size).min(run.end.next_multiple_of(LANES));
         let most = columns_for::<S>(run.rows.len().min(S::MAX_ROWS));
         for token in tokens.clone().step_by(most * LANES) {
             let columns = most.min((tokens.end - token) / LANES);
@@ -214,21 +234,20 @@ impl Walk<'_> {
         }
     }
 
-    /// Adds the values of some levels, weighted by a run's probabilities.
+    /// Adds the values of some tokens, weighted by a run's probabilities.
     #[inline(always)]
-    fn values<S: Simd>(&self, levels: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
+    fn values<S: Simd>(&self, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
         let Call { cache, plan, .. } = self.call;
         let (table, (values, per_word)) = (plan.table(run.member), cache.value_words());
         let (block_size, width) = (cache.block_size(), cache.padded_head_dim());
-        let start = levels.start * block_size;
-        let end = (levels.end * block_size).min(run.end);
+        let Range { start, end } = tokens;
         let block =
             |level: usize| cache.first_token(table[level] as usize, self.task.kv_head) / per_word * width;
         // Whole blocks, then the pairs (or tokens) of a partial one, then a last token without its pair: what lies past
         // it in memory may be anything, so that a probability of zero does not make it harmless.
         let mut whole = [0; MAX_CHUNK_BLOCKS];
-        let num_whole = end / block_size - levels.start;
-        whole.iter_mut().zip(levels.start..).take(num_whole).for_each(|(at, level)| *at = block(level));
+        let num_whole = (end - start) / block_size;
+        whole.iter_mut().zip(start / block_size..).take(num_whole).for_each(|(at, level)| *at = block(level));
         self.add::<S>(run, scratch, values, &whole[..num_whole], block_size / per_word, start - first);
         let partial = end % block_size;
         if partial > 0 {
@@ -296,7 +315,8 @@ impl Walk<'_> {
 /// Words of a query as left operand.
 #[inline(always)]
 fn query_words<S: Simd>(cache: &KvCache) -> usize {
-    if cache.key_words().2 && S::HAS_DOT { cache.head_dim() / 2 } else { cache.head_dim() }
+    let are_pairs = cache.key_words().2 && S::HAS_DOT || are_tiles::<S>(cache);
+    if are_pairs { cache.head_dim() / 2 } else { cache.head_dim() }
 }
 
 /// Cuts rows into as few panels as the registers allow, of nearly equal height.

@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use super::byte_tile::{Ahead, Codes, LINE, MultiplyBytes};
 use super::coded::Coded;
 use super::reading::STRIPE_BYTES;
-use super::rounding::EXTRA;
 use super::{AHEAD, Part, Product};
 use crate::buffer::Buffer;
 use crate::simd::tile::MAX_COLUMNS;
@@ -34,7 +33,7 @@ impl Part<'_> {
         let Product { panels, words, .. } = self.product;
         let (form, num_panels) = (w.form, self.panels.len());
         let (per_block, quads) = (form.words(), form.quads());
-        let panel_block = quads * form.quad_words::<S>() + EXTRA;
+        let panel_block = form.row_words::<S>();
         let scale_bytes = w.per_tile().1;
         let first_row = panels.first_row(self.panels.start);
         for sums in sums.chunks_mut(run) {

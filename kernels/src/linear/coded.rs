@@ -77,6 +77,12 @@ impl Form {
         quad_words::<S>(self.short_quads() > 0)
     }
 
+    /// Words of a row of activations that a block meets: see [`super::rounding`].
+    #[inline(always)]
+    pub(super) fn row_words<S: Simd>(self) -> usize {
+        self.quads() * self.quad_words::<S>() + EXTRA
+    }
+
     /// Scales and, if there are any, minima.
     pub(super) fn levels(self) -> usize {
         1 + usize::from(self.has_minimum)
@@ -203,11 +209,6 @@ impl Coded {
     /// Memory of codes and scales.
     pub(super) fn num_bytes(&self) -> usize {
         size_of_val(&*self.codes) + size_of_val(&*self.scales)
-    }
-
-    /// Words of a row of activations: see [`super::rounding`].
-    pub(super) fn panel_words<S: Simd>(&self) -> usize {
-        self.blocks * (self.form.quads() * self.form.quad_words::<S>() + EXTRA)
     }
 
     /// Codes and scales, to be filled.

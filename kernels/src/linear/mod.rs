@@ -297,14 +297,19 @@ impl Part<'_> {
         let Product { panels, words, w, epilogue, out, stride, column, .. } = self.product;
         let outputs = tiles.start * LANES..w.out_features().min(tiles.end * LANES);
         let bias = epilogue.bias.map(|bias| &bias[outputs.clone()]);
+        let first_row = panels.first_row(self.panels.start);
+        let num_rows = panels.first_row(self.panels.end) - first_row;
         let of_panel = |panel| (0..panels.num_rows(panel)).map(move |i| (panel, i));
         for ((panel, i), sums) in self.panels.clone().flat_map(of_panel).zip(sums.chunks_exact(run)) {
             let row = panels.first_row(panel) + i;
             let epilogue = Epilogue { scale: epilogue.scale * panels.factor(words, panel, i), ..**epilogue };
             let at = row * stride + column + outputs.start;
-            // Rows lie far from each other, and no machine foresees such steps.
+            // Rows lie far from each other, and no machine foresees such steps. After the last row the outputs that the task
+            // writes next are asked for.
+            let next = row - first_row + num_rows.min(ROWS_AHEAD);
+            let ahead = (first_row + next % num_rows) * stride + next / num_rows * run;
             for line in (0..outputs.len()).step_by(LANES) {
-                s.prefetch(out.address(at + ROWS_AHEAD * stride + line).cast());
+                s.prefetch_to_write(out.address(ahead + column + outputs.start + line).cast());
             }
             // SAFETY: tasks own different columns or rows.
             let out = unsafe { out.part(at..at + outputs.len()) };

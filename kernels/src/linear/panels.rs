@@ -6,7 +6,7 @@ use super::coded::Form;
 use super::packed::{PackedLinear, Storage};
 use super::rounding::RoundRows;
 use crate::buffer::Buffer;
-use crate::rows::for_each_chunk;
+use crate::rows::for_each_piece;
 use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
 use crate::simd::tiles::{SQUARE, TALL};
@@ -24,6 +24,9 @@ const LEAST_ROWS: usize = 128;
 const FEW_ROWS: usize = 12;
 /// Activations below which packing is left to one thread.
 const PARALLEL_VALUES: usize = 1 << 15;
+/// Activations of a panel that are packed before the next, as far as they can be cut: what is written of a row lies in lines
+/// a multiple of the rows apart, of which a near cache would not hold those of a whole row.
+const PIECE_VALUES: usize = 1 << 14;
 
 /// How rows are cut: panels differ by one row at most, the longer ones first. Panel `p` holds `[words][rows of p]` words
 /// (an f32, a pair of bf16, or as `rounding` says) from word `first_row(p) · words` on. Where whole tiles are multiplied
@@ -38,6 +41,8 @@ pub(super) struct Panels {
     /// Words of a row that are multiplied: of numbers in half precision one follows, what sums are multiples of, and in tiles
     /// zeros.
     pub(super) depth: usize,
+    /// Words of a row that are packed at once.
+    unit: usize,
     /// Column tiles a tile of products takes.
     pub(super) stripe: usize,
     /// Panels are tiles.
@@ -95,22 +100,29 @@ impl Op for Plan<'_> {
         };
         let count = self.num_rows.div_ceil(if are_tiles { side * LANES } else { S::MAX_ROWS });
         let width = self.w.in_features();
-        let (words, ratio, rounding) = match self.w.storage() {
-            Storage::Bf16(_) if are_tiles => (width.div_ceil(2).next_multiple_of(LANES), 1, Rounding::Pairs),
-            Storage::Bf16(_) if S::HAS_DOT => (width.div_ceil(2), 1, Rounding::Pairs),
-            Storage::Bf16(_) => (width.next_multiple_of(2), 2, Rounding::Single),
+        let (words, unit, ratio, rounding) = match self.w.storage() {
+            Storage::Bf16(_) if are_tiles => {
+                (width.div_ceil(2).next_multiple_of(LANES), LANES, 1, Rounding::Pairs)
+            }
+            Storage::Bf16(_) if S::HAS_DOT => (width.div_ceil(2), LANES / 2, 1, Rounding::Pairs),
+            Storage::Bf16(_) => (width.next_multiple_of(2), LANES, 2, Rounding::Single),
             // 64 products of magnitudes below 2^(exponent + 1) and 2^(ours + 1) stay within 2^15. Weights that are not finite
             // have none: they are multiplied as f32, so that it shows.
             Storage::F16(_) if S::HAS_HALVES && self.magnitude >> 23 != 0xff => {
                 let exponent = (7 + 127 - (self.magnitude >> 23) as i32).clamp(-14, 14);
-                (width.div_ceil(2) + 1, 1, Rounding::Halves { exponent })
+                let words = width.div_ceil(2) + 1;
+                (words, words, 1, Rounding::Halves { exponent })
             }
-            Storage::Coded(data, _) => (data.panel_words::<S>(), 1, Rounding::Bytes(data.form)),
-            Storage::F16(_) => (width.next_multiple_of(2), 2, Rounding::None),
-            Storage::F32(_) | Storage::Nf4(_) | Storage::Stacked(_) => (width, 1, Rounding::None),
+            Storage::Coded(data, _) => {
+                let block = data.form.row_words::<S>();
+                (data.blocks * block, block, 1, Rounding::Bytes(data.form))
+            }
+            Storage::F16(_) => (width.next_multiple_of(2), LANES, 2, Rounding::None),
+            Storage::F32(_) | Storage::Nf4(_) | Storage::Stacked(_) => (width, LANES, 1, Rounding::None),
         };
         Panels {
             words,
+            unit,
             ratio,
             depth: match rounding {
                 Rounding::Halves { .. } => words - 1,
@@ -184,18 +196,22 @@ impl Panels {
         let (longer, shorter) = words.split_at_mut(self.longer * (self.rows + 1) * self.words);
         let isa = pool.isa();
         for (part, first, rows) in [(longer, 0, self.rows + 1), (shorter, self.longer, self.rows)] {
-            for_each_chunk(pool, parallel, part, rows * self.words, |i, words| {
+            let units = self.words.div_ceil(self.unit).div_ceil((rows * width).div_ceil(PIECE_VALUES));
+            let sizes = (rows * self.words, rows * units * self.unit);
+            for_each_piece(pool, parallel, part, sizes, |i, piece, words| {
                 let (first_row, present) = (self.first_row(first + i), self.num_rows(first + i));
+                let first = piece * units;
                 match self.rounding {
                     Rounding::Bytes(form) => {
                         let is_tile = self.are_tiles;
-                        dispatch(isa, RoundRows { x, width, first_row, rows: present, form, is_tile, words })
+                        let rows = present;
+                        dispatch(isa, RoundRows { x, width, first_row, rows, first, form, is_tile, words });
                     }
                     Rounding::Pairs if self.are_tiles => {
-                        dispatch(isa, PackTiles { x, width, first_row, rows: (present, rows), words })
+                        dispatch(isa, PackTiles { x, width, first_row, rows: (present, rows), first, words });
                     }
                     rounding => {
-                        dispatch(isa, Pack { x, width, first_row, rows, depth: self.depth, rounding, words })
+                        dispatch(isa, Pack { x, width, first_row, rows, first, rounding, words });
                     }
                 }
             });
@@ -203,13 +219,14 @@ impl Panels {
     }
 }
 
-/// Packs one panel.
+/// Packs units of a panel.
 struct Pack<'a> {
     x: Rows<'a>,
     width: usize,
     first_row: usize,
     rows: usize,
-    depth: usize,
+    /// The first of those that are packed.
+    first: usize,
     rounding: Rounding,
     words: &'a mut [u32],
 }
@@ -219,8 +236,9 @@ impl Op for Pack<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // Sixteen values of every row, then side by side.
-        let (words, rest) = self.words.split_at_mut(self.depth * self.rows);
+        let are_halves = matches!(self.rounding, Rounding::Halves { .. });
+        let (words, rest) =
+            self.words.split_at_mut(self.words.len() - if are_halves { self.rows } else { 0 });
         let mut scales = [1.0; MAX_PANEL_ROWS];
         if let Rounding::Halves { exponent } = self.rounding {
             for (i, (scale, factor)) in scales.iter_mut().zip(rest).enumerate() {
@@ -231,30 +249,23 @@ impl Op for Pack<'_> {
                 *factor = inverse.to_bits();
             }
         }
-        let is_pairs = matches!(self.rounding, Rounding::Pairs | Rounding::Halves { .. });
+        // Sixteen values of every row, then side by side.
+        let is_pairs = are_halves || matches!(self.rounding, Rounding::Pairs);
         let step = if is_pairs { LANES / 2 } else { LANES };
         let mut lines = [[0; LANES]; MAX_PANEL_ROWS];
         for (block, words) in words.chunks_mut(step * self.rows).enumerate() {
             for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
                 let row = self.x.row(self.first_row + i, self.width);
-                let row = &row[(block * LANES).min(row.len())..];
-                let values = match row.first_chunk() {
-                    Some(values) => s.load(values),
-                    None => s.load(&padded(row, 0.0)),
-                };
-                let mut narrow = [0; LANES];
+                let values = values_at(s, row, self.first + block);
                 match self.rounding {
-                    Rounding::None | Rounding::Bytes(_) => {
-                        s.store(values, bytemuck::cast_mut(line));
-                        continue;
+                    Rounding::None | Rounding::Bytes(_) => s.store(values, bytemuck::cast_mut(line)),
+                    Rounding::Single => *line = narrow(s, values).map(|x| u32::from(x) << 16),
+                    Rounding::Pairs => line[..LANES / 2].copy_from_slice(&paired(&narrow(s, values))),
+                    Rounding::Halves { .. } => {
+                        let mut narrow = [0; LANES];
+                        s.to_halves(s.mul(values, s.splat(scales[i])), &mut narrow);
+                        line[..LANES / 2].copy_from_slice(&paired(&narrow));
                     }
-                    Rounding::Single | Rounding::Pairs => s.to_bf16(values, &mut narrow),
-                    Rounding::Halves { .. } => s.to_halves(s.mul(values, s.splat(scales[i])), &mut narrow),
-                }
-                if is_pairs {
-                    line[..LANES / 2].copy_from_slice(&paired(&narrow));
-                } else {
-                    *line = narrow.map(|x| u32::from(x) << 16);
                 }
             }
             side_by_side(lines.as_flattened(), LANES, self.rows, words);
@@ -262,13 +273,15 @@ impl Op for Pack<'_> {
     }
 }
 
-/// Packs a panel of tiles of pairs; what rows it lacks may be anything.
+/// Packs units of a panel of tiles of pairs; what rows it lacks may be anything.
 struct PackTiles<'a> {
     x: Rows<'a>,
     width: usize,
     first_row: usize,
     /// Rows there are, and those of all tiles.
     rows: (usize, usize),
+    /// The first of those that are packed.
+    first: usize,
     words: &'a mut [u32],
 }
 
@@ -281,20 +294,32 @@ impl Op for PackTiles<'_> {
         for i in 0..present {
             let row = self.x.row(self.first_row + i, self.width);
             for (step, tiles) in self.words.chunks_exact_mut(height * LANES).enumerate() {
-                let line = &mut tiles[i * LANES..][..LANES];
-                for (half, line) in line.chunks_exact_mut(LANES / 2).enumerate() {
-                    let row = &row[((2 * step + half) * LANES).min(row.len())..];
-                    let values = match row.first_chunk() {
-                        Some(values) => s.load(values),
-                        None => s.load(&padded(row, 0.0)),
-                    };
-                    let mut narrow = [0; LANES];
-                    s.to_bf16(values, &mut narrow);
-                    line.copy_from_slice(&paired(&narrow));
+                let halves = tiles[i * LANES..][..LANES].chunks_exact_mut(LANES / 2);
+                for (half, words) in halves.enumerate() {
+                    let values = values_at(s, row, 2 * (self.first + step) + half);
+                    words.copy_from_slice(&paired(&narrow(s, values)));
                 }
             }
         }
     }
+}
+
+/// Values `16 index..16 (index + 1)` of a row, and zeros where it has ended.
+#[inline(always)]
+fn values_at<S: Simd>(s: S, row: &[f32], index: usize) -> S::V {
+    let row = &row[(index * LANES).min(row.len())..];
+    match row.first_chunk() {
+        Some(values) => s.load(values),
+        None => s.load(&padded(row, 0.0)),
+    }
+}
+
+/// Rounded to bf16.
+#[inline(always)]
+fn narrow<S: Simd>(s: S, values: S::V) -> [u16; LANES] {
+    let mut narrow = [0; LANES];
+    s.to_bf16(values, &mut narrow);
+    narrow
 }
 
 /// Word `k` of the first `rows` lines, which begin `stride` apart, then word `k + 1` of each, as many as `out` holds.

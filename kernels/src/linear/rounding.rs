@@ -13,7 +13,7 @@ use crate::simd::{LANES, Op, Simd, padded};
 /// Words beside the codes of a row's block: the scale, and what makes up for the offset or the minimum of the weights.
 pub(super) const EXTRA: usize = 2;
 
-/// Writes rows as a panel: for each block `[quads][rows]` words of four bytes, or `[quads][2][rows]` words of the inputs 0
+/// Writes blocks of rows as a panel: for each block `[quads][rows]` words of four bytes, or `[quads][2][rows]` words of the inputs 0
 /// and 2 and of 1 and 3 of each in sixteen bits ([`Form::quad_words`]), `[rows]` scales, and `[rows]` words that sums start
 /// from: minus the offset of the weights' codes times the sum of the bytes, or, if blocks of weights have a minimum, minus the
 /// scale times the sum of the bytes as f32, to be multiplied by it. A tile holds `[16 rows][quads]` words of four bytes, sixteen
@@ -23,6 +23,8 @@ pub(super) struct RoundRows<'a> {
     pub(super) width: usize,
     pub(super) first_row: usize,
     pub(super) rows: usize,
+    /// The first block of those that are written.
+    pub(super) first: usize,
     pub(super) form: Form,
     pub(super) is_tile: bool,
     pub(super) words: &'a mut [u32],
@@ -33,7 +35,7 @@ impl Op for RoundRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { x, width, first_row, rows, form, is_tile, words } = self;
+        let Self { x, width, first_row, rows, first, form, is_tile, words } = self;
         let height = if is_tile { LANES } else { rows };
         let (block, quads) = (form.block, form.quads());
         let quad_words = form.quad_words::<S>();
@@ -42,7 +44,8 @@ impl Op for RoundRows<'_> {
         for (index, words) in words.chunks_exact_mut((per_row + EXTRA) * height).enumerate() {
             let (of_quads, extra) = words.split_at_mut(per_row * height);
             for (i, line) in lines.iter_mut().enumerate().take(rows) {
-                let row = &x.row(first_row + i, width)[index * block..width.min((index + 1) * block)];
+                let start = (first + index) * block;
+                let row = &x.row(first_row + i, width)[start..width.min(start + block)];
                 let mut filled = [[0.0; LANES]; MAX_BLOCK / LANES];
                 let values = if row.len() == block {
                     row.as_chunks().0

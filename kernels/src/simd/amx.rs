@@ -7,7 +7,7 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
 use super::LANES;
-use super::tiles::Pairs;
+use super::tiles::{Gathered, Pairs};
 
 /// Bytes of a row of a tile.
 const LINE: usize = 64;
@@ -263,6 +263,64 @@ pub(super) unsafe fn multiply(shape: (usize, usize), product: &Pairs) {
                     "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
                     "tilestored [{i} + {stride}], tmm2"
                     "tilestored [{i} + {stride} + 64], tmm3"),
+        }
+    }
+}
+
+/// One product of [`multiply_gathered`]: `$j` runs over tiles of columns, `$b` over the registers these are fetched to.
+macro_rules! gathered {
+    ($product:expr, $columns:literal: $($j:literal $b:literal)*) => {
+        asm!(
+            "test {i}, {i}",
+            "jz 2f",
+            $(concat!("tileloadd tmm", $j, ", [{sums} + {stride} + 64 * ", $j, "]"),)*
+            "jmp 3f",
+            "2:",
+            $(concat!("tilezero tmm", $j),)*
+            "3:",
+            "tileloadd tmm4, [{a} + {row_step}]",
+            $(
+                concat!("mov {i}, [{tiles} + 8 * ", $j, "]"),
+                concat!("tileloadd ", $b, ", [{i} + {word_step}]"),
+                concat!("tdpbf16ps tmm", $j, ", tmm4, ", $b),
+            )*
+            "add {a}, {depth}",
+            concat!("add {tiles}, 8 * ", $columns),
+            "dec {steps}",
+            "jnz 3b",
+            $(concat!("tilestored [{sums} + {stride} + 64 * ", $j, "], tmm", $j),)*
+            i = inout(reg) usize::from($product.sums.resume) => _,
+            sums = in(reg) $product.sums.start,
+            stride = in(reg) 4 * $product.sums.row_step,
+            a = inout(reg) $product.rows => _,
+            row_step = in(reg) 4 * $product.row_step,
+            depth = in(reg) 4 * $product.depth,
+            tiles = inout(reg) $product.tiles.as_ptr() => _,
+            word_step = in(reg) 4 * $product.word_step,
+            steps = inout(reg) $product.tiles.len() / $columns => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
+/// A product of tiles wherever they lie.
+///
+/// # Safety
+/// As [`super::Simd::multiply_gathered`]; there must be tiles, see [`has_amx`].
+#[inline(always)]
+pub(super) unsafe fn multiply_gathered(product: &Gathered<'_>) {
+    if product.tiles.len() < product.columns {
+        return;
+    }
+    // SAFETY: what is read and written is promised by the caller.
+    unsafe {
+        match product.columns {
+            1 => gathered!(product, 1: 0 "tmm6"),
+            2 => gathered!(product, 2: 0 "tmm6" 1 "tmm7"),
+            3 => gathered!(product, 3: 0 "tmm6" 1 "tmm7" 2 "tmm6"),
+            _ => gathered!(product, 4: 0 "tmm6" 1 "tmm7" 2 "tmm6" 3 "tmm7"),
         }
     }
 }

@@ -158,6 +158,9 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), in_order(round256(v[0]), round256(v[1])));
         }
         fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+        fn prefetch_to_write(self, x: *const u8) {
+            std::arch::asm!("prefetchw [{}]", in(reg) x, options(nostack, preserves_flags, readonly))
+        }
     }
 }
 

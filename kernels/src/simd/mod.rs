@@ -47,7 +47,8 @@ pub(crate) trait Simd: Copy {
     /// sixteen ([`Simd::dot_pairs`]), and products with smaller codes are summed in sixteen bits as far as sums fit
     /// ([`Simd::add_products`], [`Simd::add_sums`]).
     const HAS_BYTES: bool = true;
-    /// There are instructions for [`Simd::multiply_tiles`] and [`Simd::dot_tile`], far faster than all others.
+    /// There are instructions for [`Simd::multiply_tiles`], [`Simd::multiply_gathered`] and [`Simd::dot_tile`], far faster than all
+    /// others.
     const HAS_TILES: bool = false;
     /// Most rows of a tile of products.
     const MAX_ROWS: usize;
@@ -186,6 +187,15 @@ pub(crate) trait Simd: Copy {
         // SAFETY: promised by the caller.
         unsafe { product.multiply_plainly(shape) }
     }
+    /// As [`Simd::multiply_tiles`], of tiles wherever they lie.
+    ///
+    /// # Safety
+    /// As [`tiles::Gathered`] says; between [`Simd::begin_tiles`] of its depth and [`Simd::end_tiles`].
+    #[inline(always)]
+    unsafe fn multiply_gathered(self, product: &tiles::Gathered<'_>) {
+        // SAFETY: promised by the caller.
+        unsafe { product.multiply_plainly() }
+    }
     /// `out = a · b`: `a` are sixteen rows of `depth` words of four signed bytes, `b` as many words of four unsigned bytes
     /// for each of sixteen columns, side by side.
     ///
@@ -216,6 +226,11 @@ pub(crate) trait Simd: Copy {
     fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]);
     /// Asks for the line at `x`, which need not exist.
     fn prefetch(self, x: *const u8);
+    /// As [`Simd::prefetch`], to be written: other cores give it up now, not at the first store.
+    #[inline(always)]
+    fn prefetch_to_write(self, x: *const u8) {
+        self.prefetch(x);
+    }
 }
 
 /// A kernel: the same code for every instruction set. `run` must be `#[inline(always)]`.

@@ -41,11 +41,53 @@ impl Ahead {
     pub(crate) const NOTHING: Self = Self { streams: [std::ptr::null(); STREAMS], lines: 0 };
 }
 
+/// As [`Pairs`], for one tile of rows and up to [`TALL`] of columns wherever they lie: word `k` of row `i` is `rows[i · row_step +
+/// step · depth + k]`, and that of column `c` of tile `j` is `tiles[step · columns + j][k · word_step + c]`.
+pub(crate) struct Gathered<'a> {
+    pub(crate) rows: *const u32,
+    pub(crate) row_step: usize,
+    /// `[steps][columns]`.
+    pub(crate) tiles: &'a [*const u32],
+    pub(crate) columns: usize,
+    pub(crate) word_step: usize,
+    /// Words of a step.
+    pub(crate) depth: usize,
+    pub(crate) sums: Sums,
+}
+
+impl Gathered<'_> {
+    /// # Safety
+    /// As [`Pairs::multiply_plainly`].
+    pub(crate) unsafe fn multiply_plainly(&self) {
+        for (i, j) in (0..LANES).flat_map(|i| (0..self.columns * LANES).map(move |j| (i, j))) {
+            // SAFETY: inside the extents the caller promised.
+            unsafe {
+                let sum = self.sums.start.add(i * self.sums.row_step + j);
+                let mut total = if self.sums.resume { *sum } else { 0.0 };
+                for (step, tiles) in self.tiles.chunks_exact(self.columns).enumerate() {
+                    let a = self.rows.add(i * self.row_step + step * self.depth);
+                    let b = tiles[j / LANES].add(j % LANES);
+                    total += dot(self.depth, |k| (*a.add(k), *b.add(k * self.word_step)));
+                }
+                *sum = total;
+            }
+        }
+    }
+}
+
+/// The dot product of pairs of bf16: the even numbers on their own, and the odd ones.
+fn dot(depth: usize, words: impl Fn(usize) -> (u32, u32)) -> f32 {
+    let number = |word: u32, odd: usize| bf16::from_bits((word >> (16 * odd)) as u16).to_f32();
+    let [even, odd] = [0, 1].map(|odd| {
+        (0..depth).map(&words).fold(0.0f32, |sum, (a, b)| number(a, odd).mul_add(number(b, odd), sum))
+    });
+    even + odd
+}
+
 impl Pairs {
     /// # Safety
     /// All words and sums of that extent must be readable, the sums writable, and no one else may use the sums.
     pub(crate) unsafe fn multiply_plainly(&self, (rows, columns): (usize, usize)) {
-        let number = |word: u32, odd: usize| bf16::from_bits((word >> (16 * odd)) as u16).to_f32();
         for i in 0..rows * LANES {
             for j in 0..columns * LANES {
                 // SAFETY: inside the extents the caller promised.
@@ -53,14 +95,9 @@ impl Pairs {
                     let sum = self.sums.start.add(i * self.sums.row_step + j);
                     let mut total = if self.sums.resume { *sum } else { 0.0 };
                     for step in 0..self.steps {
-                        let of_step = [0, 1].map(|odd| {
-                            (0..LANES).fold(0.0f32, |sum, k| {
-                                let a = *self.rows.add((step * rows * LANES + i) * LANES + k);
-                                let b = *self.columns[j / LANES].add(step * WORDS + k * LANES + j % LANES);
-                                number(a, odd).mul_add(number(b, odd), sum)
-                            })
-                        });
-                        total += of_step[0] + of_step[1];
+                        let a = self.rows.add((step * rows * LANES + i) * LANES);
+                        let b = self.columns[j / LANES].add(step * WORDS + j % LANES);
+                        total += dot(LANES, |k| (*a.add(k), *b.add(k * LANES)));
                     }
                     *sum = total;
                 }
@@ -157,6 +194,61 @@ mod tests {
             });
             assert_eq!(plain, fast, "{shape:?}");
             assert!(plain[0] != 7.0 && plain[(shape.0 * LANES - 1) * ROW_STEP + shape.1 * LANES] == 7.0);
+        }
+    }
+
+    struct Collected<'a> {
+        depth: usize,
+        columns: usize,
+        operands: &'a [Vec<u32>],
+        sums: &'a mut [f32],
+        plainly: bool,
+    }
+
+    impl Op for Collected<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let Self { depth, columns, operands, sums, plainly } = self;
+            // Tiles back to front, whose words lie further apart than they are wide.
+            let tiles: Vec<_> =
+                (0..STEPS * columns).rev().map(|i| operands[1][i * LANES..].as_ptr()).collect();
+            for resume in [false, true] {
+                let product = Gathered {
+                    rows: operands[0].as_ptr(),
+                    row_step: STEPS * LANES + 3,
+                    tiles: &tiles,
+                    columns,
+                    word_step: STEPS * TALL * LANES,
+                    depth,
+                    sums: Sums { start: sums.as_mut_ptr(), row_step: TALL * LANES + 5, resume },
+                };
+                s.begin_tiles(depth);
+                // SAFETY: operands and sums have the extents of the deepest and widest.
+                unsafe {
+                    match plainly {
+                        true => product.multiply_plainly(),
+                        false => s.multiply_gathered(&product),
+                    }
+                }
+                s.end_tiles();
+            }
+        }
+    }
+
+    #[test]
+    fn instructions_for_pairs_anywhere_are_their_plain_definition() {
+        let operands = [words(6, LANES * (STEPS * LANES + 3)), words(7, STEPS * TALL * WORDS)];
+        for (depth, columns) in [(8, 1), (8, 4), (16, 1), (16, 2), (16, 3), (16, 4)] {
+            let [plain, fast] = [true, false].map(|plainly| {
+                let mut sums = vec![7.0; LANES * (TALL * LANES + 5)];
+                let isa = if plainly { Isa::Portable } else { Isa::detect() };
+                dispatch(isa, Collected { depth, columns, operands: &operands, sums: &mut sums, plainly });
+                sums
+            });
+            assert_eq!(plain, fast, "{depth} {columns}");
+            assert!(plain[0] != 7.0 && plain[columns * LANES] == 7.0);
         }
     }
 

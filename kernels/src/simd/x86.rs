@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{Avx2, sum256};
-use super::tiles::Pairs;
+use super::tiles::{Gathered, Pairs};
 use super::{LANES, Op, Simd, amx};
 use crate::isa::Isa;
 
@@ -52,7 +52,9 @@ pub(super) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     fn avx512_bf16<O: Op>(op: O) -> O::Output {
         op.run(Avx512Bf16(()))
     }
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512fp16")]
+    #[target_feature(
+        enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx512fp16"
+    )]
     fn amx<O: Op>(op: O) -> O::Output {
         op.run(Amx(()))
     }
@@ -168,6 +170,10 @@ macro_rules! avx512_methods {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
             }
             fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+            fn prefetch_to_write(self, x: *const u8) {
+                // In assembly: of its intrinsic the compiler makes a plain request. Processors that do not know it go on.
+                std::arch::asm!("prefetchw [{}]", in(reg) x, options(nostack, preserves_flags, readonly))
+            }
         }
     };
 }
@@ -193,6 +199,18 @@ macro_rules! rounded_bf16_methods {
                 let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
                 let rounded = _mm512_mask_mov_epi32(rounded, nan, quiet);
                 let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+            }
+        }
+    };
+}
+
+/// Rounding to bf16 as one instruction, to which numbers too small to be normal are zero.
+macro_rules! bf16_methods {
+    () => {
+        intrinsics! {
+            fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
+                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
                 _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
             }
         }
@@ -226,13 +244,10 @@ impl Simd for Avx512Bf16 {
     const HAS_DOT: bool = true;
     avx512_methods!();
     vnni_methods!();
+    bf16_methods!();
     intrinsics! {
         fn dot_bf16(self, acc: __m512, a: __m512i, b: __m512i) -> __m512 {
             _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
-        }
-        fn to_bf16(self, v: __m512, out: &mut [u16; LANES]) {
-            let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
         }
     }
 }
@@ -244,7 +259,7 @@ impl Simd for Amx {
     const HAS_TILES: bool = true;
     avx512_methods!();
     vnni_methods!();
-    rounded_bf16_methods!();
+    bf16_methods!();
     half_methods!();
 
     #[inline(always)]
@@ -261,6 +276,11 @@ impl Simd for Amx {
     unsafe fn multiply_tiles(self, shape: (usize, usize), product: &Pairs) {
         // SAFETY: as above; what is read and written is promised by the caller.
         unsafe { amx::multiply(shape, product) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_gathered(self, product: &Gathered<'_>) {
+        // SAFETY: as above.
+        unsafe { amx::multiply_gathered(product) }
     }
     #[inline(always)]
     unsafe fn dot_tile(self, depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
