@@ -24,6 +24,22 @@ pub enum Activation {
     Relu,
 }
 
+/// Runs `$call` with the function of `$activation` as the type `$curve`.
+macro_rules! with_curve {
+    ($activation:expr, $curve:ident => $call:expr) => {
+        with_curve! { $activation, $curve => $call; Silu GeluTanh Gelu Relu }
+    };
+    ($activation:expr, $curve:ident => $call:expr; $($kind:ident)*) => {
+        match $activation {
+            $($crate::activation::Activation::$kind => {
+                type $curve = $crate::activation::$kind;
+                $call
+            })*
+        }
+    };
+}
+pub(crate) use with_curve;
+
 /// `f(gate) · up`: `gate_up` is `[num_rows, 2 · width]`, rows `[gate | up]`; `out` is `[num_rows, width]`.
 ///
 /// # Errors
@@ -35,30 +51,20 @@ pub fn gated(
     num_rows: usize,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    match activation {
-        Activation::Silu => gated_by::<Silu>(pool, gate_up, num_rows, out),
-        Activation::GeluTanh => gated_by::<GeluTanh>(pool, gate_up, num_rows, out),
-        Activation::Gelu => gated_by::<Gelu>(pool, gate_up, num_rows, out),
-        Activation::Relu => gated_by::<Relu>(pool, gate_up, num_rows, out),
-    }
+    with_curve!(activation, C => gated_by::<C>(pool, gate_up, num_rows, out))
 }
 
 /// `x = f(x)` for each value.
 pub fn activate(pool: &Pool, activation: Activation, x: &mut [f32]) {
-    match activation {
-        Activation::Silu => activate_by::<Silu>(pool, x),
-        Activation::GeluTanh => activate_by::<GeluTanh>(pool, x),
-        Activation::Gelu => activate_by::<Gelu>(pool, x),
-        Activation::Relu => activate_by::<Relu>(pool, x),
-    }
+    with_curve!(activation, C => activate_by::<C>(pool, x));
 }
 
 /// The function over a vector of values.
-trait Curve: Sync {
+pub(crate) trait Curve: Sync {
     fn of<S: Simd>(s: S, x: S::V) -> S::V;
 }
 
-struct Silu;
+pub(crate) struct Silu;
 
 impl Curve for Silu {
     #[inline(always)]
@@ -67,7 +73,7 @@ impl Curve for Silu {
     }
 }
 
-struct GeluTanh;
+pub(crate) struct GeluTanh;
 
 impl Curve for GeluTanh {
     /// `(1 + tanh z) / 2 = σ(2z)` with `z = √(2/π) · (x + 0.044715 x³)`.
@@ -79,7 +85,7 @@ impl Curve for GeluTanh {
     }
 }
 
-struct Gelu;
+pub(crate) struct Gelu;
 
 impl Curve for Gelu {
     /// `Φ(−|x|) = q / 2` by Abramowitz and Stegun's 7.1.26, so that `x Φ(x) = max(x, 0) − |x| q / 2`.
@@ -99,7 +105,7 @@ impl Curve for Gelu {
     }
 }
 
-struct Relu;
+pub(crate) struct Relu;
 
 impl Curve for Relu {
     #[inline(always)]

@@ -200,6 +200,19 @@ pub trait Backend {
     }
     /// `f(gate) · up` of fused rows `[gate | up]`: half the width.
     fn gated(&mut self, activation: Activation, gate_up: Self::Tensor) -> Result<Self::Tensor>;
+    /// [`Backend::gated`] of [`Backend::linear`].
+    ///
+    /// # Errors
+    /// As both.
+    fn gated_linear(
+        &mut self,
+        activation: Activation,
+        gate_up: &Self::Linear,
+        x: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        let gate_up = self.linear(gate_up, x)?;
+        self.gated(activation, gate_up)
+    }
     /// For each expert the rows that chose it, ascending, by `scores`, `[rows, count]`.
     fn route(&mut self, _scores: &Self::Tensor, _experts: &ExpertsConfig) -> Result<Vec<Vec<Route>>> {
         unsupported("mixtures of experts")

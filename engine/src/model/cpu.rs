@@ -110,6 +110,13 @@ impl CpuBackend {
         kernels::linear(&self.pool, rows, 1, weight, &epilogue, out).map_err(refused)
     }
 
+    /// What the step's adapters add to a projection, and where.
+    fn adapters_of(&self, linear: &CpuLinear) -> impl Iterator<Item = (&LoraProjection, &AdapterRun)> {
+        let projection = linear.projection;
+        let runs = self.step.adapter_runs.iter();
+        runs.filter_map(move |run| Some((run.adapter.projection(projection?)?, run)))
+    }
+
     /// Adds an adapter's product to the rows of its run: `out += scale · (x Aᵀ) Bᵀ`, part by part.
     fn add_lora(
         &self,
@@ -179,12 +186,8 @@ impl Backend for CpuBackend {
         let epilogue = Epilogue { bias: linear.bias.as_deref(), ..Epilogue::default() };
         kernels::linear(&self.pool, x.view(0), x.rows, &linear.weight, &epilogue, out.view_mut(0))
             .map_err(refused)?;
-        if let Some(projection) = linear.projection {
-            for run in &self.step.adapter_runs {
-                if let Some(lora) = run.adapter.projection(projection) {
-                    self.add_lora(lora, run, x, &mut out).map_err(refused)?;
-                }
-            }
+        for (lora, run) in self.adapters_of(linear) {
+            self.add_lora(lora, run, x, &mut out).map_err(refused)?;
         }
         Ok(out)
     }
@@ -289,6 +292,24 @@ impl Backend for CpuBackend {
     fn gated(&mut self, activation: Activation, gate_up: CpuTensor) -> Result<CpuTensor> {
         let mut out = self.buffers.take(gate_up.rows, gate_up.width / 2);
         kernels::gated(&self.pool, activation, gate_up.as_slice(), gate_up.rows, out.as_mut_slice())
+            .map_err(refused)?;
+        Ok(out)
+    }
+
+    fn gated_linear(
+        &mut self,
+        activation: Activation,
+        gate_up: &CpuLinear,
+        x: &CpuTensor,
+    ) -> Result<CpuTensor> {
+        // What adapters add comes before the gate.
+        if self.adapters_of(gate_up).next().is_some() {
+            let gate_up = self.linear(gate_up, x)?;
+            return self.gated(activation, gate_up);
+        }
+        let (weight, bias) = (&gate_up.weight, gate_up.bias.as_deref());
+        let mut out = self.buffers.take(x.rows, weight.out_features() / 2);
+        kernels::gated_linear(&self.pool, x.view(0), x.rows, weight, bias, activation, out.as_mut_slice())
             .map_err(refused)?;
         Ok(out)
     }

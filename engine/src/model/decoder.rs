@@ -150,10 +150,11 @@ impl<B: Backend> Decoder<B> {
     }
 
     fn dense(&self, backend: &mut B, dense: &Dense<B>, x: &B::Tensor) -> Result<B::Tensor> {
-        let gate_up = backend.linear(&dense.gate_up, x)?;
-        let activated = match self.config.family.gated {
-            true => backend.gated(self.config.activation, gate_up)?,
-            false => backend.activate(self.config.activation, gate_up)?,
+        let activated = if self.config.family.gated {
+            backend.gated_linear(self.config.activation, &dense.gate_up, x)?
+        } else {
+            let up = backend.linear(&dense.gate_up, x)?;
+            backend.activate(self.config.activation, up)?
         };
         backend.linear(&dense.down, &activated)
     }

@@ -40,7 +40,7 @@ pub(super) struct Ahead {
     /// Words to go on at each quad.
     pub(super) per_quad: usize,
     /// Bytes from the scales of a tile to those of the next stripe, and of each block.
-    pub(super) scales: (usize, usize),
+    pub(super) scales: (isize, usize),
 }
 
 /// `sums += a · b` over `count` blocks from block `first` on, of `quads` words each, for `(rows, columns)` rows and column
@@ -133,7 +133,8 @@ impl MultiplyBytes {
                         s.prefetch(ahead.tiles[j].wrapping_add(word).cast());
                     }
                     let (stripe, block) = ahead.scales;
-                    s.prefetch(codes.factors[j].cast::<u8>().wrapping_add(stripe + (first + index) * block));
+                    let factors = codes.factors[j].cast::<u8>().wrapping_offset(stripe);
+                    s.prefetch(factors.wrapping_add((first + index) * block));
                 }
                 let scales = panel.add(quads * quad_words * ROWS);
                 let corrections = scales.add(ROWS);

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use super::byte_tile::{Ahead, Codes, LINE, MultiplyBytes};
 use super::coded::Coded;
 use super::reading::STRIPE_BYTES;
-use super::{AHEAD, Part, Product};
+use super::{AHEAD, Part, Product, Stripe};
 use crate::buffer::Buffer;
 use crate::simd::tile::MAX_COLUMNS;
 use crate::simd::{LANES, Simd, dispatch};
@@ -21,15 +21,16 @@ thread_local! {
 }
 
 impl Part<'_> {
-    /// Sums of column tiles `first..first + columns` for all rows of the part, which begin `run` apart.
+    /// Sums of a stripe of codes for all rows of the part, which begin `run` apart.
     #[inline(always)]
     pub(super) fn coded_stripe<S: Simd>(
         &self,
         _: S,
         w: &Coded,
-        (first, columns): (usize, usize),
+        stripe: Stripe,
         (sums, run): (&mut [f32], usize),
     ) {
+        let Stripe { first, columns, .. } = stripe;
         let Product { panels, words, .. } = self.product;
         let (form, num_panels) = (w.form, self.panels.len());
         let (per_block, quads) = (form.words(), form.quads());
@@ -63,16 +64,16 @@ impl Part<'_> {
             // Read once, codes are asked for a little in advance. Else all panels together ask for the next chunk. In the
             // end it is the first of the next stripe.
             let distance = match len < left {
-                true if is_alone => tail,
-                true => len,
-                false => columns * w.blocks - block,
+                true if is_alone => tail as isize,
+                true => len as isize,
+                false => stripe.next() * w.blocks as isize - block as isize,
             };
             let share = (per_block / LINE).div_ceil(num_panels) * LINE;
             let ahead = Ahead {
                 tiles: [w.codes.as_ptr(); MAX_COLUMNS],
                 per_block: share,
                 per_quad: share / quads,
-                scales: (columns * scale_bytes, scale_bytes / w.blocks),
+                scales: (stripe.next() * scale_bytes as isize, scale_bytes / w.blocks),
             };
             for j in 0..columns {
                 let words = &w.codes[at(j)..][..len * per_block];
@@ -87,10 +88,10 @@ impl Part<'_> {
                 let (row, rows) = (panels.first_row(p), panels.num_rows(p));
                 let start = words[row * panels.words + block * panel_block * rows..].as_ptr();
                 let sums = &mut sums[(row - first_row) * run..][..(rows - 1) * run + columns * LANES];
-                let skip = distance * per_block + index * len * share;
+                let skip = distance * per_block as isize + (index * len * share) as isize;
                 let mut tiles = ahead.tiles;
                 for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
-                    *tile = tile.wrapping_add(at(j) + skip);
+                    *tile = tile.wrapping_add(at(j)).wrapping_offset(skip);
                 }
                 // SAFETY: the panel holds `panel_block` words of each row for each block; tiles hold `len` blocks, and
                 // scales all of theirs; the sums are as long as sliced.

@@ -8,6 +8,7 @@
 mod byte_tile;
 mod bytes;
 mod coded;
+mod finish;
 mod pack;
 mod packed;
 mod panels;
@@ -26,11 +27,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::buffer::Buffer;
-use crate::error::check_len;
+use crate::error::{check_len, ensure};
 use crate::rows::Shared;
 use crate::simd::tile::{Layout, MAX_COLUMNS, Multiply, Operands, Sums};
-use crate::simd::{LANES, Op, Simd, dispatch, padded};
-use crate::{KernelError, Pool, Rows, RowsMut};
+use crate::simd::{LANES, Op, Simd, dispatch};
+use crate::{Activation, KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
 use panels::Panels;
 use reading::{Reading, WIDE, wide_inputs};
@@ -46,8 +47,6 @@ const PARALLEL_BYTES: usize = 1 << 17;
 const RUN: usize = 128;
 /// Bytes of sums a task keeps until it writes them, in the first-level cache.
 const SUMS_BYTES: usize = 1 << 15;
-/// Rows of the output that are asked for in advance when sums are written.
-const ROWS_AHEAD: usize = 16;
 /// Words asked for in advance when weights are read once: as far as memory is away.
 const AHEAD: usize = 256;
 
@@ -58,6 +57,8 @@ thread_local! {
     static WIDENED: RefCell<Buffer<f32>> = RefCell::default();
     /// Packed activations of the call in hand; kept for the next.
     static PANELS: RefCell<Buffer<u32>> = RefCell::default();
+    /// Gates and what they gate, where they are not gated as they are written; kept for the next call.
+    static UNGATED: RefCell<Buffer<f32>> = RefCell::default();
 }
 
 /// What happens to a product: `out = (accumulate ? out : 0) + scale · (x Wᵀ) + bias`.
@@ -94,8 +95,53 @@ pub fn linear(
     epilogue: &Epilogue<'_>,
     out: RowsMut<'_>,
 ) -> Result<(), KernelError> {
-    x.check("x", num_rows, w.in_features())?;
     out.check("out", num_rows, w.out_features())?;
+    multiply(pool, x, num_rows, w, epilogue, None, out)
+}
+
+/// `out = f(x Gᵀ + bias) · (x Uᵀ + bias)` of weights `[G | U]` one below the other, as [`linear`] and then
+/// [`crate::gated`] would give it, bit for bit: `out` is `[num_rows, out_features / 2]`.
+///
+/// # Errors
+/// [`KernelError`] if a slice is too short for its shape, or there is an odd number of outputs.
+pub fn gated_linear(
+    pool: &Pool,
+    x: Rows<'_>,
+    num_rows: usize,
+    w: &PackedLinear,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let width = w.out_features() / 2;
+    ensure(w.out_features().is_multiple_of(2), || {
+        format!("{} outputs are not as many gates as gated", w.out_features())
+    })?;
+    check_len("out", out.len(), num_rows * width)?;
+    let epilogue = Epilogue { bias, ..Epilogue::default() };
+    // Gates and what they gate are met in tiles side by side.
+    if width.is_multiple_of(LANES) && !matches!(w.storage(), Storage::Stacked(_)) {
+        return multiply(pool, x, num_rows, w, &epilogue, Some(activation), RowsMut::new(out, width));
+    }
+    let mut gate_up = UNGATED.take();
+    gate_up.resize(num_rows * 2 * width);
+    linear(pool, x, num_rows, w, &epilogue, RowsMut::new(&mut gate_up, 2 * width))?;
+    let result = crate::gated(pool, activation, &gate_up, num_rows, out);
+    UNGATED.set(gate_up);
+    result
+}
+
+/// [`linear`], or [`gated_linear`] of what can be gated as it is written; the output was checked.
+fn multiply(
+    pool: &Pool,
+    x: Rows<'_>,
+    num_rows: usize,
+    w: &PackedLinear,
+    epilogue: &Epilogue<'_>,
+    gate: Option<Activation>,
+    out: RowsMut<'_>,
+) -> Result<(), KernelError> {
+    x.check("x", num_rows, w.in_features())?;
     if let Some(bias) = epilogue.bias {
         check_len("bias", bias.len(), w.out_features())?;
     }
@@ -112,14 +158,23 @@ pub fn linear(
     let depth = panels.depth / panels.ratio;
     panels.fill(pool, x, w.in_features(), &mut words);
 
-    let num_tiles = w.out_features().div_ceil(LANES);
+    let parts = if gate.is_some() { 2 } else { 1 };
+    let num_tiles = w.out_features().div_ceil(LANES) / parts;
     let num_blocks = panels.num_blocks(ROWS_BYTES);
-    let work = num_rows * num_tiles * LANES * depth;
-    let parallel = work > PARALLEL_WORK || num_tiles * depth * LANES * 4 > PARALLEL_BYTES;
+    let weights = parts * num_tiles * LANES * depth;
+    let parallel = num_rows * weights > PARALLEL_WORK || weights * 4 > PARALLEL_BYTES;
     let per_task = tiles_per_task(pool, num_tiles, panels.stripe, num_blocks);
     let (stride, column) = (out.stride, out.column);
-    let product =
-        Product { panels: &panels, words: &words, w, epilogue, out: Shared::new(out.data), stride, column };
+    let product = Product {
+        panels: &panels,
+        words: &words,
+        w,
+        epilogue,
+        gate,
+        out: Shared::new(out.data),
+        stride,
+        column,
+    };
     // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
     pool.run_if(parallel, num_tiles.div_ceil(per_task) * num_blocks, |task| {
         let (range, block) = (task / num_blocks, task % num_blocks);
@@ -163,16 +218,34 @@ struct Product<'a> {
     words: &'a [u32],
     w: &'a PackedLinear,
     epilogue: &'a Epilogue<'a>,
+    /// The first half of the outputs gates the second.
+    gate: Option<Activation>,
     out: Shared<'a, f32>,
     stride: usize,
     column: usize,
 }
 
-/// A task: some column tiles for some panels of rows.
+/// A task: some column tiles, and of gated outputs those that they gate, for some panels of rows.
 struct Part<'a> {
     product: &'a Product<'a>,
     tiles: Range<usize>,
     panels: Range<usize>,
+}
+
+/// Column tiles side by side, which a tile of products takes.
+#[derive(Clone, Copy)]
+struct Stripe {
+    first: usize,
+    columns: usize,
+    /// How many tiles further on the task's next stripe begins, if there is one.
+    next: Option<isize>,
+}
+
+impl Stripe {
+    /// How many tiles further on most likely follows what is read next.
+    fn next(self) -> isize {
+        self.next.unwrap_or(self.columns as isize)
+    }
 }
 
 impl Op for Part<'_> {
@@ -180,38 +253,51 @@ impl Op for Part<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (panels, stripe) = (self.product.panels, self.product.panels.stripe);
-        let num_rows = panels.height(self.panels.clone());
-        let group = (SUMS_BYTES / (4 * num_rows * stripe * LANES)).clamp(1, RUN.div_ceil(stripe * LANES));
-        let run = group * stripe * LANES;
+        let Product { panels, w, gate, .. } = *self.product;
+        let (stripe, num_rows) = (panels.stripe, panels.height(self.panels.clone()));
+        // Runs of outputs lie side by side among the sums, and of each the stripes of gates before those of what they gate.
+        let gated = if gate.is_some() { w.out_features() / 2 / LANES } else { 0 };
+        let parts: &[usize] = if gate.is_some() { &[0, gated] } else { &[0] };
+        let width = stripe * LANES * parts.len();
+        let group = (SUMS_BYTES / (4 * num_rows * width)).clamp(1, RUN.div_ceil(width));
+        let (half, run) = (group * stripe * LANES, group * width);
         // Not `with_borrow`: a closure would be compiled without the instruction set.
         let mut sums = SUMS.take();
         sums.resize(num_rows * run);
         let mut widened = WIDENED.take();
         widened.resize(WIDE);
         if panels.are_tiles {
-            s.begin_tiles(match self.product.w.storage() {
+            s.begin_tiles(match w.storage() {
                 Storage::Coded(codes, _) => codes.form.quads(),
                 _ => LANES,
             });
         }
-        for first in self.tiles.clone().step_by(group * stripe) {
-            let tiles = first..self.tiles.end.min(first + group * stripe);
-            for first in tiles.clone().step_by(stripe) {
-                let columns = stripe.min(tiles.end - first);
-                let sums = &mut sums[(first - tiles.start) * LANES..];
-                match self.product.w.storage() {
-                    Storage::Coded(codes, _) if S::HAS_TILES && panels.are_tiles => {
-                        self.coded_tile_stripe(s, codes, (first, columns), (sums, run));
+        for start in self.tiles.clone().step_by(group * stripe) {
+            let tiles = start..self.tiles.end.min(start + group * stripe);
+            for (part, &offset) in parts.iter().enumerate() {
+                for first in tiles.clone().step_by(stripe) {
+                    let end = tiles.end.min(first + stripe);
+                    let next = match end < tiles.end {
+                        true => Some(offset + end),
+                        false if part + 1 < parts.len() => Some(parts[part + 1] + tiles.start),
+                        false => (end < self.tiles.end).then_some(end),
+                    };
+                    let next = next.map(|next| next as isize - (offset + first) as isize);
+                    let stripe = Stripe { first: offset + first, columns: end - first, next };
+                    let sums = &mut sums[part * half + (first - tiles.start) * LANES..];
+                    match w.storage() {
+                        Storage::Coded(codes, _) if S::HAS_TILES && panels.are_tiles => {
+                            self.coded_tile_stripe(s, codes, stripe, (sums, run));
+                        }
+                        Storage::Bf16(words) if S::HAS_TILES => {
+                            self.tile_stripe(s, words, stripe, (sums, run));
+                        }
+                        Storage::Coded(codes, _) => self.coded_stripe(s, codes, stripe, (sums, run)),
+                        _ => self.stripe(s, stripe, (sums, run), &mut widened),
                     }
-                    Storage::Bf16(words) if S::HAS_TILES => {
-                        self.tile_stripe(s, words, (first, columns), (sums, run));
-                    }
-                    Storage::Coded(codes, _) => self.coded_stripe(s, codes, (first, columns), (sums, run)),
-                    _ => self.stripe(s, (first, columns), (sums, run), &mut widened),
                 }
             }
-            self.finish(s, tiles, (&sums, run));
+            self.finish(s, tiles, (&sums, half, run));
         }
         if panels.are_tiles {
             s.end_tiles();
@@ -222,16 +308,11 @@ impl Op for Part<'_> {
 }
 
 impl Part<'_> {
-    /// Sums of column tiles `first..first + columns` for all rows of the part, which begin `run` apart.
+    /// Sums of a stripe for all rows of the part, which begin `run` apart.
     #[inline(always)]
-    fn stripe<S: Simd>(
-        &self,
-        s: S,
-        (first, columns): (usize, usize),
-        (sums, run): (&mut [f32], usize),
-        widened: &mut [f32],
-    ) {
+    fn stripe<S: Simd>(&self, s: S, stripe: Stripe, (sums, run): (&mut [f32], usize), widened: &mut [f32]) {
         let Product { panels, words, w, .. } = self.product;
+        let Stripe { first, columns, .. } = stripe;
         let depth = panels.depth / panels.ratio;
         let num_panels = self.panels.len();
         let Some(Reading { weights, step, chunk, words: kind, widen }) =
@@ -251,12 +332,12 @@ impl Part<'_> {
             // Read once, weights are asked for a little in advance. Else all panels together ask for the next chunk, or
             // for the first of the next stripe, so that memory is at work as long as the multipliers are.
             let ahead = match num_panels {
-                1 => AHEAD,
-                _ if k + len < depth => len * step,
-                _ => columns * tile_len - k * step,
+                1 => AHEAD as isize,
+                _ if k + len < depth => (len * step) as isize,
+                _ => stripe.next() * tile_len as isize - (k * step) as isize,
             };
             let share = if num_panels == 1 { 0 } else { (len * step).div_ceil(num_panels) };
-            let next = tiles.map(|tile| tile.wrapping_add(ahead));
+            let next = tiles.map(|tile| tile.wrapping_offset(ahead));
             let mut steps = len;
             if widen {
                 let inputs = k * panels.ratio..(k + len) * panels.ratio;
@@ -290,68 +371,6 @@ impl Part<'_> {
             k += len;
         }
     }
-
-    /// Writes the sums of column tiles, rows of which begin `run` apart, to the output.
-    #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, tiles: Range<usize>, (sums, run): (&[f32], usize)) {
-        let Product { panels, words, w, epilogue, out, stride, column, .. } = self.product;
-        let outputs = tiles.start * LANES..w.out_features().min(tiles.end * LANES);
-        let bias = epilogue.bias.map(|bias| &bias[outputs.clone()]);
-        let first_row = panels.first_row(self.panels.start);
-        let num_rows = panels.first_row(self.panels.end) - first_row;
-        let of_panel = |panel| (0..panels.num_rows(panel)).map(move |i| (panel, i));
-        for ((panel, i), sums) in self.panels.clone().flat_map(of_panel).zip(sums.chunks_exact(run)) {
-            let row = panels.first_row(panel) + i;
-            let epilogue = Epilogue { scale: epilogue.scale * panels.factor(words, panel, i), ..**epilogue };
-            let at = row * stride + column + outputs.start;
-            // Rows lie far from each other, and no machine foresees such steps. After the last row the outputs that the task
-            // writes next are asked for.
-            let next = row - first_row + num_rows.min(ROWS_AHEAD);
-            let ahead = (first_row + next % num_rows) * stride + next / num_rows * run;
-            for line in (0..outputs.len()).step_by(LANES) {
-                s.prefetch_to_write(out.address(ahead + column + outputs.start + line).cast());
-            }
-            // SAFETY: tasks own different columns or rows.
-            let out = unsafe { out.part(at..at + outputs.len()) };
-            finish_row(s, &epilogue, sums, bias, out);
-        }
-    }
-}
-
-/// `out = (accumulate ? out : 0) + scale · sums + bias`.
-#[inline(always)]
-fn finish_row<S: Simd>(s: S, epilogue: &Epilogue<'_>, sums: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let (whole, rest) = out.as_chunks_mut::<LANES>();
-    let (sums, biases) = (sums.as_chunks::<LANES>().0, bias.map(<[f32]>::as_chunks::<LANES>));
-    for (j, out) in whole.iter_mut().enumerate() {
-        finish(s, epilogue, &sums[j], biases.map(|biases| &biases.0[j]), out);
-    }
-    if !rest.is_empty() {
-        let mut last = padded(rest, 0.0);
-        let bias = biases.map(|biases| padded(biases.1, 0.0));
-        finish(s, epilogue, &sums[whole.len()], bias.as_ref(), &mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
-}
-
-/// As [`finish_row`], of one tile.
-#[inline(always)]
-fn finish<S: Simd>(
-    s: S,
-    epilogue: &Epilogue<'_>,
-    sums: &[f32; LANES],
-    bias: Option<&[f32; LANES]>,
-    out: &mut [f32; LANES],
-) {
-    let bias = match bias {
-        Some(bias) => s.load(bias),
-        None => s.splat(0.0),
-    };
-    let mut result = s.mul_add(s.load(sums), s.splat(epilogue.scale), bias);
-    if epilogue.accumulate {
-        result = s.add(s.load(out), result);
-    }
-    s.store(result, out);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::byte_tile::{Codes, LINE};
 use super::bytes::BYTES;
 use super::coded::Coded;
 use super::rounding::EXTRA;
-use super::{Part, Product};
+use super::{Part, Product, Stripe};
 use crate::simd::tile::Sums;
 use crate::simd::tiles::{Ahead, Pairs, SQUARE, STREAMS, WORDS};
 use crate::simd::{LANES, Op, Simd, dispatch};
@@ -32,18 +32,19 @@ struct Chunks {
     len: usize,
     /// Products of a chunk, which together ask for the next.
     products: usize,
-    /// No other stripe of the task follows.
-    is_last: bool,
+    /// Words to the task's next stripe, if there is one.
+    next: Option<isize>,
 }
 
 impl Chunks {
     fn new(
-        (tile, count, columns): (usize, usize, usize),
+        (tile, count): (usize, usize),
+        Stripe { columns, next, .. }: Stripe,
         most: usize,
         products: usize,
-        is_last: bool,
     ) -> Self {
-        Self { tile, count, columns, len: count.div_ceil(count.div_ceil(most).max(1)), products, is_last }
+        let next = next.map(|tiles| tiles * (tile * count) as isize);
+        Self { tile, count, columns, len: count.div_ceil(count.div_ceil(most).max(1)), products, next }
     }
 
     /// Tiles of the chunk that begins with tile `first`.
@@ -56,32 +57,33 @@ impl Chunks {
     fn ahead(self, start: *const u32, first: usize, index: usize) -> Ahead {
         let len = self.len_at(first);
         let column = self.count * self.tile;
-        let (next, tiles) = match first + len < self.count {
-            true => ((first + len) * self.tile, self.len_at(first + len)),
-            false if self.is_last => return Ahead::NOTHING,
-            false => (self.columns * column, self.len),
+        let (next, tiles) = match (first + len < self.count, self.next) {
+            (true, _) => (((first + len) * self.tile) as isize, self.len_at(first + len)),
+            (false, Some(next)) => (next, self.len),
+            (false, None) => return Ahead::NOTHING,
         };
         let per_column = STREAMS / self.columns;
         let lines = (tiles * self.tile).div_ceil(per_column * LINE);
         let share = lines.div_ceil(self.products);
         let streams = std::array::from_fn(|stream| {
             let word = stream / per_column * column + (stream % per_column * lines + index * share) * LINE;
-            start.wrapping_add(next + word)
+            start.wrapping_offset(next).wrapping_add(word)
         });
         Ahead { streams, lines: share.div_ceil(len) }
     }
 }
 
 impl Part<'_> {
-    /// Sums of column tiles `first..first + columns` of pairs of bf16 for all rows of the part, which begin `run` apart.
+    /// Sums of a stripe of pairs of bf16 for all rows of the part, which begin `run` apart.
     #[inline(always)]
     pub(super) fn tile_stripe<S: Simd>(
         &self,
         s: S,
         w: &[u32],
-        (first, columns): (usize, usize),
+        stripe: Stripe,
         (sums, run): (&mut [f32], usize),
     ) {
+        let Stripe { first, columns, .. } = stripe;
         let Product { panels, words, .. } = self.product;
         let (depth, num_panels) = (panels.depth, self.panels.len());
         let (whole, rest) = (depth / LANES, depth % LANES);
@@ -95,8 +97,7 @@ impl Part<'_> {
             last[..rest * LANES].copy_from_slice(&w[(end - rest) * LANES..end * LANES]);
         }
         let most = if num_panels == 1 { ALONE } else { SHARED };
-        let is_last = first + columns >= self.tiles.end;
-        let chunks = Chunks::new((WORDS, whole, columns), most, num_panels, is_last);
+        let chunks = Chunks::new((WORDS, whole), stripe, most, num_panels);
         let height = panels.height(0..1);
         let mut k = 0;
         while k < whole + usize::from(rest > 0) {
@@ -129,9 +130,10 @@ impl Part<'_> {
         &self,
         _: S,
         w: &Coded,
-        (first, columns): (usize, usize),
+        stripe: Stripe,
         (sums, run): (&mut [f32], usize),
     ) {
+        let Stripe { first, columns, .. } = stripe;
         let Product { panels, words, .. } = self.product;
         let (form, rows) = (w.form, self.panels.len());
         let (per_block, quads) = (form.words(), form.quads());
@@ -139,9 +141,8 @@ impl Part<'_> {
         for sums in sums.chunks_mut(run) {
             sums[..columns * LANES].fill(0.0);
         }
+        let chunks = Chunks::new((per_block, w.blocks), stripe, SHARED_CODES, rows * columns);
         let stripe = &w.codes[first * w.blocks * per_block..][..columns * w.blocks * per_block];
-        let is_last = first + columns >= self.tiles.end;
-        let chunks = Chunks::new((per_block, w.blocks, columns), SHARED_CODES, rows * columns, is_last);
         let mut bytes = BYTES.take();
         bytes.resize(if form.bits < 8 { chunks.len * columns * tile } else { 0 });
         let mut codes = Codes::of(w, first, columns, false);
