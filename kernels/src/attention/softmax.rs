@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::AttentionParams;
-use crate::simd::{LANES, Op, Simd, exp, tanh};
+use crate::simd::{LANES, Op, Simd, exp2, tanh};
 
-/// What a query has seen so far: the largest score and the sum of `exp(score − max)`.
+/// What a query has seen so far: the largest score, in units of ln 2, and the sum of `2^(score − max)`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowState {
     pub(super) max: f32,
@@ -44,13 +44,13 @@ impl Op for SoftmaxRow<'_> {
         }
         let groups = start / LANES..end.div_ceil(LANES);
         let (lanes, _) = scores.as_chunks_mut::<LANES>();
-        let mut scale = params.scale;
+        let mut scale = params.scale * std::f32::consts::LOG2_E;
         if let Some(cap) = params.soft_cap {
             for lanes in &mut lanes[groups.clone()] {
-                let capped = tanh(s, s.mul(s.load(lanes), s.splat(scale / cap)));
+                let capped = tanh(s, s.mul(s.load(lanes), s.splat(params.scale / cap)));
                 s.store(s.mul(capped, s.splat(cap)), lanes);
             }
-            scale = 1.0;
+            scale = std::f32::consts::LOG2_E;
         }
         lanes.as_flattened_mut()[groups.start * LANES..start].fill(f32::NEG_INFINITY);
         lanes.as_flattened_mut()[end..groups.end * LANES].fill(f32::NEG_INFINITY);
@@ -64,18 +64,16 @@ impl Op for SoftmaxRow<'_> {
         let mut total = s.splat(0.0);
         lanes[..groups.start].fill([0.0; LANES]);
         for lanes in &mut lanes[groups.clone()] {
-            let weight = exp(s, s.mul_add(s.load(lanes), s.splat(scale), s.splat(-max)));
+            let weight = power(s, s.mul_add(s.load(lanes), s.splat(scale), s.splat(-max)));
             total = s.add(total, weight);
             s.store(weight, lanes);
         }
         lanes[groups.end..].fill([0.0; LANES]);
-        if max > state.max {
-            let shrink = exp_scalar(s, state.max - max);
-            state.total *= shrink;
-            scale_all(s, sums, shrink);
-        }
+        // Every other row or so has a new maximum, which no machine foresees: the others are multiplied by one.
+        let shrink = power_scalar(s, if max > state.max { state.max - max } else { 0.0 });
+        scale_all(s, sums, shrink);
+        state.total = state.total * shrink + s.sum(total);
         state.max = max;
-        state.total += s.sum(total);
     }
 }
 
@@ -90,7 +88,7 @@ pub(super) fn merge<S: Simd>(
         return;
     }
     let max = if new.max > state.max { new.max } else { state.max };
-    let (old_weight, new_weight) = (exp_scalar(s, state.max - max), exp_scalar(s, new.max - max));
+    let (old_weight, new_weight) = (power_scalar(s, state.max - max), power_scalar(s, new.max - max));
     state.total = state.total * old_weight + new.total * new_weight;
     state.max = max;
     for (sums, new) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(new_sums.as_chunks::<LANES>().0) {
@@ -99,10 +97,17 @@ pub(super) fn merge<S: Simd>(
     }
 }
 
+/// `2^x` of numbers not far above zero; zero where it would be too small to be normal.
 #[inline(always)]
-fn exp_scalar<S: Simd>(s: S, x: f32) -> f32 {
+fn power<S: Simd>(s: S, x: S::V) -> S::V {
+    let power = exp2(s, x);
+    s.sub(power, s.keep_above(power, s.splat(-126.0), x))
+}
+
+#[inline(always)]
+fn power_scalar<S: Simd>(s: S, x: f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    s.store(exp(s, s.splat(x)), &mut lanes);
+    s.store(power(s, s.splat(x)), &mut lanes);
     lanes[0]
 }
 

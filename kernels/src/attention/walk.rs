@@ -329,7 +329,13 @@ fn panels<S: Simd>(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 /// Rounds to pairs of bf16: `x` is twice as long as `pairs`.
 #[inline(always)]
 fn to_pairs<S: Simd>(s: S, x: &[f32], pairs: &mut [u32]) {
-    for (x, pairs) in x.chunks(LANES).zip(pairs.chunks_mut(LANES / 2)) {
-        pairs.copy_from_slice(&paired(&narrowed(s, x))[..pairs.len()]);
+    let ((whole, rest), (pairs, last)) = (x.as_chunks::<LANES>(), pairs.as_chunks_mut::<{ LANES / 2 }>());
+    for (x, pairs) in whole.iter().zip(pairs) {
+        let mut narrow = [0; LANES];
+        s.to_bf16(s.load(x), &mut narrow);
+        *pairs = paired(&narrow);
+    }
+    if !rest.is_empty() {
+        last.copy_from_slice(&paired(&narrowed(s, rest))[..last.len()]);
     }
 }

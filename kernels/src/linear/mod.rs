@@ -47,6 +47,10 @@ const PARALLEL_BYTES: usize = 1 << 17;
 const RUN: usize = 128;
 /// Bytes of sums a task keeps until it writes them, in the first-level cache.
 const SUMS_BYTES: usize = 1 << 15;
+/// Of the stripes left a task takes one for each thread in so many.
+const SHARES: usize = 2;
+/// Stripes of a task at least.
+const LEAST_STRIPES: usize = 2;
 /// Words asked for in advance when weights are read once: as far as memory is away.
 const AHEAD: usize = 256;
 
@@ -163,7 +167,7 @@ fn multiply(
     let num_blocks = panels.num_blocks(ROWS_BYTES);
     let weights = parts * num_tiles * LANES * depth;
     let parallel = num_rows * weights > PARALLEL_WORK || weights * 4 > PARALLEL_BYTES;
-    let per_task = tiles_per_task(pool, num_tiles, panels.stripe, num_blocks);
+    let shares = Shares::new(pool, num_tiles.div_ceil(panels.stripe), num_blocks);
     let (stride, column) = (out.stride, out.column);
     let product = Product {
         panels: &panels,
@@ -176,9 +180,10 @@ fn multiply(
         column,
     };
     // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
-    pool.run_if(parallel, num_tiles.div_ceil(per_task) * num_blocks, |task| {
-        let (range, block) = (task / num_blocks, task % num_blocks);
-        let tiles = range * per_task..num_tiles.min((range + 1) * per_task);
+    pool.run_if(parallel, shares.count() * num_blocks, |task| {
+        let stripes = shares.share(task / num_blocks);
+        let tiles = stripes.start * panels.stripe..num_tiles.min(stripes.end * panels.stripe);
+        let block = task % num_blocks;
         dispatch(pool.isa(), Part { product: &product, tiles, panels: panels.block(block, num_blocks) });
     });
     PANELS.set(words);
@@ -205,11 +210,36 @@ fn stacked(
     Ok(())
 }
 
-/// Column tiles of a task: whole stripes, some eight tasks a thread, so that the last to finish is not waited for long.
-fn tiles_per_task(pool: &Pool, num_tiles: usize, stripe: usize, num_blocks: usize) -> usize {
-    let num_stripes = num_tiles.div_ceil(stripe);
-    let tasks = (8 * pool.num_threads()).div_ceil(num_blocks);
-    num_stripes.div_ceil(tasks).min(64) * stripe
+/// Stripes cut into tasks: of those that are left each takes the same part, so that few begin with weights that nobody asked for
+/// in advance, and the last to finish is not waited for long.
+#[derive(Clone, Copy)]
+struct Shares {
+    num_stripes: usize,
+    parts: usize,
+}
+
+impl Shares {
+    fn new(pool: &Pool, num_stripes: usize, num_blocks: usize) -> Self {
+        Self { num_stripes, parts: (SHARES * pool.num_threads()).div_ceil(num_blocks) }
+    }
+
+    fn len(self, start: usize) -> usize {
+        let left = self.num_stripes - start;
+        left.div_ceil(self.parts).max(LEAST_STRIPES).min(left)
+    }
+
+    fn count(self) -> usize {
+        let (mut start, mut count) = (0, 0);
+        while start < self.num_stripes {
+            (start, count) = (start + self.len(start), count + 1);
+        }
+        count
+    }
+
+    fn share(self, index: usize) -> Range<usize> {
+        let start = (0..index).fold(0, |start, _| start + self.len(start));
+        start..start + self.len(start)
+    }
 }
 
 /// One call's operands.
