@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::ids::ModelId;
 
-/// Shares the time of steps between sequences that decode and those that wait for a prompt or text: half of it is for decoding
-/// or, when more wait than decode, as much as are decoding of all, until a step takes the target.
+/// Shares the time of steps between sequences that decode and those that wait for a prompt or text: one that waits may take three
+/// quarters of the time of all that decode, each further one as much as these, until a step takes the target.
 #[derive(Debug)]
 pub(super) struct Pacer {
     target: f64,
@@ -42,8 +42,8 @@ const PANEL_ROWS: usize = 8;
 const WEIGHT: f64 = 0.2;
 /// A measurement this many times what was expected counts as that, for it says more about the machine's other work.
 const SURPRISE: f64 = 1.5;
-/// A mixed step takes this many times a step of decodes, or more if more wait than decode. Below two, since what was learnt lags
-/// behind contexts that grow, and steps vary.
+/// A mixed step takes this many times a step of decodes if one waits. Below two, since what was learnt lags behind contexts that
+/// grow, and steps vary.
 const STRETCH: f64 = 1.75;
 /// Least share of a mixed step that is its prompt's: decodes that ended since were counted with the others.
 const LEAST_SHARE: f64 = 0.25;
@@ -65,7 +65,7 @@ impl Pacer {
         let decoding = of_models().filter(|(work, _)| work.num_decodes > 0);
         let decode = decoding.map(|(work, pace)| pace.decode_seconds(work.num_decodes)).sum::<Option<f64>>();
         let room = decode.map_or(self.target, |decode| {
-            let shared = decode * (1.0 + num_prefills as f64 / num_decodes as f64);
+            let shared = decode * (STRETCH + num_prefills.saturating_sub(1) as f64);
             shared.min(self.target).max(STRETCH * decode) - decode
         });
         let waiting = of_models().filter(|(work, _)| work.num_prefills > 0);
@@ -179,8 +179,8 @@ mod tests {
         let mut pacer = pacer(100);
         pacer.observe(LARGE, 8, 0, milliseconds(10));
         (0..50).for_each(|_| pacer.observe(LARGE, 8, 10, milliseconds(20)));
-        let steps = [1, 8, 24, 500].map(|num_prefills| 10 + limit(&pacer, 8, num_prefills));
-        assert_eq!(steps, [18, 18, 34, 98]);
+        let steps = [1, 2, 5, 500].map(|num_prefills| 10 + limit(&pacer, 8, num_prefills));
+        assert_eq!(steps, [18, 26, 50, 98]);
         // Steps of decodes that already take longer than the target are stretched, too.
         (0..50).for_each(|_| pacer.observe(LARGE, 8, 0, milliseconds(200)));
         assert_eq!(limit(&pacer, 8, 500), 144);
