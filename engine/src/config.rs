@@ -17,7 +17,7 @@ pub struct EngineConfig {
     /// Share of a step's tokens that scoring may take while anything else has work, above 0 and at most 1.
     pub score_token_share: f32,
     /// While sequences decode, prompts and texts to score are cut into chunks so that a step takes less than twice what it
-    /// takes without them, or longer as more of them wait than sequences decode, up to this many milliseconds; 0 fills every
+    /// takes without them, or longer the more of them wait, up to this many milliseconds; 0 fills every
     /// step to `max_num_batched_tokens`.
     pub step_target_ms: u64,
     /// Reuse the KV blocks of equal prefixes.

@@ -40,8 +40,8 @@ pub struct SchedulerSection {
     pub max_waiting: usize,
     /// Most candidates of one prompt.
     pub max_candidates: usize,
-    /// Prompts and texts to score are cut so that they do not double the time between tokens of answers that stream; when more
-    /// of them wait than stream, steps take longer, up to this many milliseconds. 0 does not cut them.
+    /// Prompts and texts to score are cut so that one does not double the time between tokens of answers that stream; the more
+    /// of them wait, the longer steps take, up to this many milliseconds. 0 does not cut them.
     pub step_target_ms: u64,
     /// Threads that compute; one per core if unset.
     pub threads: Option<usize>,
