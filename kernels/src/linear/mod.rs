@@ -15,6 +15,7 @@ mod panels;
 mod quant;
 mod reading;
 mod rounding;
+mod shares;
 mod source;
 mod tiles;
 mod widen;
@@ -35,6 +36,7 @@ use crate::{Activation, KernelError, Pool, Rows, RowsMut};
 pub(crate) use packed::Storage;
 use panels::Panels;
 use reading::{Reading, WIDE, wide_inputs};
+use shares::Shares;
 pub(crate) use widen::Widen;
 
 /// Bytes of activations a task keeps in the second-level cache.
@@ -47,10 +49,6 @@ const PARALLEL_BYTES: usize = 1 << 17;
 const RUN: usize = 128;
 /// Bytes of sums a task keeps until it writes them, in the first-level cache.
 const SUMS_BYTES: usize = 1 << 15;
-/// Of the stripes left a task takes one for each thread in so many.
-const SHARES: usize = 2;
-/// Stripes of a task at least.
-const LEAST_STRIPES: usize = 2;
 /// Words asked for in advance when weights are read once: as far as memory is away.
 const AHEAD: usize = 256;
 
@@ -208,38 +206,6 @@ fn stacked(
         first = rows.end;
     }
     Ok(())
-}
-
-/// Stripes cut into tasks: of those that are left each takes the same part, so that few begin with weights that nobody asked for
-/// in advance, and the last to finish is not waited for long.
-#[derive(Clone, Copy)]
-struct Shares {
-    num_stripes: usize,
-    parts: usize,
-}
-
-impl Shares {
-    fn new(pool: &Pool, num_stripes: usize, num_blocks: usize) -> Self {
-        Self { num_stripes, parts: (SHARES * pool.num_threads()).div_ceil(num_blocks) }
-    }
-
-    fn len(self, start: usize) -> usize {
-        let left = self.num_stripes - start;
-        left.div_ceil(self.parts).max(LEAST_STRIPES).min(left)
-    }
-
-    fn count(self) -> usize {
-        let (mut start, mut count) = (0, 0);
-        while start < self.num_stripes {
-            (start, count) = (start + self.len(start), count + 1);
-        }
-        count
-    }
-
-    fn share(self, index: usize) -> Range<usize> {
-        let start = (0..index).fold(0, |start, _| start + self.len(start));
-        start..start + self.len(start)
-    }
 }
 
 /// One call's operands.
