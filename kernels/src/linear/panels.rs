@@ -10,7 +10,7 @@ use crate::rows::for_each_piece;
 use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
 use crate::simd::tiles::{SQUARE, TALL};
-use crate::simd::{LANES, Op, Simd, dispatch, padded, paired};
+use crate::simd::{LANES, Op, Simd, dispatch, narrowed, padded, paired};
 use crate::transpose::transpose;
 use crate::{Pool, Rows};
 
@@ -237,11 +237,11 @@ impl Op for Pack<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let are_halves = matches!(self.rounding, Rounding::Halves { .. });
-        let (words, rest) =
+        let (words, factors) =
             self.words.split_at_mut(self.words.len() - if are_halves { self.rows } else { 0 });
         let mut scales = [1.0; MAX_PANEL_ROWS];
         if let Rounding::Halves { exponent } = self.rounding {
-            for (i, (scale, factor)) in scales.iter_mut().zip(rest).enumerate() {
+            for (i, (scale, factor)) in scales.iter_mut().zip(factors).enumerate() {
                 // Nothing that looks like a number may come of a row with something that is none.
                 let row = self.x.row(self.first_row + i, self.width);
                 let inverse;
@@ -256,11 +256,12 @@ impl Op for Pack<'_> {
         for (block, words) in words.chunks_mut(step * self.rows).enumerate() {
             for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
                 let row = self.x.row(self.first_row + i, self.width);
-                let values = values_at(s, row, self.first + block);
+                let row = rest(row, self.first + block);
+                let values = s.load(&padded(row, 0.0));
                 match self.rounding {
                     Rounding::None | Rounding::Bytes(_) => s.store(values, bytemuck::cast_mut(line)),
-                    Rounding::Single => *line = narrow(s, values).map(|x| u32::from(x) << 16),
-                    Rounding::Pairs => line[..LANES / 2].copy_from_slice(&paired(&narrow(s, values))),
+                    Rounding::Single => *line = narrowed(s, row).map(|x| u32::from(x) << 16),
+                    Rounding::Pairs => line[..LANES / 2].copy_from_slice(&paired(&narrowed(s, row))),
                     Rounding::Halves { .. } => {
                         let mut narrow = [0; LANES];
                         s.to_halves(s.mul(values, s.splat(scales[i])), &mut narrow);
@@ -296,30 +297,18 @@ impl Op for PackTiles<'_> {
             for (step, tiles) in self.words.chunks_exact_mut(height * LANES).enumerate() {
                 let halves = tiles[i * LANES..][..LANES].chunks_exact_mut(LANES / 2);
                 for (half, words) in halves.enumerate() {
-                    let values = values_at(s, row, 2 * (self.first + step) + half);
-                    words.copy_from_slice(&paired(&narrow(s, values)));
+                    let row = rest(row, 2 * (self.first + step) + half);
+                    words.copy_from_slice(&paired(&narrowed(s, row)));
                 }
             }
         }
     }
 }
 
-/// Values `16 index..16 (index + 1)` of a row, and zeros where it has ended.
+/// A row from value `16 index` on: nothing where it has ended.
 #[inline(always)]
-fn values_at<S: Simd>(s: S, row: &[f32], index: usize) -> S::V {
-    let row = &row[(index * LANES).min(row.len())..];
-    match row.first_chunk() {
-        Some(values) => s.load(values),
-        None => s.load(&padded(row, 0.0)),
-    }
-}
-
-/// Rounded to bf16.
-#[inline(always)]
-fn narrow<S: Simd>(s: S, values: S::V) -> [u16; LANES] {
-    let mut narrow = [0; LANES];
-    s.to_bf16(values, &mut narrow);
-    narrow
+fn rest(row: &[f32], index: usize) -> &[f32] {
+    &row[(index * LANES).min(row.len())..]
 }
 
 /// Word `k` of the first `rows` lines, which begin `stride` apart, then word `k + 1` of each, as many as `out` holds.
