@@ -169,7 +169,7 @@ impl Op for Squares {
             ahead: Ahead::NOTHING,
             sums: Sums { start: sums.as_mut_ptr(), row_step: SQUARE * LANES, resume: false },
         };
-        s.begin_tiles(LANES);
+        s.begin_tiles([LANES; 2]);
         for _ in 0..self.steps / DEPTH {
             // SAFETY: two tiles of rows, one of columns, and the sums of two times two.
             unsafe { s.multiply_tiles((SQUARE, SQUARE), &product) };

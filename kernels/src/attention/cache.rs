@@ -163,6 +163,12 @@ impl KvCache {
         self.layout.first_token(block, kv_head)
     }
 
+    /// Where a token of a sequence with this block table lies for a head, counted over the whole cache.
+    pub(crate) fn place(&self, table: &[u32], kv_head: usize, token: usize) -> usize {
+        let block_size = self.block_size();
+        self.first_token(table[token / block_size] as usize, kv_head) + token % block_size
+    }
+
     /// The words of keys, the words of a key, and whether a word is a pair of bf16.
     pub(crate) fn key_words(&self) -> (*const u32, usize, bool) {
         match &self.storage {

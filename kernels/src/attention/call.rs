@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use super::plan::{AttentionPlan, Task, partial_width};
+use super::plan::{AttentionPlan, partial_width};
 use super::softmax::{RowState, merge};
 use super::{AttentionParams, KvCache};
 use crate::Rows;
@@ -34,11 +34,11 @@ impl Call<'_> {
     }
 
     /// Writes `sums / total` of a unit's rows to the output.
-    pub(super) fn write(&self, task: &Task, sums: &[f32], states: &[RowState]) {
+    pub(super) fn write(&self, (unit, kv_head): (usize, usize), sums: &[f32], states: &[RowState]) {
         let (group, head_dim) = (self.group(), self.cache.head_dim());
-        for member in &self.plan.members[self.plan.units[task.unit].members.clone()] {
+        for member in &self.plan.members[self.plan.units[unit].members.clone()] {
             for row in 0..member.tokens * group {
-                let (token, head) = (member.first + row / group, task.kv_head * group + row % group);
+                let (token, head) = (member.first + row / group, kv_head * group + row % group);
                 let at = (token * self.params.num_heads + head) * head_dim;
                 // SAFETY: one task (or the caller, after all of them) owns the heads of these tokens.
                 let out = unsafe { self.out.part(at..at + head_dim) };
@@ -64,7 +64,7 @@ impl Op for Finish<'_> {
         let Call { cache, plan, partials, .. } = self.call;
         let (width, step) = (cache.padded_head_dim(), partial_width(cache));
         let (mut sums, mut states) = MERGED.take();
-        for parts in plan.split.chunk_by(|a, b| (a.unit, a.kv_head) == (b.unit, b.kv_head)) {
+        for parts in plan.split.chunk_by(|a, b| (a.unit, &a.kv_heads) == (b.unit, &b.kv_heads)) {
             let rows = plan.units[parts[0].unit].rows;
             sums.resize(rows * width);
             sums.fill(0.0);
@@ -79,7 +79,7 @@ impl Op for Finish<'_> {
                     merge(s, (state, &mut sums[row * width..][..width]), (new, &partial[..width]));
                 }
             }
-            self.call.write(&parts[0], &sums, &states);
+            self.call.write((parts[0].unit, parts[0].kv_heads.start), &sums, &states);
         }
         MERGED.set((sums, states));
     }

@@ -82,7 +82,10 @@ pub fn paged_attention(
     partials.resize(plan.partials);
     let call = Call { q, cache, params, plan, out: Shared::new(out), partials: Shared::new(&mut partials) };
     pool.run_if(plan.work > PARALLEL_WORK, plan.tasks.len(), |task| {
-        dispatch(pool.isa(), Walk { call: &call, task: &plan.tasks[task] });
+        let task = &plan.tasks[task];
+        for kv_head in task.kv_heads.clone() {
+            dispatch(pool.isa(), Walk { call: &call, task, kv_head });
+        }
     });
     if plan.partials > 0 {
         dispatch(pool.isa(), Finish { call: &call });

@@ -22,6 +22,10 @@ pub(super) const MAX_CHUNK_BLOCKS: usize = CHUNK_TOKENS / GROUP;
 const PARTITION_TOKENS: usize = 512;
 /// Rows of a member: what its scores take stays in the second-level cache.
 const MEMBER_ROWS: usize = 256;
+/// Rows at most of a unit whose keys take longer to read than to multiply.
+const FEW_ROWS: usize = MEMBER_ROWS / 4;
+/// Units for each thread that keep it busy, whatever the length of the last.
+const MANY_UNITS: usize = 8;
 /// Rows of a unit.
 const UNIT_ROWS: usize = 512;
 
@@ -65,11 +69,11 @@ pub(super) struct Unit {
     chunks: Range<usize>,
 }
 
-/// One unit at one key-value head, in some of its partitions.
+/// One unit at some key-value heads, in some of its partitions.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     pub(super) unit: usize,
-    pub(super) kv_head: usize,
+    pub(super) kv_heads: Range<usize>,
     pub(super) partitions: Range<usize>,
     /// Where the partial results go if other tasks have the other partitions.
     pub(super) partial: Option<usize>,
@@ -153,10 +157,10 @@ impl AttentionPlan {
         &self.tables[self.members[member].table.clone()]
     }
 
-    /// What the members of a unit see of a partition.
-    pub(super) fn chunks(&self, unit: usize, partition: usize) -> &[Chunk] {
+    /// What the members of a unit see of some partitions.
+    pub(super) fn chunks(&self, unit: usize, partitions: Range<usize>) -> &[Chunk] {
         let chunks = &self.segments.chunks[self.units[unit].chunks.clone()];
-        let tokens = partition * self.partition_tokens..(partition + 1) * self.partition_tokens;
+        let tokens = partitions.start * self.partition_tokens..partitions.end * self.partition_tokens;
         let place = |token| chunks.partition_point(|chunk| chunk.first < token);
         &chunks[place(tokens.start)..place(tokens.end)]
     }
@@ -232,6 +236,8 @@ impl AttentionPlan {
     /// Makes tasks of units, the longest first.
     fn split(&mut self, params: &AttentionParams, cache: &KvCache, num_threads: usize) {
         let few = num_threads > 1 && self.units.len() * cache.num_kv_heads() < 2 * num_threads;
+        // With many sequences a task takes all heads of one, so that what follows in memory is its own to ask for.
+        let many = self.units.len() >= MANY_UNITS * num_threads;
         (self.work, self.partials) = (0, 0);
         self.tasks.clear();
         self.split.clear();
@@ -240,10 +246,16 @@ impl AttentionPlan {
             let tokens = self.members[unit.members.clone()].iter().map(tokens).max().unwrap_or(0);
             let cost = unit.rows * tokens;
             self.work += cost * cache.head_dim() * 2 * cache.num_kv_heads();
-            for kv_head in 0..cache.num_kv_heads() {
-                let task =
-                    Task { unit: i, kv_head, partitions: unit.partitions.clone(), partial: None, cost };
-                if few && unit.partitions.len() > 1 && unit.rows <= MEMBER_ROWS / 4 {
+            let heads = if many && unit.rows <= FEW_ROWS { cache.num_kv_heads() } else { 1 };
+            for kv_head in (0..cache.num_kv_heads()).step_by(heads) {
+                let task = Task {
+                    unit: i,
+                    kv_heads: kv_head..kv_head + heads,
+                    partitions: unit.partitions.clone(),
+                    partial: None,
+                    cost: cost * heads,
+                };
+                if few && unit.partitions.len() > 1 && unit.rows <= FEW_ROWS {
                     for p in unit.partitions.clone() {
                         let (partitions, partial) = (p..p + 1, Some(self.partials));
                         self.partials += unit.rows * partial_width(cache);
@@ -251,7 +263,7 @@ impl AttentionPlan {
                             partitions,
                             partial,
                             cost: cost / unit.partitions.len(),
-                            ..task
+                            ..task.clone()
                         });
                     }
                 } else {
@@ -260,7 +272,8 @@ impl AttentionPlan {
             }
         }
         self.tasks.extend_from_slice(&self.split);
-        self.tasks.sort_unstable_by_key(|task| (Reverse(task.cost), task.unit, task.kv_head, task.partial));
+        self.tasks
+            .sort_unstable_by_key(|task| (Reverse(task.cost), task.unit, task.kv_heads.start, task.partial));
     }
 }
 

@@ -223,8 +223,10 @@ fn a_query_gets_the_same_alone_in_a_batch_and_in_chunks_bit_for_bit() {
             for window in [None, Some(300)] {
                 let mut shape = Shape::new(16, 2, 7, 64, dtype);
                 shape.params.sliding_window = window;
-                // Nine candidates of a prompt of 21 blocks; then a long one, which is cut into partitions.
+                // Nine candidates of a prompt of 21 blocks; so many that share nothing that tasks take all heads of one; then a
+                // long one, which is cut into partitions.
                 let mut groups = vec![(21, (1..10).map(|i| (7 * i, 1)).collect::<Vec<_>>())];
+                groups.extend((1..26).map(|i| (0, vec![(11 * i, 1)])));
                 groups.push((0, vec![(1300, 200)]));
                 let seqs: Vec<(usize, Seq)> = sequences(&shape, &groups).into_iter().enumerate().collect();
                 let all: Vec<Seq> = seqs.iter().map(|(_, seq)| seq.clone()).collect();

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::cache::GROUP;
 use super::call::Call;
-use super::segment::Run;
+use super::segment::{Chunk, Run};
 use super::walk::{Scratch, Walk};
 use super::{KvCache, KvDtype};
 use crate::buffer::Buffer;
@@ -35,8 +35,12 @@ pub(super) fn padded_rows(rows: usize) -> usize {
 /// What products of tiles work in.
 #[derive(Default)]
 pub(super) struct TileScratch {
-    /// Where the tiles of a product begin.
+    /// Where the tiles of a product begin, and what is asked for meanwhile.
     tiles: Vec<*const u32>,
+    ahead: Vec<*const u32>,
+    /// Where the keys of the next chunk lie, sixteen tokens at a time, of which the first `asked` were asked for.
+    next: Vec<*const u32>,
+    asked: usize,
     /// The last values of a run, zeros for those that there are not: `[8][padded head_dim]` words.
     last: Buffer<u32>,
     /// Sums of a tile of which only some rows are the run's.
@@ -44,6 +48,29 @@ pub(super) struct TileScratch {
 }
 
 impl Walk<'_> {
+    /// Finds what is to be asked for while the values of a chunk are summed: the keys of the next, or of the next head's first.
+    ///
+    /// A sequence of its own is met by few queries, so that its keys and values take longer to arrive than to multiply, and no
+    /// machine foresees the next block.
+    pub(super) fn look_ahead(&self, chunk: &Chunk, scratch: &mut TileScratch) {
+        let Call { cache, plan, .. } = self.call;
+        let (keys, words, _) = cache.key_words();
+        let chunks = plan.chunks(self.task.unit, self.task.partitions.clone());
+        let next = chunks.partition_point(|other| other.first <= chunk.first);
+        let (next, kv_head) = match chunks.get(next) {
+            Some(next) => (Some(next), self.kv_head),
+            None => (chunks.first().filter(|_| self.kv_head + 1 < self.task.kv_heads.end), self.kv_head + 1),
+        };
+        scratch.next.clear();
+        scratch.asked = 0;
+        for (levels, run) in next.into_iter().flat_map(|next| plan.segments.of(next)) {
+            let table = plan.table(run.member);
+            let tokens = levels.start * cache.block_size()..(levels.end * cache.block_size()).min(run.end);
+            let groups = tokens.step_by(GROUP);
+            scratch.next.extend(groups.map(|at| keys.wrapping_add(cache.place(table, kv_head, at) * words)));
+        }
+    }
+
     /// Scores of a run against the keys of some levels; those of the rows after the run, up to a whole tile, are overwritten,
     /// so that runs must follow each other.
     #[inline(always)]
@@ -56,16 +83,18 @@ impl Walk<'_> {
         scratch: &mut Scratch,
     ) {
         let Call { cache, plan, .. } = self.call;
-        let (keys, words, _) = cache.key_words();
-        let (table, block_size) = (plan.table(run.member), cache.block_size());
-        let tiles = &mut scratch.tiles.tiles;
+        let ((keys, words, _), (values, _)) = (cache.key_words(), cache.value_words());
+        let table = plan.table(run.member);
+        let TileScratch { tiles, ahead, .. } = &mut scratch.tiles;
         for token in tokens.clone().step_by(TALL * GROUP) {
             let columns = TALL.min((tokens.end - token).div_ceil(GROUP));
             tiles.clear();
+            ahead.clear();
             for (step, j) in (0..words / LANES).flat_map(|step| (0..columns).map(move |j| (step, j))) {
-                let token = token + j * GROUP;
-                let at = cache.first_token(table[token / block_size] as usize, self.task.kv_head);
-                tiles.push(keys.wrapping_add((at + token % block_size) * words + step * LANES * LANES));
+                let at = cache.place(table, self.kv_head, token + j * GROUP) * words + step * LANES * LANES;
+                tiles.push(keys.wrapping_add(at));
+                // Heads of whole registers: values take as many words as keys, and are needed next.
+                ahead.push(values.wrapping_add(at));
             }
             for row in run.rows.clone().step_by(LANES) {
                 let rows = &scratch.queries[row * words..][..LANES * words];
@@ -79,6 +108,7 @@ impl Walk<'_> {
                     columns,
                     word_step: LANES,
                     depth: LANES,
+                    ahead: if row == run.rows.start { ahead } else { &[] },
                     sums,
                 };
                 // SAFETY: rows and scores are as long as sliced, blocks were checked to be in the cache, whose groups of
@@ -100,14 +130,12 @@ impl Walk<'_> {
     ) {
         let Call { cache, plan, .. } = self.call;
         let (table, (values, _)) = (plan.table(run.member), cache.value_words());
-        let (block_size, width) = (cache.block_size(), cache.padded_head_dim());
-        let address = |token: usize| {
-            let at = cache.first_token(table[token / block_size] as usize, self.task.kv_head);
-            values.wrapping_add((at + token % block_size) / 2 * width)
-        };
+        let width = cache.padded_head_dim();
+        let address = |token| values.wrapping_add(cache.place(table, self.kv_head, token) / 2 * width);
         // What lies past the last token in memory may be anything, so that a probability of zero does not make it harmless.
         let partial = tokens.len() % GROUP;
-        let TileScratch { tiles, last, sums: some } = &mut scratch.tiles;
+        let TileScratch { tiles, ahead, next, asked, last, sums: some } = &mut scratch.tiles;
+        let next = next.get(*asked..).unwrap_or_default();
         if partial > 0 {
             last.resize(VALUE_WORDS * width);
             // SAFETY: the block was checked to be in the cache, and holds a multiple of sixteen tokens.
@@ -123,10 +151,16 @@ impl Walk<'_> {
         for column in (0..width).step_by(TALL * LANES) {
             let columns = TALL.min((width - column) / LANES);
             tiles.clear();
-            for token in tokens.clone().step_by(GROUP) {
+            ahead.clear();
+            for (index, token) in tokens.clone().step_by(GROUP).enumerate() {
                 let is_whole = tokens.end - token >= GROUP;
                 let start = if is_whole { address(token) } else { last.as_ptr() };
                 tiles.extend((0..columns).map(|j| start.wrapping_add(column + j * LANES)));
+                // Of as many tokens as are summed; what is in hand if there are no more.
+                if !next.is_empty() {
+                    let next = next.get(index).copied().unwrap_or(start);
+                    ahead.extend((0..columns).map(|j| next.wrapping_add((column + j * LANES) * VALUE_WORDS)));
+                }
             }
             for row in run.rows.clone().step_by(LANES) {
                 let weights = &scratch.pairs[(row * plan.chunk + tokens.start - first) / 2..];
@@ -150,6 +184,7 @@ impl Walk<'_> {
                     columns,
                     word_step: width,
                     depth: VALUE_WORDS,
+                    ahead: if row == run.rows.start { ahead } else { &[] },
                     sums: Sums { start, row_step, resume: true },
                 };
                 // SAFETY: rows and sums are as long as sliced, or a whole tile; blocks were checked to be in the cache, where
@@ -160,6 +195,7 @@ impl Walk<'_> {
                 }
             }
         }
+        *asked += tokens.len().div_ceil(GROUP);
     }
 }
 

@@ -45,10 +45,11 @@ pub(super) struct Scratch {
     pub(super) tiles: TileScratch,
 }
 
-/// A task of a call.
+/// A task of a call, at one of its heads.
 pub(super) struct Walk<'a> {
     pub(super) call: &'a Call<'a>,
     pub(super) task: &'a Task,
+    pub(super) kv_head: usize,
 }
 
 impl Op for Walk<'_> {
@@ -65,12 +66,18 @@ impl Op for Walk<'_> {
         scratch.scores.resize(padded * plan.chunk);
         scratch.pairs.resize(padded * plan.chunk / 2);
         scratch.last_pair.resize(width);
+        if are_tiles::<S>(cache) {
+            s.begin_tiles([LANES, LANES / 2]);
+        }
         for partition in self.task.partitions.clone() {
             scratch.sums.resize(padded * width);
             scratch.sums.fill(0.0);
             scratch.states.clear();
             scratch.states.resize(rows, RowState::default());
-            for chunk in plan.chunks(self.task.unit, partition) {
+            for chunk in plan.chunks(self.task.unit, partition..partition + 1) {
+                if are_tiles::<S>(cache) {
+                    self.look_ahead(chunk, &mut scratch.tiles);
+                }
                 self.chunk(s, chunk, &mut scratch);
             }
             if partition == self.task.partitions.start {
@@ -87,6 +94,9 @@ impl Op for Walk<'_> {
                 }
             }
         }
+        if are_tiles::<S>(cache) {
+            s.end_tiles();
+        }
         if let Some(start) = self.task.partial {
             let step = partial_width(cache);
             for row in 0..rows {
@@ -98,7 +108,7 @@ impl Op for Walk<'_> {
                 state.copy_from_slice(&[scratch.merged_states[row].max, scratch.merged_states[row].total]);
             }
         } else {
-            self.call.write(self.task, &scratch.merged, &scratch.merged_states);
+            self.call.write((self.task.unit, self.kv_head), &scratch.merged, &scratch.merged_states);
         }
         SCRATCH.set(scratch);
     }
@@ -119,7 +129,7 @@ impl Walk<'_> {
         for member in self.members() {
             for row in 0..member.tokens * group {
                 let token = q.row(member.first + row / group, params.num_heads * head_dim);
-                let query = &token[(self.task.kv_head * group + row % group) * head_dim..][..head_dim];
+                let query = &token[(self.kv_head * group + row % group) * head_dim..][..head_dim];
                 let out = &mut queries[(member.row + row) * words..][..words];
                 if words < head_dim {
                     to_pairs(s, query, out);
@@ -136,9 +146,6 @@ impl Walk<'_> {
         let Call { cache, params, plan, .. } = self.call;
         let (block_size, first) = (cache.block_size(), chunk.first);
         let are_tiles = are_tiles::<S>(cache);
-        if are_tiles {
-            s.begin_tiles(LANES);
-        }
         for (levels, run) in plan.segments.of(chunk) {
             #[cfg(test)]
             BLOCKS_READ.set(BLOCKS_READ.get() + levels.len());
@@ -175,18 +182,12 @@ impl Walk<'_> {
                 }
             }
         }
-        if are_tiles {
-            s.begin_tiles(LANES / 2);
-        }
         for (levels, run) in plan.segments.of(chunk) {
             let tokens = levels.start * block_size..(levels.end * block_size).min(run.end);
             match are_tiles {
                 true => self.tile_values(s, tokens, run, first, scratch),
                 false => self.values::<S>(tokens, run, first, scratch),
             }
-        }
-        if are_tiles {
-            s.end_tiles();
         }
     }
 
@@ -195,17 +196,14 @@ impl Walk<'_> {
     fn scores<S: Simd>(&self, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
         let Call { cache, plan, .. } = self.call;
         let (keys, key_words, bf16) = cache.key_words();
-        let (table, block_size) = (plan.table(run.member), cache.block_size());
+        let table = plan.table(run.member);
         let words = query_words::<S>(cache);
         let most = columns_for::<S>(run.rows.len().min(S::MAX_ROWS));
         for token in tokens.clone().step_by(most * LANES) {
             let columns = most.min((tokens.end - token) / LANES);
             let mut tiles = [keys; MAX_COLUMNS];
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
-                let token = token + j * LANES;
-                let block = table[token / block_size] as usize;
-                let at = cache.first_token(block, self.task.kv_head) + token % block_size;
-                *tile = keys.wrapping_add(at * key_words);
+                *tile = keys.wrapping_add(cache.place(table, self.kv_head, token + j * LANES) * key_words);
             }
             for rows in panels::<S>(run.rows.clone()) {
                 let scores = &mut scratch.scores[rows.start * plan.chunk + token - first..];
@@ -241,8 +239,7 @@ impl Walk<'_> {
         let (table, (values, per_word)) = (plan.table(run.member), cache.value_words());
         let (block_size, width) = (cache.block_size(), cache.padded_head_dim());
         let Range { start, end } = tokens;
-        let block =
-            |level: usize| cache.first_token(table[level] as usize, self.task.kv_head) / per_word * width;
+        let block = |level: usize| cache.first_token(table[level] as usize, self.kv_head) / per_word * width;
         // Whole blocks, then the pairs (or tokens) of a partial one, then a last token without its pair: what lies past
         // it in memory may be anything, so that a probability of zero does not make it harmless.
         let mut whole = [0; MAX_CHUNK_BLOCKS];
@@ -254,7 +251,7 @@ impl Walk<'_> {
             let (level, at) = (end / block_size, end - partial - first);
             self.add::<S>(run, scratch, values, &[block(level)], partial / per_word, at);
             if !partial.is_multiple_of(per_word) {
-                let token = cache.first_token(table[level] as usize, self.task.kv_head) + partial - 1;
+                let token = cache.first_token(table[level] as usize, self.kv_head) + partial - 1;
                 let mut last_pair = std::mem::take(&mut scratch.last_pair);
                 cache.even_values(token, &mut last_pair);
                 self.add::<S>(run, scratch, last_pair.as_ptr(), &[0], 1, end - 1 - first);

@@ -263,10 +263,11 @@ impl Op for Part<'_> {
         let mut widened = WIDENED.take();
         widened.resize(WIDE);
         if panels.are_tiles {
-            s.begin_tiles(match w.storage() {
+            let depth = match w.storage() {
                 Storage::Coded(codes, _) => codes.form.quads(),
                 _ => LANES,
-            });
+            };
+            s.begin_tiles([depth; 2]);
         }
         for start in self.tiles.clone().step_by(group * stripe) {
             let tiles = start..self.tiles.end.min(start + group * stripe);

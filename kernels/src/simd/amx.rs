@@ -60,19 +60,22 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// Sums in the tiles 0 to 3, rows in 4 and 5, columns in 6 and 7, whose columns have `depth` words.
+/// Sums in the tiles 0 to 3, rows in 4 and 5, columns in 6 and 7: those of even numbers have columns of `depths[0]` words, the odd
+/// ones of `depths[1]`.
 ///
 /// # Safety
 /// There must be tiles, see [`has_amx`].
 #[inline(always)]
-pub(super) unsafe fn configure(depth: usize) {
+pub(super) unsafe fn configure(depths: [usize; 2]) {
     let mut configuration =
         Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    let depth = depth.clamp(1, LANES);
     configuration.row_bytes[..8].fill(LINE as u16);
     configuration.rows[..8].fill(LANES as u8);
-    configuration.row_bytes[4..6].fill(4 * depth as u16);
-    configuration.rows[6..8].fill(depth as u8);
+    for (kind, depth) in depths.into_iter().enumerate() {
+        let depth = depth.clamp(1, LANES);
+        configuration.row_bytes[4 + kind] = 4 * depth as u16;
+        configuration.rows[6 + kind] = depth as u8;
+    }
     // SAFETY: a configuration that palette 1 allows.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly)) }
 }
@@ -267,9 +270,9 @@ pub(super) unsafe fn multiply(shape: (usize, usize), product: &Pairs) {
     }
 }
 
-/// One product of [`multiply_gathered`]: `$j` runs over tiles of columns, `$b` over the registers these are fetched to.
+/// One product of [`multiply_gathered`]: `$j` runs over tiles of columns; `$a` and `$b` are the registers of rows and of one of those.
 macro_rules! gathered {
-    ($product:expr, $columns:literal: $($j:literal $b:literal)*) => {
+    ($product:expr, $a:literal $b:literal, $columns:literal: $($j:literal)*) => {
         asm!(
             "test {i}, {i}",
             "jz 2f",
@@ -278,12 +281,23 @@ macro_rules! gathered {
             "2:",
             $(concat!("tilezero tmm", $j),)*
             "3:",
-            "tileloadd tmm4, [{a} + {row_step}]",
+            concat!("tileloadd ", $a, ", [{a} + {row_step}]"),
             $(
                 concat!("mov {i}, [{tiles} + 8 * ", $j, "]"),
                 concat!("tileloadd ", $b, ", [{i} + {word_step}]"),
-                concat!("tdpbf16ps tmm", $j, ", tmm4, ", $b),
+                concat!("tdpbf16ps tmm", $j, ", ", $a, ", ", $b),
+                "mov {left}, {lines}",
+                "test {left}, {left}",
+                "jz 5f",
+                concat!("mov {i}, [{ahead} + 8 * ", $j, "]"),
+                "4:",
+                "prefetcht0 [{i}]",
+                "add {i}, 64",
+                "dec {left}",
+                "jnz 4b",
+                "5:",
             )*
+            concat!("add {ahead}, 8 * ", $columns),
             "add {a}, {depth}",
             concat!("add {tiles}, 8 * ", $columns),
             "dec {steps}",
@@ -297,6 +311,9 @@ macro_rules! gathered {
             depth = in(reg) 4 * $product.depth,
             tiles = inout(reg) $product.tiles.as_ptr() => _,
             word_step = in(reg) 4 * $product.word_step,
+            ahead = inout(reg) $product.ahead.as_ptr() => _,
+            lines = in(reg) if $product.ahead.is_empty() { 0 } else { $product.depth },
+            left = out(reg) _,
             steps = inout(reg) $product.tiles.len() / $columns => _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -316,11 +333,15 @@ pub(super) unsafe fn multiply_gathered(product: &Gathered<'_>) {
     }
     // SAFETY: what is read and written is promised by the caller.
     unsafe {
-        match product.columns {
-            1 => gathered!(product, 1: 0 "tmm6"),
-            2 => gathered!(product, 2: 0 "tmm6" 1 "tmm7"),
-            3 => gathered!(product, 3: 0 "tmm6" 1 "tmm7" 2 "tmm6"),
-            _ => gathered!(product, 4: 0 "tmm6" 1 "tmm7" 2 "tmm6" 3 "tmm7"),
+        match (product.depth, product.columns) {
+            (LANES, 1) => gathered!(product, "tmm4" "tmm6", 1: 0),
+            (LANES, 2) => gathered!(product, "tmm4" "tmm6", 2: 0 1),
+            (LANES, 3) => gathered!(product, "tmm4" "tmm6", 3: 0 1 2),
+            (LANES, _) => gathered!(product, "tmm4" "tmm6", 4: 0 1 2 3),
+            (_, 1) => gathered!(product, "tmm5" "tmm7", 1: 0),
+            (_, 2) => gathered!(product, "tmm5" "tmm7", 2: 0 1),
+            (_, 3) => gathered!(product, "tmm5" "tmm7", 3: 0 1 2),
+            _ => gathered!(product, "tmm5" "tmm7", 4: 0 1 2 3),
         }
     }
 }

@@ -165,9 +165,9 @@ pub(crate) trait Simd: Copy {
         self.store(v, &mut values);
         *out = values.map(|x| half::f16::from_f32(x).to_bits());
     }
-    /// Before products of tiles whose right operands have `depth` words in a column: sixteen, or fewer of bytes.
+    /// Before products of tiles whose right operands have so many words in a column, of two kinds: sixteen, or fewer.
     #[inline(always)]
-    fn begin_tiles(self, _depth: usize) {}
+    fn begin_tiles(self, _depths: [usize; 2]) {}
     /// After products of tiles.
     #[inline(always)]
     fn end_tiles(self) {}
@@ -190,7 +190,7 @@ pub(crate) trait Simd: Copy {
     /// As [`Simd::multiply_tiles`], of tiles wherever they lie.
     ///
     /// # Safety
-    /// As [`tiles::Gathered`] says; between [`Simd::begin_tiles`] of its depth and [`Simd::end_tiles`].
+    /// As [`tiles::Gathered`] says; between [`Simd::begin_tiles`] of sixteen words and the other depth and [`Simd::end_tiles`].
     #[inline(always)]
     unsafe fn multiply_gathered(self, product: &tiles::Gathered<'_>) {
         // SAFETY: promised by the caller.

@@ -52,6 +52,8 @@ pub(crate) struct Gathered<'a> {
     pub(crate) word_step: usize,
     /// Words of a step.
     pub(crate) depth: usize,
+    /// For each tile where as many lines begin that are asked for in advance; or nothing.
+    pub(crate) ahead: &'a [*const u32],
     pub(crate) sums: Sums,
 }
 
@@ -166,7 +168,7 @@ mod tests {
                     ahead: Ahead { streams: [rows.as_ptr(); STREAMS], lines: 3 },
                     sums: Sums { start: self.sums.as_mut_ptr(), row_step: ROW_STEP, resume },
                 };
-                s.begin_tiles(LANES);
+                s.begin_tiles([LANES; 2]);
                 // SAFETY: operands and sums have the extents of the largest shape.
                 unsafe {
                     match self.plainly {
@@ -222,9 +224,10 @@ mod tests {
                     columns,
                     word_step: STEPS * TALL * LANES,
                     depth,
+                    ahead: if resume { &tiles } else { &[] },
                     sums: Sums { start: sums.as_mut_ptr(), row_step: TALL * LANES + 5, resume },
                 };
-                s.begin_tiles(depth);
+                s.begin_tiles([LANES, LANES / 2]);
                 // SAFETY: operands and sums have the extents of the deepest and widest.
                 unsafe {
                     match plainly {
@@ -263,7 +266,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            s.begin_tiles(self.depth);
+            s.begin_tiles([self.depth; 2]);
             // SAFETY: operands are whole tiles.
             unsafe { s.dot_tile(self.depth, self.operands.0.as_ptr(), self.operands.1.as_ptr(), self.out) };
             s.end_tiles();

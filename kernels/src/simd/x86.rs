@@ -263,9 +263,9 @@ impl Simd for Amx {
     half_methods!();
 
     #[inline(always)]
-    fn begin_tiles(self, depth: usize) {
+    fn begin_tiles(self, depths: [usize; 2]) {
         // SAFETY: a value of this type exists only where tiles do.
-        unsafe { amx::configure(depth) }
+        unsafe { amx::configure(depths) }
     }
     #[inline(always)]
     fn end_tiles(self) {
