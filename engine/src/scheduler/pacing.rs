@@ -19,6 +19,8 @@ pub(super) struct Pacer {
 struct Pace {
     /// Sequences that decoded in its last step, and seconds of that if it had only decoded; `None` before it did.
     decode: Option<(usize, f64)>,
+    /// The same of its last step that only decoded, as it was measured.
+    last: Option<(usize, f64)>,
     /// Seconds that a prompt token adds; `None` before the first. From steps that also decode, once there are any: there
     /// weights are read for both, but products are of few rows.
     prompt_token: Option<f64>,
@@ -78,7 +80,9 @@ impl Pacer {
         let seconds = time.as_secs_f64();
         let mut decode = pace.decode_seconds(num_decodes);
         if num_prefill == 0 {
-            learn(&mut decode, seconds);
+            // What disturbs a step rarely disturbs the next, and an average of all would be of the slow ones: the faster of two.
+            let last = pace.last.replace((num_decodes, seconds)).filter(|last| last.0 == num_decodes);
+            learn(&mut decode, last.map_or(seconds, |(_, last)| seconds.min(last)));
         }
         if num_prefill >= MIN_PREFILL && (num_decodes > 0 || pace.decode.is_none()) {
             let decode = decode.filter(|_| num_decodes > 0).unwrap_or(0.0);
@@ -204,9 +208,9 @@ mod tests {
         (0..100).for_each(|_| pacer.observe(LARGE, 8, 0, milliseconds(40)));
         (0..100).for_each(|_| pacer.observe(LARGE, 8, 40, milliseconds(60)));
         assert_eq!(limit(&pacer, 8, 1), 56);
-        // One step of decodes was interrupted for a second.
-        pacer.observe(LARGE, 8, 0, milliseconds(1000));
-        assert_eq!(limit(&pacer, 8, 1), 64);
+        // Every fourth step of decodes is interrupted.
+        (0..100).for_each(|i| pacer.observe(LARGE, 8, 0, milliseconds(if i % 4 == 3 { 120 } else { 40 })));
+        assert_eq!(limit(&pacer, 8, 1), 56);
         // A neighbour takes half of the machine.
         (0..100).for_each(|_| pacer.observe(LARGE, 8, 0, milliseconds(80)));
         (0..100).for_each(|_| pacer.observe(LARGE, 8, 40, milliseconds(120)));
