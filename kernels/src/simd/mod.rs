@@ -193,6 +193,9 @@ pub(crate) trait Simd: Copy {
     /// As [`tiles::Gathered`] says; between [`Simd::begin_tiles`] of sixteen words and the other depth and [`Simd::end_tiles`].
     #[inline(always)]
     unsafe fn multiply_gathered(self, product: &tiles::Gathered<'_>) {
+        for start in product.ahead {
+            (0..product.depth).for_each(|line| self.prefetch(start.wrapping_add(line * LANES).cast()));
+        }
         // SAFETY: promised by the caller.
         unsafe { product.multiply_plainly() }
     }
