@@ -32,7 +32,9 @@ pub use embed::embed;
 pub use error::KernelError;
 pub use ggml::BlockKind;
 pub use isa::Isa;
-pub use linear::{Epilogue, PackedLinear, Scratch, Source, Values, WeightDtype, gated_linear, linear};
+pub use linear::{
+    Epilogue, GatedMlp, PackedLinear, Scratch, Source, Values, WeightDtype, gated_linear, gated_mlp, linear,
+};
 pub use mass::{MASS_CHUNK, MAXIMA_BLOCK, masses, settle};
 pub use norm::{add_rms_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::Pool;

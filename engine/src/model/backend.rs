@@ -213,6 +213,20 @@ pub trait Backend {
         let gate_up = self.linear(gate_up, x)?;
         self.gated(activation, gate_up)
     }
+    /// [`Backend::linear`] by `down` of [`Backend::gated_linear`] by `gate_up`.
+    ///
+    /// # Errors
+    /// As both.
+    fn gated_mlp(
+        &mut self,
+        activation: Activation,
+        gate_up: &Self::Linear,
+        down: &Self::Linear,
+        x: &Self::Tensor,
+    ) -> Result<Self::Tensor> {
+        let activated = self.gated_linear(activation, gate_up, x)?;
+        self.linear(down, &activated)
+    }
     /// For each expert the rows that chose it, ascending, by `scores`, `[rows, count]`.
     fn route(&mut self, _scores: &Self::Tensor, _experts: &ExpertsConfig) -> Result<Vec<Vec<Route>>> {
         unsupported("mixtures of experts")

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rectify_kernels as kernels;
 use rectify_kernels::{
-    Activation, AttentionParams, Epilogue, KernelError, KvCache, PackedLinear, Pool, RopeTable, Rows,
-    RowsMut, WeightDtype,
+    Activation, AttentionParams, Epilogue, GatedMlp, KernelError, KvCache, PackedLinear, Pool, RopeTable,
+    Rows, RowsMut, WeightDtype,
 };
 
 use super::adapter::LoraProjection;
@@ -311,6 +311,24 @@ impl Backend for CpuBackend {
         let mut out = self.buffers.take(x.rows, weight.out_features() / 2);
         kernels::gated_linear(&self.pool, x.view(0), x.rows, weight, bias, activation, out.as_mut_slice())
             .map_err(refused)?;
+        Ok(out)
+    }
+
+    fn gated_mlp(
+        &mut self,
+        activation: Activation,
+        gate_up: &CpuLinear,
+        down: &CpuLinear,
+        x: &CpuTensor,
+    ) -> Result<CpuTensor> {
+        if [gate_up, down].iter().any(|linear| self.adapters_of(linear).next().is_some()) {
+            let activated = self.gated_linear(activation, gate_up, x)?;
+            return self.linear(down, &activated);
+        }
+        let [gate_up, down] = [gate_up, down].map(|linear| (&*linear.weight, linear.bias.as_deref()));
+        let mut out = self.buffers.take(x.rows, down.0.out_features());
+        let mlp = GatedMlp { gate_up, activation, down };
+        kernels::gated_mlp(&self.pool, x.view(0), x.rows, &mlp, out.view_mut(0)).map_err(refused)?;
         Ok(out)
     }
 

@@ -150,12 +150,11 @@ impl<B: Backend> Decoder<B> {
     }
 
     fn dense(&self, backend: &mut B, dense: &Dense<B>, x: &B::Tensor) -> Result<B::Tensor> {
-        let activated = if self.config.family.gated {
-            backend.gated_linear(self.config.activation, &dense.gate_up, x)?
-        } else {
-            let up = backend.linear(&dense.gate_up, x)?;
-            backend.activate(self.config.activation, up)?
-        };
+        if self.config.family.gated {
+            return backend.gated_mlp(self.config.activation, &dense.gate_up, &dense.down, x);
+        }
+        let up = backend.linear(&dense.gate_up, x)?;
+        let activated = backend.activate(self.config.activation, up)?;
         backend.linear(&dense.down, &activated)
     }
 

@@ -14,7 +14,7 @@ use super::walk::{Scratch, Walk};
 use super::{KvCache, KvDtype};
 use crate::buffer::Buffer;
 use crate::simd::tile::Sums;
-use crate::simd::tiles::{Gathered, TALL};
+use crate::simd::tiles::{Gathered, WIDE};
 use crate::simd::{LANES, Simd};
 
 /// Words of sixteen values of a column.
@@ -86,8 +86,8 @@ impl Walk<'_> {
         let ((keys, words, _), (values, _)) = (cache.key_words(), cache.value_words());
         let table = plan.table(run.member);
         let TileScratch { tiles, ahead, .. } = &mut scratch.tiles;
-        for token in tokens.clone().step_by(TALL * GROUP) {
-            let columns = TALL.min((tokens.end - token).div_ceil(GROUP));
+        for token in tokens.clone().step_by(WIDE * GROUP) {
+            let columns = WIDE.min((tokens.end - token).div_ceil(GROUP));
             tiles.clear();
             ahead.clear();
             for (step, j) in (0..words / LANES).flat_map(|step| (0..columns).map(move |j| (step, j))) {
@@ -148,8 +148,8 @@ impl Walk<'_> {
                 present[partial / 2 * width..].iter_mut().for_each(|word| *word &= 0xffff);
             }
         }
-        for column in (0..width).step_by(TALL * LANES) {
-            let columns = TALL.min((width - column) / LANES);
+        for column in (0..width).step_by(WIDE * LANES) {
+            let columns = WIDE.min((width - column) / LANES);
             tiles.clear();
             ahead.clear();
             for (index, token) in tokens.clone().step_by(GROUP).enumerate() {
@@ -172,8 +172,8 @@ impl Walk<'_> {
                 // Sums of the rows after the run are others'.
                 let (start, row_step) = match present < LANES {
                     true => {
-                        some.resize(LANES * TALL * LANES);
-                        (copied(sums, width, some, TALL * LANES, (present, columns)), TALL * LANES)
+                        some.resize(LANES * WIDE * LANES);
+                        (copied(sums, width, some, WIDE * LANES, (present, columns)), WIDE * LANES)
                     }
                     false => (sums.as_mut_ptr(), width),
                 };
@@ -191,7 +191,7 @@ impl Walk<'_> {
                 // a word of every column is `width` words from the next, and the tiles have as many rows.
                 unsafe { s.multiply_gathered(&product) };
                 if present < LANES {
-                    copied(some, TALL * LANES, sums, width, (present, columns));
+                    copied(some, WIDE * LANES, sums, width, (present, columns));
                 }
             }
         }

@@ -9,6 +9,7 @@ mod byte_tile;
 mod bytes;
 mod coded;
 mod finish;
+mod gate;
 mod pack;
 mod packed;
 mod panels;
@@ -21,6 +22,7 @@ mod tiles;
 mod widen;
 
 pub(crate) use coded::Form;
+pub use gate::{GatedMlp, gated_linear, gated_mlp};
 pub use packed::{PackedLinear, WeightDtype};
 pub use source::{Scratch, Source, Values};
 
@@ -28,11 +30,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::buffer::Buffer;
-use crate::error::{check_len, ensure};
-use crate::rows::Shared;
+use crate::error::check_len;
 use crate::simd::tile::{Layout, MAX_COLUMNS, Multiply, Operands, Sums};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::{Activation, KernelError, Pool, Rows, RowsMut};
+use finish::Outputs;
 pub(crate) use packed::Storage;
 use panels::Panels;
 use reading::{Reading, WIDE, wide_inputs};
@@ -59,8 +61,6 @@ thread_local! {
     static WIDENED: RefCell<Buffer<f32>> = RefCell::default();
     /// Packed activations of the call in hand; kept for the next.
     static PANELS: RefCell<Buffer<u32>> = RefCell::default();
-    /// Gates and what they gate, where they are not gated as they are written; kept for the next call.
-    static UNGATED: RefCell<Buffer<f32>> = RefCell::default();
 }
 
 /// What happens to a product: `out = (accumulate ? out : 0) + scale · (x Wᵀ) + bias`.
@@ -98,39 +98,10 @@ pub fn linear(
     out: RowsMut<'_>,
 ) -> Result<(), KernelError> {
     out.check("out", num_rows, w.out_features())?;
-    multiply(pool, x, num_rows, w, epilogue, None, out)
-}
-
-/// `out = f(x Gᵀ + bias) · (x Uᵀ + bias)` of weights `[G | U]` one below the other, as [`linear`] and then
-/// [`crate::gated`] would give it, bit for bit: `out` is `[num_rows, out_features / 2]`.
-///
-/// # Errors
-/// [`KernelError`] if a slice is too short for its shape, or there is an odd number of outputs.
-pub fn gated_linear(
-    pool: &Pool,
-    x: Rows<'_>,
-    num_rows: usize,
-    w: &PackedLinear,
-    bias: Option<&[f32]>,
-    activation: Activation,
-    out: &mut [f32],
-) -> Result<(), KernelError> {
-    let width = w.out_features() / 2;
-    ensure(w.out_features().is_multiple_of(2), || {
-        format!("{} outputs are not as many gates as gated", w.out_features())
-    })?;
-    check_len("out", out.len(), num_rows * width)?;
-    let epilogue = Epilogue { bias, ..Epilogue::default() };
-    // Gates and what they gate are met in tiles side by side.
-    if width.is_multiple_of(LANES) && !matches!(w.storage(), Storage::Stacked(_)) {
-        return multiply(pool, x, num_rows, w, &epilogue, Some(activation), RowsMut::new(out, width));
+    if let Storage::Stacked(parts) = w.storage() {
+        return stacked(pool, x, num_rows, parts, epilogue, out);
     }
-    let mut gate_up = UNGATED.take();
-    gate_up.resize(num_rows * 2 * width);
-    linear(pool, x, num_rows, w, &epilogue, RowsMut::new(&mut gate_up, 2 * width))?;
-    let result = crate::gated(pool, activation, &gate_up, num_rows, out);
-    UNGATED.set(gate_up);
-    result
+    multiply(pool, x, num_rows, w, epilogue, None, Outputs::rows(out))
 }
 
 /// [`linear`], or [`gated_linear`] of what can be gated as it is written; the output was checked.
@@ -141,7 +112,7 @@ fn multiply(
     w: &PackedLinear,
     epilogue: &Epilogue<'_>,
     gate: Option<Activation>,
-    out: RowsMut<'_>,
+    out: Outputs<'_>,
 ) -> Result<(), KernelError> {
     x.check("x", num_rows, w.in_features())?;
     if let Some(bias) = epilogue.bias {
@@ -150,42 +121,32 @@ fn multiply(
     if num_rows == 0 || w.out_features() == 0 {
         return Ok(());
     }
-    if let Storage::Stacked(parts) = w.storage() {
-        return stacked(pool, x, num_rows, parts, epilogue, out);
-    }
     // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
     let mut words = PANELS.take();
-    let magnitude = if let Storage::F16(_) = w.storage() { w.magnitude(pool) } else { 0 };
-    let panels = dispatch(pool.isa(), panels::Plan { num_rows, w, magnitude });
-    let depth = panels.depth / panels.ratio;
+    let panels = Panels::new(pool, num_rows, w);
     panels.fill(pool, x, w.in_features(), &mut words);
+    multiply_panels(pool, &Product { panels: &panels, words: &words, w, epilogue, gate, out });
+    PANELS.set(words);
+    Ok(())
+}
 
+/// A product of rows that are packed.
+fn multiply_panels(pool: &Pool, product: &Product<'_>) {
+    let Product { panels, w, gate, .. } = *product;
+    let depth = panels.depth / panels.ratio;
     let parts = if gate.is_some() { 2 } else { 1 };
     let num_tiles = w.out_features().div_ceil(LANES) / parts;
     let num_blocks = panels.num_blocks(ROWS_BYTES);
     let weights = parts * num_tiles * LANES * depth;
-    let parallel = num_rows * weights > PARALLEL_WORK || weights * 4 > PARALLEL_BYTES;
+    let parallel = panels.num_rows * weights > PARALLEL_WORK || weights * 4 > PARALLEL_BYTES;
     let shares = Shares::new(pool, num_tiles.div_ceil(panels.stripe), num_blocks);
-    let (stride, column) = (out.stride, out.column);
-    let product = Product {
-        panels: &panels,
-        words: &words,
-        w,
-        epilogue,
-        gate,
-        out: Shared::new(out.data),
-        stride,
-        column,
-    };
     // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
     pool.run_if(parallel, shares.count() * num_blocks, |task| {
         let stripes = shares.share(task / num_blocks);
         let tiles = stripes.start * panels.stripe..num_tiles.min(stripes.end * panels.stripe);
         let block = task % num_blocks;
-        dispatch(pool.isa(), Part { product: &product, tiles, panels: panels.block(block, num_blocks) });
+        dispatch(pool.isa(), Part { product, tiles, panels: panels.block(block, num_blocks) });
     });
-    PANELS.set(words);
-    Ok(())
 }
 
 /// [`linear`] of matrices one below the other.
@@ -216,9 +177,7 @@ struct Product<'a> {
     epilogue: &'a Epilogue<'a>,
     /// The first half of the outputs gates the second.
     gate: Option<Activation>,
-    out: Shared<'a, f32>,
-    stride: usize,
-    column: usize,
+    out: Outputs<'a>,
 }
 
 /// A task: some column tiles, and of gated outputs those that they gate, for some panels of rows.

@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::rows::for_each_piece;
 use crate::simd::halves::{magnitude, power_of_two};
 use crate::simd::tile::columns_for;
-use crate::simd::tiles::{SQUARE, TALL};
+use crate::simd::tiles::SQUARE;
 use crate::simd::{LANES, Op, Simd, dispatch, narrowed, padded, paired};
 use crate::transpose::transpose;
 use crate::{Pool, Rows};
@@ -30,7 +30,7 @@ const PIECE_VALUES: usize = 1 << 14;
 
 /// How rows are cut: panels differ by one row at most, the longer ones first. Panel `p` holds `[words][rows of p]` words
 /// (an f32, a pair of bf16, or as `rounding` says) from word `first_row(p) · words` on. Where whole tiles are multiplied
-/// panels are one to four tiles of rows, some of which the last may lack, and hold `[words / 16][rows][16]` words, or as
+/// panels are one tile of rows or two, some of which the last may lack, and hold `[words / 16][rows][16]` words, or as
 /// `rounding` says.
 #[derive(Clone, Debug)]
 pub(super) struct Panels {
@@ -47,7 +47,7 @@ pub(super) struct Panels {
     pub(super) stripe: usize,
     /// Panels are tiles.
     pub(super) are_tiles: bool,
-    num_rows: usize,
+    pub(super) num_rows: usize,
     count: usize,
     rows: usize,
     /// Panels with one row more.
@@ -72,11 +72,11 @@ enum Rounding {
 }
 
 /// Cuts rows into panels for an instruction set.
-pub(super) struct Plan<'a> {
-    pub(super) num_rows: usize,
-    pub(super) w: &'a PackedLinear,
+struct Plan<'a> {
+    num_rows: usize,
+    w: &'a PackedLinear,
     /// [`PackedLinear::magnitude`] of weights in half precision; of others it does not matter.
-    pub(super) magnitude: u32,
+    magnitude: u32,
 }
 
 impl Op for Plan<'_> {
@@ -92,12 +92,8 @@ impl Op for Plan<'_> {
                 _ => false,
             };
         let is_coded = matches!(self.w.storage(), Storage::Coded(..));
-        // Weights meet up to four tiles of rows at once; more rows come in squares, so that less is read in all.
-        let (side, columns) = match self.num_rows.div_ceil(LANES) {
-            _ if is_coded => (1, SQUARE),
-            side if side > SQUARE && side <= TALL => (side, 1),
-            side => (side.min(SQUARE), SQUARE),
-        };
+        // Pairs are multiplied in squares, which read least.
+        let side = if is_coded { 1 } else { self.num_rows.div_ceil(LANES).min(SQUARE) };
         let count = self.num_rows.div_ceil(if are_tiles { side * LANES } else { S::MAX_ROWS });
         let width = self.w.in_features();
         let (words, unit, ratio, rounding) = match self.w.storage() {
@@ -129,7 +125,7 @@ impl Op for Plan<'_> {
                 Rounding::Pairs => width.div_ceil(2),
                 _ => words,
             },
-            stripe: if are_tiles { columns } else { columns_for::<S>(self.num_rows.div_ceil(count)) },
+            stripe: if are_tiles { SQUARE } else { columns_for::<S>(self.num_rows.div_ceil(count)) },
             are_tiles,
             num_rows: self.num_rows,
             count,
@@ -141,6 +137,27 @@ impl Op for Plan<'_> {
 }
 
 impl Panels {
+    /// How so many rows are cut that meet these weights.
+    pub(super) fn new(pool: &Pool, num_rows: usize, w: &PackedLinear) -> Self {
+        let magnitude = if let Storage::F16(_) = w.storage() { w.magnitude(pool) } else { 0 };
+        dispatch(pool.isa(), Plan { num_rows, w, magnitude })
+    }
+
+    /// Words of all panels.
+    pub(super) fn len(&self) -> usize {
+        self.height(0..self.count) * self.words
+    }
+
+    /// Where the first of a row's lines lies, and how much further on the next, if they are tiles of pairs.
+    pub(super) fn lines(&self, row: usize) -> (usize, usize) {
+        (row / self.rows * self.rows * self.words + row % self.rows * LANES, self.rows * LANES)
+    }
+
+    /// Whether panels are tiles of pairs of bf16.
+    pub(super) fn are_tiles_of_pairs(&self) -> bool {
+        self.are_tiles && matches!(self.rounding, Rounding::Pairs)
+    }
+
     pub(super) fn first_row(&self, panel: usize) -> usize {
         (panel * self.rows + panel.min(self.longer)).min(self.num_rows)
     }
@@ -190,7 +207,7 @@ impl Panels {
 
     /// Packs rows of `width` values into `words`.
     pub(super) fn fill(&self, pool: &Pool, x: Rows<'_>, width: usize, words: &mut Buffer<u32>) {
-        words.resize(self.height(0..self.count) * self.words);
+        words.resize(self.len());
         let parallel = self.num_rows * width > PARALLEL_VALUES;
         // Chunks of the longest panel's size would not end where panels do, so tasks are counted in panels of each kind.
         let (longer, shorter) = words.split_at_mut(self.longer * (self.rows + 1) * self.words);

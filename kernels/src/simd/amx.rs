@@ -143,7 +143,8 @@ macro_rules! product {
     };
 }
 
-/// The product of `shape` tiles of rows and of columns.
+/// The product of `shape` tiles of rows and of columns. Rows of a square pass by: many of them meet columns that stay in the nearest
+/// cache, from which they would drive these out.
 ///
 /// # Safety
 /// As [`super::Simd::multiply_tiles`]; there must be tiles, see [`has_amx`].
@@ -163,7 +164,7 @@ pub(super) unsafe fn multiply(shape: (usize, usize), product: &Pairs) {
                     "tileloadd tmm4, [{a} + {line}]"
                     "tdpbf16ps tmm0, tmm4, tmm6";
                 write "tilestored [{i} + {stride}], tmm0"),
-            (2, 1) => product!(product, 2;
+            (_, 1) => product!(product, 2;
                 zero "tilezero tmm0" "tilezero tmm1";
                 fetch
                     "tileloadd tmm0, [{i} + {stride}]"
@@ -179,56 +180,6 @@ pub(super) unsafe fn multiply(shape: (usize, usize), product: &Pairs) {
                     "tilestored [{i} + {stride}], tmm0"
                     "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
                     "tilestored [{i} + {stride}], tmm1"),
-            (3, 1) => product!(product, 3;
-                zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2";
-                fetch
-                    "tileloadd tmm0, [{i} + {stride}]"
-                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
-                    "tileloadd tmm1, [{i} + {stride}]"
-                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
-                    "tileloadd tmm2, [{i} + {stride}]";
-                step
-                    "tileloadd tmm6, [{b0} + {line}]"
-                    "tileloadd tmm4, [{a} + {line}]"
-                    "tileloadd tmm5, [{a} + {line} + 1024]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm7, [{a} + {line} + 2048]"
-                    "tdpbf16ps tmm1, tmm5, tmm6"
-                    "tdpbf16ps tmm2, tmm7, tmm6";
-                write
-                    "tilestored [{i} + {stride}], tmm0"
-                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
-                    "tilestored [{i} + {stride}], tmm1"
-                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
-                    "tilestored [{i} + {stride}], tmm2"),
-            (_, 1) => product!(product, 4;
-                zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
-                fetch
-                    "tileloadd tmm0, [{i} + {stride}]"
-                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
-                    "tileloadd tmm1, [{i} + {stride}]"
-                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
-                    "tileloadd tmm2, [{i} + {stride}]"
-                    "lea {i}, [{stride} + 2 * {stride}]" "shl {i}, 4" "add {i}, {sums}"
-                    "tileloadd tmm3, [{i} + {stride}]";
-                step
-                    "tileloadd tmm6, [{b0} + {line}]"
-                    "tileloadd tmm4, [{a} + {line}]"
-                    "tileloadd tmm5, [{a} + {line} + 1024]"
-                    "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm7, [{a} + {line} + 2048]"
-                    "tdpbf16ps tmm1, tmm5, tmm6"
-                    "tileloadd tmm4, [{a} + {line} + 3072]"
-                    "tdpbf16ps tmm2, tmm7, tmm6"
-                    "tdpbf16ps tmm3, tmm4, tmm6";
-                write
-                    "tilestored [{i} + {stride}], tmm0"
-                    "mov {i}, {stride}" "shl {i}, 4" "add {i}, {sums}"
-                    "tilestored [{i} + {stride}], tmm1"
-                    "mov {i}, {stride}" "shl {i}, 5" "add {i}, {sums}"
-                    "tilestored [{i} + {stride}], tmm2"
-                    "lea {i}, [{stride} + 2 * {stride}]" "shl {i}, 4" "add {i}, {sums}"
-                    "tilestored [{i} + {stride}], tmm3"),
             (1, _) => product!(product, 1;
                 zero "tilezero tmm0" "tilezero tmm1";
                 fetch
@@ -252,11 +203,11 @@ pub(super) unsafe fn multiply(shape: (usize, usize), product: &Pairs) {
                     "tileloadd tmm2, [{i} + {stride}]"
                     "tileloadd tmm3, [{i} + {stride} + 64]";
                 step
-                    "tileloadd tmm4, [{a} + {line}]"
+                    "tileloaddt1 tmm4, [{a} + {line}]"
                     "tileloadd tmm6, [{b0} + {line}]"
                     "tileloadd tmm7, [{b1} + {line}]"
                     "tdpbf16ps tmm0, tmm4, tmm6"
-                    "tileloadd tmm5, [{a} + {line} + 1024]"
+                    "tileloaddt1 tmm5, [{a} + {line} + 1024]"
                     "tdpbf16ps tmm1, tmm4, tmm7"
                     "tdpbf16ps tmm2, tmm5, tmm6"
                     "tdpbf16ps tmm3, tmm5, tmm7";

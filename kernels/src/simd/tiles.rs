@@ -9,15 +9,15 @@ use super::tile::Sums;
 
 /// Words of a tile.
 pub(crate) const WORDS: usize = LANES * LANES;
-/// Most tiles of rows beside one tile of columns.
-pub(crate) const TALL: usize = 4;
+/// Most tiles of columns of [`Gathered`].
+pub(crate) const WIDE: usize = 4;
 /// Tiles of rows, and of columns, of the product that reads least for its size.
 pub(crate) const SQUARE: usize = 2;
 
-/// `sums (+)= a · b` of pairs of bf16, for `(rows, columns)` tiles: up to [`SQUARE`] of both, or up to [`TALL`] of rows and
-/// one of columns. Rows hold `[steps][rows][16 rows][16 words]`, each tile of columns `[steps][16 words][16 columns]`;
-/// word `k` of a row meets word `k` of a column. The even numbers of a step and the odd ones are summed on their own, then
-/// both, then with the sums of the steps before; numbers too small to be normal count as zero.
+/// `sums (+)= a · b` of pairs of bf16, for `(rows, columns)` tiles, up to [`SQUARE`] of both. Rows hold `[steps][rows][16
+/// rows][16 words]`, each tile of columns `[steps][16 words][16 columns]`; word `k` of a row meets word `k` of a column. The even
+/// numbers of a step and the odd ones are summed on their own, then both, then with the sums of the steps before; numbers too small
+/// to be normal count as zero.
 pub(crate) struct Pairs {
     pub(crate) rows: *const u32,
     pub(crate) columns: [*const u32; SQUARE],
@@ -41,7 +41,7 @@ impl Ahead {
     pub(crate) const NOTHING: Self = Self { streams: [std::ptr::null(); STREAMS], lines: 0 };
 }
 
-/// As [`Pairs`], for one tile of rows and up to [`TALL`] of columns wherever they lie: word `k` of row `i` is `rows[i · row_step +
+/// As [`Pairs`], for one tile of rows and up to [`WIDE`] of columns wherever they lie: word `k` of row `i` is `rows[i · row_step +
 /// step · depth + k]`, and that of column `c` of tile `j` is `tiles[step · columns + j][k · word_step + c]`.
 pub(crate) struct Gathered<'a> {
     pub(crate) rows: *const u32,
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn instructions_for_pairs_are_their_plain_definition() {
-        let operands = (words(1, STEPS * TALL * WORDS), [2, 3].map(|seed| words(seed, STEPS * WORDS)));
-        for shape in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (4, 1)] {
+        let operands = (words(1, STEPS * SQUARE * WORDS), [2, 3].map(|seed| words(seed, STEPS * WORDS)));
+        for shape in [(1, 1), (1, 2), (2, 1), (2, 2)] {
             let [plain, fast] = [true, false].map(|plainly| {
-                let mut sums = vec![7.0; TALL * LANES * ROW_STEP];
+                let mut sums = vec![7.0; SQUARE * LANES * ROW_STEP];
                 let isa = if plainly { Isa::Portable } else { Isa::detect() };
                 dispatch(isa, Multiplied { shape, operands: &operands, sums: &mut sums, plainly });
                 sums
@@ -222,10 +222,10 @@ mod tests {
                     row_step: STEPS * LANES + 3,
                     tiles: &tiles,
                     columns,
-                    word_step: STEPS * TALL * LANES,
+                    word_step: STEPS * WIDE * LANES,
                     depth,
                     ahead: if resume { &tiles } else { &[] },
-                    sums: Sums { start: sums.as_mut_ptr(), row_step: TALL * LANES + 5, resume },
+                    sums: Sums { start: sums.as_mut_ptr(), row_step: WIDE * LANES + 5, resume },
                 };
                 s.begin_tiles([LANES, LANES / 2]);
                 // SAFETY: operands and sums have the extents of the deepest and widest.
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn instructions_for_pairs_anywhere_are_their_plain_definition() {
-        let operands = [words(6, LANES * (STEPS * LANES + 3)), words(7, STEPS * TALL * WORDS)];
+        let operands = [words(6, LANES * (STEPS * LANES + 3)), words(7, STEPS * WIDE * WORDS)];
         for (depth, columns) in [(8, 1), (8, 4), (16, 1), (16, 2), (16, 3), (16, 4)] {
             let [plain, fast] = [true, false].map(|plainly| {
-                let mut sums = vec![7.0; LANES * (TALL * LANES + 5)];
+                let mut sums = vec![7.0; LANES * (WIDE * LANES + 5)];
                 let isa = if plainly { Isa::Portable } else { Isa::detect() };
                 dispatch(isa, Collected { depth, columns, operands: &operands, sums: &mut sums, plainly });
                 sums
