@@ -294,8 +294,8 @@ impl MultiplyBytes {
 }
 
 impl Codes {
-    /// Tiles `first..first + columns`, which one panel of rows meets or several; where their codes are is still to be said.
-    pub(super) fn of(w: &Coded, first: usize, columns: usize, is_alone: bool) -> Self {
+    /// Up to four tiles, which one panel of rows meets or several; where their codes are is still to be said.
+    pub(super) fn of(w: &Coded, tiles: impl Iterator<Item = usize>, is_alone: bool) -> Self {
         let mut codes = Self {
             tiles: [std::ptr::null(); MAX_COLUMNS],
             bits: if is_alone { w.form.bits } else { 8 },
@@ -306,8 +306,8 @@ impl Codes {
             blocks_per_factor: w.form.blocks_per_factor,
             has_minimum: w.form.has_minimum,
         };
-        for j in 0..columns {
-            let (factors, parts) = w.tile_scales(first + j);
+        for (j, tile) in tiles.enumerate().take(MAX_COLUMNS) {
+            let (factors, parts) = w.tile_scales(tile);
             (codes.factors[j], codes.parts[j]) = (factors.as_ptr(), parts.as_ptr());
         }
         codes

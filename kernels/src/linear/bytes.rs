@@ -51,7 +51,7 @@ impl Part<'_> {
         let mut bytes = BYTES.take();
         let unpacked = chunk * quads * LANES;
         bytes.resize(if unpacks { columns * unpacked } else { 0 });
-        let mut codes = Codes::of(w, first, columns, is_alone);
+        let mut codes = Codes::of(w, first..first + columns, is_alone);
         let mut block = 0;
         while block < w.blocks {
             let left = w.blocks - block;

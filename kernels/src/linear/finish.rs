@@ -1,10 +1,11 @@
 //! What happens to the sums of a product before they become outputs. Leaves summing to `linear`.
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::panels::Panels;
-use super::{Epilogue, Part, Product};
+use super::{Part, Product};
 use crate::RowsMut;
 use crate::activation::{Curve, with_curve};
 use crate::rows::Shared;
@@ -29,13 +30,30 @@ impl<'a> Outputs<'a> {
 }
 
 impl Part<'_> {
-    /// Writes the sums of column tiles, rows of which begin `run` apart, to the output; `half` after those of gates are those of
-    /// what they gate.
+    /// Writes the sums of column tiles of a panel, rows of which begin `run` apart, to the output; `half` after those of gates are
+    /// those of what they gate.
     #[inline(always)]
     pub(super) fn finish<S: Simd>(
         &self,
         s: S,
         tiles: Range<usize>,
+        panel: usize,
+        (sums, half, run): (&[f32], usize, usize),
+    ) {
+        match self.product.gate {
+            None => self.finish_as::<S, Plain>(s, tiles, panel, (sums, 0, run)),
+            Some(activation) => {
+                with_curve!(activation, C => self.finish_as::<S, Gated<C>>(s, tiles, panel, (sums, half, run)))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn finish_as<S: Simd, F: Finish>(
+        &self,
+        s: S,
+        tiles: Range<usize>,
+        panel: usize,
         (sums, half, run): (&[f32], usize, usize),
     ) {
         let Product { panels, words, w, epilogue, gate, out, .. } = self.product;
@@ -44,127 +62,112 @@ impl Part<'_> {
         let bias = |part: usize| {
             epilogue.bias.map(|bias| bias[part * width + outputs.start..][..outputs.len()].as_chunks())
         };
-        let first_row = panels.first_row(self.panels.start);
-        let num_rows = panels.first_row(self.panels.end) - first_row;
-        let of_panel = |panel| (0..panels.num_rows(panel)).map(move |i| (panel, i));
-        for ((panel, i), sums) in self.panels.clone().flat_map(of_panel).zip(sums.chunks_exact(run)) {
-            let row = panels.first_row(panel) + i;
-            let epilogue = Epilogue { scale: epilogue.scale * panels.factor(words, panel, i), ..**epilogue };
-            let (gates, gated) = ((sums, bias(0)), || (&sums[half..], bias(1)));
-            match (*out, *gate) {
-                (Outputs::Rows { data, stride, column }, gate) => {
-                    let at = row * stride + column + outputs.start;
+        let bias = [bias(0), if gate.is_some() { bias(1) } else { None }];
+        let scale = |i| epilogue.scale * panels.factor(words, panel, i);
+        let (first, rows) = (panels.first_row(panel), panels.num_rows(panel));
+        let sums = sums.chunks_exact(run).take(rows).enumerate();
+        match *out {
+            Outputs::Rows { data, stride, column } => {
+                let first_row = panels.first_row(self.panels.start);
+                let num_rows = panels.first_row(self.panels.end) - first_row;
+                for (i, sums) in sums {
                     // Rows lie far from each other, and no machine foresees such steps. After the last row the outputs that the
                     // task writes next are asked for.
-                    let next = row - first_row + num_rows.min(ROWS_AHEAD);
-                    let ahead = (first_row + next % num_rows) * stride + next / num_rows * half;
+                    let next = first + i - first_row + num_rows.min(ROWS_AHEAD);
+                    let ahead = if next < num_rows {
+                        next * stride
+                    } else {
+                        (next - num_rows) * stride + outputs.len()
+                    };
+                    let ahead = first_row * stride + ahead + column + outputs.start;
                     for line in (0..outputs.len()).step_by(LANES) {
-                        s.prefetch_to_write(data.address(ahead + column + outputs.start + line).cast());
+                        s.prefetch_to_write(data.address(ahead + line).cast());
                     }
+                    let at = (first + i) * stride + column + outputs.start;
                     // SAFETY: tasks own different columns or rows.
                     let out = unsafe { data.part(at..at + outputs.len()) };
-                    match gate {
-                        Some(activation) => {
-                            with_curve!(activation, C => finish_gated::<S, C>(s, &epilogue, gates, gated(), tiles.len(), out));
+                    let sums = Sums { all: sums, half, bias, scale: scale(i) };
+                    let (whole, rest) = out.as_chunks_mut::<LANES>();
+                    for (j, out) in whole.iter_mut().enumerate() {
+                        let mut result = F::of(s, &sums, j);
+                        if epilogue.accumulate {
+                            result = s.add(s.load(out), result);
                         }
-                        None => finish_row(s, &epilogue, gates, out),
+                        s.store(result, out);
+                    }
+                    if !rest.is_empty() {
+                        let mut result = F::of(s, &sums, whole.len());
+                        if epilogue.accumulate {
+                            result = s.add(s.load(&padded(rest, 0.0)), result);
+                        }
+                        let mut last = [0.0; LANES];
+                        s.store(result, &mut last);
+                        rest.copy_from_slice(&last[..rest.len()]);
                     }
                 }
-                (Outputs::Panels { panels, words }, Some(activation)) => {
-                    let (start, step) = panels.lines(row);
-                    let out = PanelRow { words, start, step, first: tiles.start };
-                    with_curve!(activation, C => finish_gated::<S, C>(s, &epilogue, gates, gated(), tiles.len(), out));
+            }
+            Outputs::Panels { panels, words } => {
+                let (start, step) = panels.lines(first);
+                for (i, sums) in sums {
+                    let sums = Sums { all: sums, half, bias, scale: scale(i) };
+                    for (j, tile) in tiles.clone().enumerate() {
+                        let at = start + i * LANES + tile / 2 * step + tile % 2 * (LANES / 2);
+                        let mut narrow = [0; LANES];
+                        s.to_bf16(F::of(s, &sums, j), &mut narrow);
+                        // SAFETY: as above.
+                        unsafe { words.part(at..at + LANES / 2) }.copy_from_slice(&paired(&narrow));
+                    }
                 }
-                // Not made, see there.
-                (Outputs::Panels { .. }, None) => {}
             }
         }
     }
 }
 
-/// Sums of outputs, and their bias if they have one.
-type Sums<'a> = (&'a [f32], Option<(&'a [[f32; LANES]], &'a [f32])>);
-
-/// Takes outputs sixteen at a time.
-trait Line {
-    fn put<S: Simd>(&mut self, s: S, tile: usize, values: S::V);
+/// Sums of a row.
+struct Sums<'a> {
+    all: &'a [f32],
+    /// Where those begin that are gated.
+    half: usize,
+    /// Of these outputs, and of those that are gated.
+    bias: [Option<(&'a [[f32; LANES]], &'a [f32])>; 2],
+    scale: f32,
 }
 
-impl Line for &mut [f32] {
+impl Sums<'_> {
+    /// `scale · sums + bias` of the sixteen outputs `tile` of a part.
     #[inline(always)]
-    fn put<S: Simd>(&mut self, s: S, tile: usize, values: S::V) {
-        s.store(values, &mut self.as_chunks_mut().0[tile]);
+    fn outputs<S: Simd>(&self, s: S, part: usize, tile: usize) -> S::V {
+        let bias = match self.bias[part] {
+            Some((whole, rest)) => match whole.get(tile) {
+                Some(bias) => s.load(bias),
+                None => s.load(&padded(rest, 0.0)),
+            },
+            None => s.splat(0.0),
+        };
+        s.mul_add(s.load(&self.all[part * self.half..].as_chunks().0[tile]), s.splat(self.scale), bias)
     }
 }
 
-/// A row of panels, see [`Panels::lines`].
-struct PanelRow<'a> {
-    words: Shared<'a, u32>,
-    start: usize,
-    step: usize,
-    /// The first sixteen of the outputs that are put.
-    first: usize,
+/// What sums become.
+trait Finish {
+    fn of<S: Simd>(s: S, sums: &Sums<'_>, tile: usize) -> S::V;
 }
 
-impl Line for PanelRow<'_> {
+struct Plain;
+
+impl Finish for Plain {
     #[inline(always)]
-    fn put<S: Simd>(&mut self, s: S, tile: usize, values: S::V) {
-        let tile = self.first + tile;
-        let at = self.start + tile / 2 * self.step + tile % 2 * (LANES / 2);
-        let mut narrow = [0; LANES];
-        s.to_bf16(values, &mut narrow);
-        // SAFETY: tasks own different columns or rows.
-        unsafe { self.words.part(at..at + LANES / 2) }.copy_from_slice(&paired(&narrow));
+    fn of<S: Simd>(s: S, sums: &Sums<'_>, tile: usize) -> S::V {
+        sums.outputs(s, 0, tile)
     }
 }
 
-/// `out = (accumulate ? out : 0) + scale · sums + bias`.
-#[inline(always)]
-fn finish_row<S: Simd>(s: S, epilogue: &Epilogue<'_>, sums: Sums<'_>, out: &mut [f32]) {
-    let (whole, rest) = out.as_chunks_mut::<LANES>();
-    for (j, out) in whole.iter_mut().enumerate() {
-        let mut result = value(s, epilogue.scale, sums, j);
-        if epilogue.accumulate {
-            result = s.add(s.load(out), result);
-        }
-        s.store(result, out);
-    }
-    if !rest.is_empty() {
-        let mut result = value(s, epilogue.scale, sums, whole.len());
-        if epilogue.accumulate {
-            result = s.add(s.load(&padded(rest, 0.0)), result);
-        }
-        let mut last = [0.0; LANES];
-        s.store(result, &mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
-}
+/// `f(gates) · gated`.
+struct Gated<C>(PhantomData<C>);
 
-/// `out = f(scale · sums of gates + bias) · (scale · sums + bias)`, of whole tiles.
-#[inline(always)]
-fn finish_gated<S: Simd, C: Curve>(
-    s: S,
-    epilogue: &Epilogue<'_>,
-    gates: Sums<'_>,
-    gated: Sums<'_>,
-    num_tiles: usize,
-    mut out: impl Line,
-) {
-    for j in 0..num_tiles {
-        let gate = C::of(s, value(s, epilogue.scale, gates, j));
-        out.put(s, j, s.mul(gate, value(s, epilogue.scale, gated, j)));
+impl<C: Curve> Finish for Gated<C> {
+    #[inline(always)]
+    fn of<S: Simd>(s: S, sums: &Sums<'_>, tile: usize) -> S::V {
+        s.mul(C::of(s, sums.outputs(s, 0, tile)), sums.outputs(s, 1, tile))
     }
-}
-
-/// Outputs of tile `j` of a row.
-#[inline(always)]
-fn value<S: Simd>(s: S, scale: f32, (sums, bias): Sums<'_>, j: usize) -> S::V {
-    let bias = match bias {
-        Some((whole, rest)) => match whole.get(j) {
-            Some(bias) => s.load(bias),
-            None => s.load(&padded(rest, 0.0)),
-        },
-        None => s.splat(0.0),
-    };
-    s.mul_add(s.load(&sums.as_chunks().0[j]), s.splat(scale), bias)
 }

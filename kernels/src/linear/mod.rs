@@ -208,6 +208,9 @@ impl Op for Part<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if S::HAS_TILES && self.product.panels.are_tiles {
+            return self.multiply_tiles(s);
+        }
         let Product { panels, w, gate, .. } = *self.product;
         let (stripe, num_rows) = (panels.stripe, panels.height(self.panels.clone()));
         // Runs of outputs lie side by side among the sums, and of each the stripes of gates before those of what they gate.
@@ -221,13 +224,6 @@ impl Op for Part<'_> {
         sums.resize(num_rows * run);
         let mut widened = WIDENED.take();
         widened.resize(WIDE);
-        if panels.are_tiles {
-            let depth = match w.storage() {
-                Storage::Coded(codes, _) => codes.form.quads(),
-                _ => LANES,
-            };
-            s.begin_tiles([depth; 2]);
-        }
         for start in self.tiles.clone().step_by(group * stripe) {
             let tiles = start..self.tiles.end.min(start + group * stripe);
             for (part, &offset) in parts.iter().enumerate() {
@@ -242,21 +238,15 @@ impl Op for Part<'_> {
                     let stripe = Stripe { first: offset + first, columns: end - first, next };
                     let sums = &mut sums[part * half + (first - tiles.start) * LANES..];
                     match w.storage() {
-                        Storage::Coded(codes, _) if S::HAS_TILES && panels.are_tiles => {
-                            self.coded_tile_stripe(s, codes, stripe, (sums, run));
-                        }
-                        Storage::Bf16(words) if S::HAS_TILES => {
-                            self.tile_stripe(s, words, stripe, (sums, run));
-                        }
                         Storage::Coded(codes, _) => self.coded_stripe(s, codes, stripe, (sums, run)),
                         _ => self.stripe(s, stripe, (sums, run), &mut widened),
                     }
                 }
             }
-            self.finish(s, tiles, (&sums, half, run));
-        }
-        if panels.are_tiles {
-            s.end_tiles();
+            for panel in self.panels.clone() {
+                let row = panels.first_row(panel) - panels.first_row(self.panels.start);
+                self.finish(s, tiles.clone(), panel, (&sums[row * run..], half, run));
+            }
         }
         SUMS.set(sums);
         WIDENED.set(widened);

@@ -2,11 +2,14 @@
 //! inputs at a time. Leaves the instructions to `simd`, and how rows are laid out for them to `panels` and `rounding`.
 #![expect(unsafe_code, reason = "operands are addressed by pointer in the innermost loop")]
 
+use std::ops::Range;
+
 use super::byte_tile::{Codes, LINE};
 use super::bytes::BYTES;
 use super::coded::Coded;
+use super::packed::Storage;
 use super::rounding::EXTRA;
-use super::{Part, Product, Stripe};
+use super::{Part, Product, SUMS};
 use crate::simd::tile::Sums;
 use crate::simd::tiles::{Ahead, Pairs, SQUARE, STREAMS, WORDS};
 use crate::simd::{LANES, Op, Simd, dispatch};
@@ -21,30 +24,36 @@ const ALONE: usize = 32;
 /// Products of blocks that are begun before the sums of one are used.
 const BEHIND: usize = 4;
 
-/// The way down the columns of a stripe in chunks of tiles.
+/// Outputs of a square.
+const RUN: usize = SQUARE * LANES;
+
+/// The tiles of columns that a square takes: two side by side, or gates and what they gate; or the last alone.
+#[derive(Clone, Copy)]
+struct Pair {
+    first: usize,
+    /// Tiles from one to the other.
+    apart: usize,
+    columns: usize,
+    /// How many tiles further on the next begins, if the task has one.
+    next: Option<usize>,
+}
+
+/// The way down the columns of a pair in chunks of tiles.
 #[derive(Clone, Copy)]
 struct Chunks {
-    /// Words of a tile, tiles of a column, columns of the stripe.
+    /// Words of a tile, tiles of a column.
     tile: usize,
     count: usize,
-    columns: usize,
+    pair: Pair,
     /// Tiles of a chunk.
     len: usize,
     /// Products of a chunk, which together ask for the next.
     products: usize,
-    /// Words to the task's next stripe, if there is one.
-    next: Option<isize>,
 }
 
 impl Chunks {
-    fn new(
-        (tile, count): (usize, usize),
-        Stripe { columns, next, .. }: Stripe,
-        most: usize,
-        products: usize,
-    ) -> Self {
-        let next = next.map(|tiles| tiles * (tile * count) as isize);
-        Self { tile, count, columns, len: count.div_ceil(count.div_ceil(most).max(1)), products, next }
+    fn new((tile, count): (usize, usize), pair: Pair, most: usize, products: usize) -> Self {
+        Self { tile, count, pair, len: count.div_ceil(count.div_ceil(most).max(1)), products }
     }
 
     /// Tiles of the chunk that begins with tile `first`.
@@ -52,106 +61,126 @@ impl Chunks {
         self.len.min(self.count - first)
     }
 
-    /// What product `index` of the chunk that begins with tile `first` of the stripe at `start` asks for: its share of the next
-    /// chunk of all columns, or of the first of the next stripe, unless this is the last of the task.
-    fn ahead(self, start: *const u32, first: usize, index: usize) -> Ahead {
+    /// What product `index` of the chunk that begins with tile `first` of columns that begin at `start` asks for: its share of the
+    /// next chunk of all columns, or of the first of the next, unless these are the last of the task.
+    fn ahead(self, start: [*const u32; SQUARE], first: usize, index: usize) -> Ahead {
         let len = self.len_at(first);
-        let column = self.count * self.tile;
-        let (next, tiles) = match (first + len < self.count, self.next) {
-            (true, _) => (((first + len) * self.tile) as isize, self.len_at(first + len)),
-            (false, Some(next)) => (next, self.len),
+        let (next, tiles) = match (first + len < self.count, self.pair.next) {
+            (true, _) => ((first + len) * self.tile, self.len_at(first + len)),
+            (false, Some(next)) => (next * self.count * self.tile, self.len),
             (false, None) => return Ahead::NOTHING,
         };
-        let per_column = STREAMS / self.columns;
+        let per_column = STREAMS / self.pair.columns;
         let lines = (tiles * self.tile).div_ceil(per_column * LINE);
         let share = lines.div_ceil(self.products);
         let streams = std::array::from_fn(|stream| {
-            let word = stream / per_column * column + (stream % per_column * lines + index * share) * LINE;
-            start.wrapping_offset(next).wrapping_add(word)
+            let word = next + (stream % per_column * lines + index * share) * LINE;
+            start[stream / per_column].wrapping_add(word)
         });
         Ahead { streams, lines: share.div_ceil(len) }
     }
 }
 
 impl Part<'_> {
-    /// Sums of a stripe of pairs of bf16 for all rows of the part, which begin `run` apart.
+    /// The outputs of the part, those of each panel as soon as its sums are complete.
     #[inline(always)]
-    pub(super) fn tile_stripe<S: Simd>(
-        &self,
-        s: S,
-        w: &[u32],
-        stripe: Stripe,
-        (sums, run): (&mut [f32], usize),
-    ) {
-        let Stripe { first, columns, .. } = stripe;
+    pub(super) fn multiply_tiles<S: Simd>(&self, s: S) {
+        let Product { panels, w, gate, .. } = *self.product;
+        let mut sums = SUMS.take();
+        sums.resize(panels.height(self.panels.clone()) * RUN);
+        let (side, apart) = match gate {
+            Some(_) => (1, w.out_features() / 2 / LANES),
+            None => (SQUARE, 1),
+        };
+        let depth = match w.storage() {
+            Storage::Coded(codes, _) => codes.form.quads(),
+            _ => LANES,
+        };
+        s.begin_tiles([depth; 2]);
+        for first in self.tiles.clone().step_by(side) {
+            let end = self.tiles.end.min(first + side);
+            let columns = if gate.is_some() { SQUARE } else { end - first };
+            let pair = Pair { first, apart, columns, next: (end < self.tiles.end).then_some(side) };
+            match w.storage() {
+                Storage::Bf16(words) => self.multiply_pairs(s, words, pair, first..end, &mut sums),
+                Storage::Coded(codes, _) => self.multiply_codes(s, codes, pair, first..end, &mut sums),
+                _ => {}
+            }
+        }
+        s.end_tiles();
+        SUMS.set(sums);
+    }
+
+    /// Outputs `tiles` of pairs of bf16.
+    #[inline(always)]
+    fn multiply_pairs<S: Simd>(&self, s: S, w: &[u32], pair: Pair, tiles: Range<usize>, sums: &mut [f32]) {
+        let Pair { first, apart, columns, .. } = pair;
         let Product { panels, words, .. } = self.product;
         let (depth, num_panels) = (panels.depth, self.panels.len());
         let (whole, rest) = (depth / LANES, depth % LANES);
         // A missing column is not read.
         let weights: [_; SQUARE] = std::array::from_fn(|j| {
-            w[(first + j.min(columns - 1)) * depth * LANES..][..depth * LANES].as_ptr()
+            w[(first + j.min(columns - 1) * apart) * depth * LANES..][..depth * LANES].as_ptr()
         });
         let mut last = [[0; WORDS]; SQUARE];
         for (j, last) in last.iter_mut().enumerate().take(columns) {
-            let end = (first + j + 1) * depth;
+            let end = (first + j * apart + 1) * depth;
             last[..rest * LANES].copy_from_slice(&w[(end - rest) * LANES..end * LANES]);
         }
         let most = if num_panels == 1 { ALONE } else { SHARED };
-        let chunks = Chunks::new((WORDS, whole), stripe, most, num_panels);
+        let chunks = Chunks::new((WORDS, whole), pair, most, num_panels);
         let height = panels.height(0..1);
+        let count = whole + usize::from(rest > 0);
         let mut k = 0;
-        while k < whole + usize::from(rest > 0) {
+        while k < count {
             let is_whole = k < whole;
-            let (steps, tiles) = match is_whole {
+            let (steps, columns_of) = match is_whole {
                 true => (chunks.len_at(k), weights.map(|tile| tile.wrapping_add(k * WORDS))),
                 false => (1, last.each_ref().map(|tile| tile.as_ptr())),
             };
             for (index, panel) in self.panels.clone().enumerate() {
                 let start = panels.first_word(panel) + k * height * LANES;
                 let rows = &words[start..start + steps * height * LANES];
-                let sums = &mut sums[index * height * run..][..(height - 1) * run + columns * LANES];
+                let sums = &mut sums[index * height * RUN..][..height * RUN];
                 let product = Pairs {
                     rows: rows.as_ptr(),
-                    columns: tiles,
+                    columns: columns_of,
                     steps,
-                    ahead: if is_whole { chunks.ahead(weights[0], k, index) } else { Ahead::NOTHING },
-                    sums: Sums { start: sums.as_mut_ptr(), row_step: run, resume: k > 0 },
+                    ahead: if is_whole { chunks.ahead(weights, k, index) } else { Ahead::NOTHING },
+                    sums: Sums { start: sums.as_mut_ptr(), row_step: RUN, resume: k > 0 },
                 };
                 // SAFETY: rows, columns and sums are as long as sliced; the part has begun.
                 unsafe { s.multiply_tiles((height / LANES, columns), &product) };
+                if k + steps == count {
+                    self.finish(s, tiles.clone(), panel, (sums, LANES, RUN));
+                }
             }
             k += steps;
         }
     }
 
-    /// As [`Part::tile_stripe`], of codes.
+    /// Outputs `tiles` of codes.
     #[inline(always)]
-    pub(super) fn coded_tile_stripe<S: Simd>(
-        &self,
-        _: S,
-        w: &Coded,
-        stripe: Stripe,
-        (sums, run): (&mut [f32], usize),
-    ) {
-        let Stripe { first, columns, .. } = stripe;
+    fn multiply_codes<S: Simd>(&self, s: S, w: &Coded, pair: Pair, tiles: Range<usize>, sums: &mut [f32]) {
+        let Pair { first, apart, columns, .. } = pair;
         let Product { panels, words, .. } = self.product;
         let (form, rows) = (w.form, self.panels.len());
         let (per_block, quads) = (form.words(), form.quads());
         let (tile, panel_block) = (quads * LANES, (quads + EXTRA) * LANES);
-        for sums in sums.chunks_mut(run) {
-            sums[..columns * LANES].fill(0.0);
-        }
-        let chunks = Chunks::new((per_block, w.blocks), stripe, SHARED_CODES, rows * columns);
-        let stripe = &w.codes[first * w.blocks * per_block..][..columns * w.blocks * per_block];
+        let chunks = Chunks::new((per_block, w.blocks), pair, SHARED_CODES, rows * columns);
+        let column_len = w.blocks * per_block;
+        let weights: [_; SQUARE] = std::array::from_fn(|j| {
+            &w.codes[(first + j.min(columns - 1) * apart) * column_len..][..column_len]
+        });
         let mut bytes = BYTES.take();
         bytes.resize(if form.bits < 8 { chunks.len * columns * tile } else { 0 });
-        let mut codes = Codes::of(w, first, columns, false);
+        let mut codes = Codes::of(w, (0..columns).map(|j| first + j * apart), false);
         let mut dots = Dots([[[0; LANES]; LANES]; BEHIND]);
         let mut block = 0;
         while block < w.blocks {
             let count = chunks.len_at(block);
             for j in 0..columns {
-                let of_chunk = &stripe[(j * w.blocks + block) * per_block..][..count * per_block];
+                let of_chunk = &weights[j][block * per_block..][..count * per_block];
                 codes.tiles[j] = of_chunk.as_ptr();
                 if form.bits < 8 {
                     let out = &mut bytes[j * chunks.len * tile..][..count * tile];
@@ -159,12 +188,16 @@ impl Part<'_> {
                     codes.tiles[j] = out.as_ptr();
                 }
             }
-            for panel in 0..rows {
-                let start = panels.first_word(self.panels.start + panel) + block * panel_block;
+            for (index, panel) in self.panels.clone().enumerate() {
+                let start = panels.first_word(panel) + block * panel_block;
                 let rows_of = &words[start..start + count * panel_block];
+                let sums = &mut sums[index * LANES * RUN..][..LANES * RUN];
+                if block == 0 {
+                    sums.fill(0.0);
+                }
                 for j in 0..columns {
-                    let ahead = chunks.ahead(stripe.as_ptr(), block, panel * columns + j);
-                    let sums = &mut sums[panel * LANES * run + j * LANES..][..(LANES - 1) * run + LANES];
+                    let ahead =
+                        chunks.ahead(weights.map(|column| column.as_ptr()), block, index * columns + j);
                     // The column holds `count` blocks of codes and scales, the sums are as many as sliced, and the part has begun.
                     let blocks = AddBlocks {
                         codes: &codes,
@@ -174,10 +207,13 @@ impl Part<'_> {
                         rows: rows_of,
                         ahead,
                         dots: &mut dots,
-                        sums: sums.as_mut_ptr(),
-                        run,
+                        sums: sums[j * LANES..].as_mut_ptr(),
+                        run: RUN,
                     };
                     dispatch(S::ISA, blocks);
+                }
+                if block + count == w.blocks {
+                    self.finish(s, tiles.clone(), panel, (sums, LANES, RUN));
                 }
             }
             block += count;
