@@ -17,6 +17,10 @@ use crate::simd::{LANES, Op, Simd, dispatch};
 /// Tiles of a column that all rows meet before any of the next: with those of another column they stay in the first-level
 /// cache, beside rows of pairs.
 const SHARED: usize = 8;
+/// The same if many panels of rows meet them: sums come and go less often, and there is time to ask for more.
+const SHARED_LONG: usize = 14;
+/// So many panels.
+const MANY_PANELS: usize = 8;
 /// The same of codes.
 const SHARED_CODES: usize = 14;
 /// The same if one panel of rows meets them: as many as are asked for in advance.
@@ -127,7 +131,11 @@ impl Part<'_> {
             let end = (first + j * apart + 1) * depth;
             last[..rest * LANES].copy_from_slice(&w[(end - rest) * LANES..end * LANES]);
         }
-        let most = if num_panels == 1 { ALONE } else { SHARED };
+        let most = match num_panels {
+            1 => ALONE,
+            MANY_PANELS.. => SHARED_LONG,
+            _ => SHARED,
+        };
         let chunks = Chunks::new((WORDS, whole), pair, most, num_panels);
         let height = panels.height(0..1);
         let count = whole + usize::from(rest > 0);
