@@ -123,13 +123,16 @@ impl Part<'_> {
     }
 }
 
+/// Values sixteen by sixteen, and those that are left.
+type Lines<'a> = (&'a [[f32; LANES]], &'a [f32]);
+
 /// Sums of a row.
 struct Sums<'a> {
     all: &'a [f32],
     /// Where those begin that are gated.
     half: usize,
     /// Of these outputs, and of those that are gated.
-    bias: [Option<(&'a [[f32; LANES]], &'a [f32])>; 2],
+    bias: [Option<Lines<'a>>; 2],
     scale: f32,
 }
 
