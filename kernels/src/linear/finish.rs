@@ -19,7 +19,7 @@ const ROWS_AHEAD: usize = 16;
 pub(super) enum Outputs<'a> {
     /// Rows.
     Rows { data: Shared<'a, f32>, stride: usize, column: usize },
-    /// Panels of tiles of pairs, for another product; of gated outputs alone.
+    /// Panels of tiles of pairs, for another product.
     Panels { panels: &'a Panels, words: Shared<'a, u32> },
 }
 
