@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::finish::Outputs;
 use super::packed::{PackedLinear, Storage};
 use super::panels::Panels;
-use super::{Epilogue, Product, linear, multiply, multiply_panels};
+use super::{Epilogue, Product, check_operands, linear, multiply, multiply_panels};
 use crate::buffer::Buffer;
 use crate::error::{check_len, ensure};
 use crate::rows::Shared;
@@ -39,8 +39,10 @@ pub fn gated_linear(
     check_len("out", out.len(), num_rows * width)?;
     let epilogue = Epilogue { bias, ..Epilogue::default() };
     if is_gated_as_written(w) {
+        check_operands(x, num_rows, w, bias)?;
         let out = Outputs::rows(RowsMut::new(out, width));
-        return multiply(pool, x, num_rows, w, &epilogue, Some(activation), out);
+        multiply(pool, x, num_rows, w, &epilogue, Some(activation), out);
+        return Ok(());
     }
     let mut gate_up = UNGATED.take();
     gate_up.resize(num_rows * 2 * width);
@@ -79,7 +81,9 @@ pub fn gated_mlp(
         format!("{width} gated outputs are not the {} inputs of what follows", down.in_features())
     })?;
     let panels = Panels::new(pool, num_rows, down);
-    if num_rows == 0 || !panels.are_tiles_of_pairs() || !is_gated_as_written(gate_up) {
+    // Weights of another kind would have rows cut elsewhere.
+    let are_cut_alike = panels.are_tiles_of_pairs() && matches!(gate_up.storage(), Storage::Bf16(_));
+    if num_rows == 0 || !are_cut_alike || !is_gated_as_written(gate_up) {
         let mut activated = ACTIVATED.take();
         activated.resize(num_rows * width);
         gated_linear(pool, x, num_rows, gate_up, gate_up_bias, activation, &mut activated)?;
@@ -89,6 +93,7 @@ pub fn gated_mlp(
         return result;
     }
     out.check("out", num_rows, down.out_features())?;
+    check_operands(x, num_rows, gate_up, gate_up_bias)?;
     if let Some(bias) = bias {
         check_len("bias", bias.len(), down.out_features())?;
     }
@@ -100,7 +105,7 @@ pub fn gated_mlp(
     }
     let epilogue = Epilogue { bias: gate_up_bias, ..Epilogue::default() };
     let activated = Outputs::Panels { panels: &panels, words: Shared::new(&mut words) };
-    multiply(pool, x, num_rows, gate_up, &epilogue, Some(activation), activated)?;
+    multiply(pool, x, num_rows, gate_up, &epilogue, Some(activation), activated);
     let epilogue = Epilogue { bias, ..Epilogue::default() };
     let (w, out) = (down, Outputs::rows(out));
     multiply_panels(
@@ -143,7 +148,8 @@ mod tests {
                 let weights: Vec<f32> = (0..2 * width * depth).map(noise).collect();
                 let w = PackedLinear::pack(&pool, &[Values::F32(&weights)], depth, dtype).unwrap();
                 let back: Vec<f32> = (0..48 * width).map(|i| noise(i + 9)).collect();
-                let down = PackedLinear::pack(&pool, &[Values::F32(&back)], width, dtype).unwrap();
+                let down = |dtype| PackedLinear::pack(&pool, &[Values::F32(&back)], width, dtype).unwrap();
+                let downs = [down(dtype), down(WeightDtype::Bf16)];
                 let bias: Vec<f32> = (0..2 * width).map(|i| noise(i + 5)).collect();
                 for num_rows in [1, 5, 17, 33, 70] {
                     let x: Vec<f32> = (0..num_rows * depth).map(|i| noise(i + 3)).collect();
@@ -159,15 +165,20 @@ mod tests {
                         gated_linear(&pool, x, num_rows, &w, bias, activation, &mut fused).unwrap();
                         assert_eq!(fused, after, "{isa:?} {dtype:?} {num_rows}×{width} {activation:?}");
 
-                        let mut one_by_one = vec![f32::NAN; num_rows * 48];
-                        let after_down = bias.map(|bias| &bias[..width.min(48)]).filter(|_| width >= 48);
-                        let epilogue = Epilogue { bias: after_down, ..Epilogue::default() };
-                        let out = RowsMut::new(&mut one_by_one, 48);
-                        linear(&pool, Rows::new(&after, width), num_rows, &down, &epilogue, out).unwrap();
-                        let mut whole = vec![f32::NAN; num_rows * 48];
-                        let mlp = GatedMlp { gate_up: (&w, bias), activation, down: (&down, after_down) };
-                        gated_mlp(&pool, x, num_rows, &mlp, RowsMut::new(&mut whole, 48)).unwrap();
-                        assert_eq!(whole, one_by_one, "{isa:?} {dtype:?} {num_rows}×{width} {activation:?}");
+                        for down in &downs {
+                            let mut one_by_one = vec![f32::NAN; num_rows * 48];
+                            let after_down = bias.map(|bias| &bias[..width.min(48)]).filter(|_| width >= 48);
+                            let epilogue = Epilogue { bias: after_down, ..Epilogue::default() };
+                            let out = RowsMut::new(&mut one_by_one, 48);
+                            linear(&pool, Rows::new(&after, width), num_rows, down, &epilogue, out).unwrap();
+                            let mut whole = vec![f32::NAN; num_rows * 48];
+                            let mlp = GatedMlp { gate_up: (&w, bias), activation, down: (down, after_down) };
+                            gated_mlp(&pool, x, num_rows, &mlp, RowsMut::new(&mut whole, 48)).unwrap();
+                            assert_eq!(
+                                whole, one_by_one,
+                                "{isa:?} {dtype:?} {num_rows}×{width} {activation:?}"
+                            );
+                        }
                     }
                 }
             }

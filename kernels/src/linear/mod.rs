@@ -98,13 +98,26 @@ pub fn linear(
     out: RowsMut<'_>,
 ) -> Result<(), KernelError> {
     out.check("out", num_rows, w.out_features())?;
+    check_operands(x, num_rows, w, epilogue.bias)?;
     if let Storage::Stacked(parts) = w.storage() {
         return stacked(pool, x, num_rows, parts, epilogue, out);
     }
-    multiply(pool, x, num_rows, w, epilogue, None, Outputs::rows(out))
+    multiply(pool, x, num_rows, w, epilogue, None, Outputs::rows(out));
+    Ok(())
 }
 
-/// [`linear`], or [`gated_linear`] of what can be gated as it is written; the output was checked.
+/// That there are so many rows, and a bias for each output if there is one.
+fn check_operands(
+    x: Rows<'_>,
+    num_rows: usize,
+    w: &PackedLinear,
+    bias: Option<&[f32]>,
+) -> Result<(), KernelError> {
+    x.check("x", num_rows, w.in_features())?;
+    bias.map_or(Ok(()), |bias| check_len("bias", bias.len(), w.out_features()))
+}
+
+/// [`linear`], or [`gated_linear`] of what can be gated as it is written, of operands that were checked.
 fn multiply(
     pool: &Pool,
     x: Rows<'_>,
@@ -113,13 +126,9 @@ fn multiply(
     epilogue: &Epilogue<'_>,
     gate: Option<Activation>,
     out: Outputs<'_>,
-) -> Result<(), KernelError> {
-    x.check("x", num_rows, w.in_features())?;
-    if let Some(bias) = epilogue.bias {
-        check_len("bias", bias.len(), w.out_features())?;
-    }
+) {
     if num_rows == 0 || w.out_features() == 0 {
-        return Ok(());
+        return;
     }
     // Taken, not borrowed: a task that calls `linear` again on this thread gets its own.
     let mut words = PANELS.take();
@@ -127,7 +136,6 @@ fn multiply(
     panels.fill(pool, x, w.in_features(), &mut words);
     multiply_panels(pool, &Product { panels: &panels, words: &words, w, epilogue, gate, out });
     PANELS.set(words);
-    Ok(())
 }
 
 /// A product of rows that are packed.
