@@ -80,10 +80,10 @@ pub fn gated_mlp(
     ensure(width == down.in_features(), || {
         format!("{width} gated outputs are not the {} inputs of what follows", down.in_features())
     })?;
-    let panels = Panels::new(pool, num_rows, down);
     // Weights of another kind would have rows cut elsewhere.
-    let are_cut_alike = panels.are_tiles_of_pairs() && matches!(gate_up.storage(), Storage::Bf16(_));
-    if num_rows == 0 || !are_cut_alike || !is_gated_as_written(gate_up) {
+    let are_alike = matches!(gate_up.storage(), Storage::Bf16(_)) && is_gated_as_written(gate_up);
+    let panels = (are_alike && num_rows > 0).then(|| Panels::new(pool, num_rows, down));
+    let Some(panels) = panels.filter(Panels::are_tiles_of_pairs) else {
         let mut activated = ACTIVATED.take();
         activated.resize(num_rows * width);
         gated_linear(pool, x, num_rows, gate_up, gate_up_bias, activation, &mut activated)?;
@@ -91,7 +91,7 @@ pub fn gated_mlp(
         let result = linear(pool, Rows::new(&activated, width), num_rows, down, &epilogue, out);
         ACTIVATED.set(activated);
         return result;
-    }
+    };
     out.check("out", num_rows, down.out_features())?;
     check_operands(x, num_rows, gate_up, gate_up_bias)?;
     if let Some(bias) = bias {
@@ -151,7 +151,7 @@ mod tests {
                 let down = |dtype| PackedLinear::pack(&pool, &[Values::F32(&back)], width, dtype).unwrap();
                 let downs = [down(dtype), down(WeightDtype::Bf16)];
                 let bias: Vec<f32> = (0..2 * width).map(|i| noise(i + 5)).collect();
-                for num_rows in [1, 5, 17, 33, 70] {
+                for num_rows in [0, 1, 5, 17, 33, 70] {
                     let x: Vec<f32> = (0..num_rows * depth).map(|i| noise(i + 3)).collect();
                     let x = Rows::new(&x, depth);
                     for (bias, activation) in [(None, Activation::Silu), (Some(&*bias), Activation::Gelu)] {
