@@ -38,12 +38,12 @@ impl Part<'_> {
         s: S,
         tiles: Range<usize>,
         panel: usize,
-        (sums, half, run): (&[f32], usize, usize),
+        sums: (&[f32], usize, usize),
     ) {
         match self.product.gate {
-            None => self.finish_as::<S, Plain>(s, tiles, panel, (sums, 0, run)),
+            None => self.finish_as::<S, Plain>(s, tiles, panel, sums),
             Some(activation) => {
-                with_curve!(activation, C => self.finish_as::<S, Gated<C>>(s, tiles, panel, (sums, half, run)))
+                with_curve!(activation, C => self.finish_as::<S, Gated<C>>(s, tiles, panel, sums))
             }
         }
     }

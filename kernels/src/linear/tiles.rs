@@ -180,6 +180,7 @@ impl Part<'_> {
         let weights: [_; SQUARE] = std::array::from_fn(|j| {
             &w.codes[(first + j.min(columns - 1) * apart) * column_len..][..column_len]
         });
+        let starts = weights.map(|column| column.as_ptr());
         let mut bytes = BYTES.take();
         bytes.resize(if form.bits < 8 { chunks.len * columns * tile } else { 0 });
         let mut codes = Codes::of(w, (0..columns).map(|j| first + j * apart), false);
@@ -204,8 +205,7 @@ impl Part<'_> {
                     sums.fill(0.0);
                 }
                 for j in 0..columns {
-                    let ahead =
-                        chunks.ahead(weights.map(|column| column.as_ptr()), block, index * columns + j);
+                    let ahead = chunks.ahead(starts, block, index * columns + j);
                     // The column holds `count` blocks of codes and scales, the sums are as many as sliced, and the part has begun.
                     let blocks = AddBlocks {
                         codes: &codes,
