@@ -108,4 +108,10 @@ pub trait Executor {
     /// # Errors
     /// [`EngineError::Execution`]; the sequences of the batch are then failed, and the engine goes on.
     fn execute(&mut self, batch: &Batch) -> Result<StepOutput<'_>, EngineError>;
+
+    /// Makes a little of the memory ready that coming batches will write; more of it if none waits. Returns whether it did,
+    /// else there is nothing to do.
+    fn prepare(&mut self, _is_idle: bool) -> bool {
+        false
+    }
 }

@@ -181,7 +181,7 @@ impl Engine {
                 for drained in self.drains.drain(..) {
                     let _ = drained.send(());
                 }
-                match commands.blocking_recv() {
+                match self.next_command(&mut commands) {
                     Some(command) => self.handle(command),
                     None => return,
                 }
@@ -196,7 +196,24 @@ impl Engine {
             }
             self.step();
             self.bell.ring();
+            self.prepare(false);
         }
+    }
+
+    /// Waits for a command, and meanwhile gets ready for what it may ask.
+    fn next_command(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
+        while self.prepare(true) {
+            match commands.try_recv() {
+                Ok(command) => return Some(command),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+        commands.blocking_recv()
+    }
+
+    fn prepare(&mut self, is_idle: bool) -> bool {
+        self.executors.iter_mut().any(|executor| executor.prepare(is_idle))
     }
 
     /// Runs one step, if there is anything to do.

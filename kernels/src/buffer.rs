@@ -34,8 +34,8 @@ impl<T: Pod> Buffer<T> {
         Self { memory: Memory::Heap(data), start, len }
     }
 
-    /// As [`Buffer::zeroed`], for what is filled at once and then read from end to end: in huge pages, for a stream of
-    /// weights crosses a page every few nanoseconds. Without them all works as well, slower.
+    /// As [`Buffer::zeroed`], for weights and blocks of keys: in huge pages, for who reads these crosses a page every few
+    /// nanoseconds. Without them all works as well, slower.
     pub(crate) fn streamed(len: usize) -> Self {
         let bytes = len * size_of::<T>();
         if bytes < HUGE_PAGE {
@@ -46,6 +46,17 @@ impl<T: Pod> Buffer<T> {
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         Self { memory: Memory::Mapped(map), start: 0, len }
+    }
+
+    /// Has the system give memory for `values`, which are written later, and clear it now. What they are stays as it is. Without
+    /// help of the system memory is taken when it is first written.
+    pub(crate) fn populate(&self, values: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Memory::Mapped(map) = &self.memory {
+            let (start, len) = (values.start * size_of::<T>(), values.len() * size_of::<T>());
+            // A refusal is harmless.
+            let _ = map.advise_range(memmap2::Advice::PopulateWrite, start, len);
+        }
     }
 
     /// Makes room for `len` values, keeping none of the old ones; allocates only to grow.
@@ -148,6 +159,18 @@ mod tests {
                 buffer.fill(0);
                 assert!(clone.iter().zip(1..).all(|(word, i)| *word == i));
             }
+        }
+    }
+
+    #[test]
+    fn memory_that_is_made_ready_keeps_what_it_holds() {
+        for len in [1000, HUGE_PAGE] {
+            let mut buffer = Buffer::<u32>::streamed(len);
+            buffer[7..900].fill(5);
+            buffer.populate(0..len / 2);
+            buffer.populate(len - 1..len);
+            buffer.populate(3..3);
+            assert_eq!(buffer.iter().sum::<u32>(), 893 * 5);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The serving backend on the CPU: packed weights, paged KV caches, adapters per run of tokens, recycled activations.
 //! Leaves batches to `cpu_executor` and arithmetic to the kernels.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rectify_kernels as kernels;
@@ -57,6 +58,13 @@ impl CpuBackend {
     /// Takes one KV cache for each layer.
     pub fn set_caches(&mut self, caches: Vec<KvCache>) {
         self.caches = caches;
+    }
+
+    /// Takes the memory of some blocks of a layer before they are written.
+    pub fn populate(&self, layer: usize, blocks: Range<usize>) {
+        if let Some(cache) = self.caches.get(layer) {
+            cache.populate(&self.pool, blocks);
+        }
     }
 
     /// Threads.

@@ -12,6 +12,7 @@ use super::cpu::CpuBackend;
 use super::cpu_tensor::CpuTensor;
 use super::decoder::Decoder;
 use super::load::load_decoder;
+use super::readiness::Readiness;
 use super::readout::Readout;
 use super::weights::WeightStore;
 use crate::EngineError;
@@ -45,6 +46,7 @@ pub struct CpuExecutor {
     backend: CpuBackend,
     decoder: Decoder<CpuBackend>,
     spec: ExecutorSpec,
+    readiness: Readiness,
     /// Of the model's own head.
     readout: Readout,
     /// Rows of the batch whose logits or scores are wanted, ascending.
@@ -69,6 +71,7 @@ impl CpuExecutor {
             CpuBackend::new(Arc::clone(&options.pool), options.dtype, options.weights.clone(), max_model_len);
         let decoder = load_decoder(&mut backend, config, checkpoint)?;
         backend.set_caches((0..config.num_layers).map(|_| cache(num_blocks)).collect::<Result<_>>()?);
+        let readiness = Readiness::new(num_blocks, config.num_layers, bytes_per_block);
         let spec = ExecutorSpec {
             vocab_size: config.vocab_size,
             max_model_len,
@@ -78,7 +81,8 @@ impl CpuExecutor {
             reads_whole: false,
         };
         let readout = Readout::default();
-        Ok(Self { backend, decoder, spec, readout, wanted: Vec::new(), logits: None, scores: Vec::new() })
+        let (wanted, logits, scores) = (Vec::new(), None, Vec::new());
+        Ok(Self { backend, decoder, spec, readiness, readout, wanted, logits, scores })
     }
 
     /// The same model, whose own head is read by `readout`.
@@ -201,12 +205,21 @@ impl Executor for CpuExecutor {
 
     fn execute(&mut self, batch: &Batch) -> Result<StepOutput<'_>> {
         self.logits = None;
+        self.readiness.observe(batch.slot_mapping.iter().map(|slot| slot.0 as usize / self.spec.block_size));
         self.backend.begin(batch)?;
         let outcome = self.forward(batch);
         self.backend.end();
         outcome?;
         let logits = self.logits.as_ref().map_or(&[][..], CpuTensor::as_slice);
         Ok(StepOutput { logits, scores: &self.scores })
+    }
+
+    fn prepare(&mut self, is_idle: bool) -> bool {
+        let next = self.readiness.next(is_idle);
+        if let Some((layer, blocks)) = &next {
+            self.backend.populate(*layer, blocks.clone());
+        }
+        next.is_some()
     }
 }
 

@@ -27,6 +27,7 @@ pub mod mmap;
 pub mod names;
 pub mod peft;
 mod read_ahead;
+mod readiness;
 pub mod reading;
 pub mod readout;
 pub mod reward;

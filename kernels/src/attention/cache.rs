@@ -5,9 +5,13 @@ mod write;
 
 pub use write::reshape_and_cache;
 
-use crate::KernelError;
+use std::ops::Range;
+
+use bytemuck::Pod;
+
 use crate::buffer::Buffer;
 use crate::error::ensure;
+use crate::{KernelError, Pool};
 
 /// Tokens side by side in one register of keys.
 pub(crate) const GROUP: usize = 16;
@@ -59,7 +63,7 @@ enum KvStorage {
 }
 
 impl KvCache {
-    /// An empty cache; memory is only taken as blocks are first written.
+    /// An empty cache; memory is only taken as blocks are first written, or [made ready](Self::populate).
     ///
     /// # Errors
     /// [`KernelError::Invalid`] unless `block_size` is a multiple of 16, `head_dim` a multiple of 8 and nothing zero.
@@ -81,9 +85,9 @@ impl KvCache {
         let tokens = layout.first_token(num_blocks, 0);
         let (keys, values) = (tokens * head_dim, tokens * layout.padded_head_dim());
         let storage = match dtype {
-            KvDtype::F32 => KvStorage::F32 { keys: Buffer::zeroed(keys), values: Buffer::zeroed(values) },
+            KvDtype::F32 => KvStorage::F32 { keys: Buffer::streamed(keys), values: Buffer::streamed(values) },
             KvDtype::Bf16 => {
-                KvStorage::Bf16 { keys: Buffer::zeroed(keys / 2), values: Buffer::zeroed(values / 2) }
+                KvStorage::Bf16 { keys: Buffer::streamed(keys / 2), values: Buffer::streamed(values / 2) }
             }
         };
         Ok(Self { num_blocks, layout, storage })
@@ -111,6 +115,16 @@ impl KvCache {
             }
         }
         Ok(())
+    }
+
+    /// Takes the memory of blocks that are written later, so that who writes them does not wait until the system has cleared it.
+    /// Where the system cannot, nothing happens.
+    pub fn populate(&self, pool: &Pool, blocks: Range<usize>) {
+        let blocks = blocks.start.min(self.num_blocks)..blocks.end.min(self.num_blocks);
+        match &self.storage {
+            KvStorage::F32 { keys, values } => populate(pool, [keys, values], self.num_blocks, blocks),
+            KvStorage::Bf16 { keys, values } => populate(pool, [keys, values], self.num_blocks, blocks),
+        }
     }
 
     /// Memory of a full cache.
@@ -192,6 +206,13 @@ impl KvCache {
             out.iter_mut().zip(words).for_each(|(out, word)| *out = word & 0xffff);
         }
     }
+}
+
+fn populate<T: Pod + Sync>(pool: &Pool, sides: [&Buffer<T>; 2], num_blocks: usize, blocks: Range<usize>) {
+    pool.run(sides.len(), |side| {
+        let len = sides[side].len() / num_blocks.max(1);
+        sides[side].populate(blocks.start * len..blocks.end * len);
+    });
 }
 
 fn copy_part<T: Copy>(data: &mut [T], num_blocks: usize, from: usize, to: usize) {
