@@ -1,7 +1,10 @@
 //! Speed of the kernels at the shapes of the workloads W1 (Qwen2.5-0.5B) and W2 (a 30M Llama), beside what the machine
 //! can do at most, measured in the same run. Leaves whole models to `rectify bench`.
 //!
-//! `cargo bench -p rectify-benches --bench kernels [-- FILTER]`; a filter that begins with `linear/` spares packing the rest.
+//! `cargo bench -p rectify-benches --bench kernels [-- FILTER]`; a filter that begins with `linear/` or `mlp/` spares packing the
+//! rest.
+
+mod train;
 
 use std::cell::Cell;
 use std::error::Error;
@@ -11,11 +14,10 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use rectify_kernels::peak::{MachineLimits, measure};
-use rectify_kernels::train::{self, Dropout, Factor, Orientation, Precision, Product, Thin, View, WideRows};
 use rectify_kernels::{
-    Activation, AttentionParams, AttentionPlan, BlockKind, Epilogue, KvCache, KvDtype, PackedLinear,
-    PagedBatch, Pool, Rows, RowsMut, Values, WeightDtype, exp_below, gated, linear, masses, max,
-    paged_attention, reshape_and_cache, rms_norm,
+    Activation, AttentionParams, AttentionPlan, BlockKind, Epilogue, GatedMlp, KvCache, KvDtype,
+    PackedLinear, PagedBatch, Pool, Rows, RowsMut, Values, WeightDtype, exp_below, gated, gated_mlp, linear,
+    masses, max, paged_attention, reshape_and_cache, rms_norm,
 };
 
 /// A model's linear layers: shapes `(inputs, outputs)` of one layer, how many layers, and the shape of the head.
@@ -108,10 +110,11 @@ fn main() -> Outcome {
             bench_linear(&mut bench, &pool, stack, Held::Blocks(kind))?;
         }
     }
+    bench_mlp(&mut bench, &pool, &STACKS[0])?;
     bench_attention(&mut bench, &pool)?;
     bench_rows(&mut bench, &pool)?;
-    bench_train_products(&mut bench, &pool)?;
-    bench_train_attention(&mut bench, &pool)?;
+    train::bench_products(&mut bench, &pool)?;
+    train::bench_attention(&mut bench, &pool)?;
     bench.criterion.final_summary();
     Ok(())
 }
@@ -165,9 +168,11 @@ impl Bench {
     }
 }
 
-/// Whether no filter for linear layers leaves this out.
+/// Whether no filter for products leaves this out.
 fn is_wanted(name: &str) -> bool {
-    std::env::args().find(|arg| arg.starts_with("linear/")).is_none_or(|filter| name.starts_with(&filter))
+    let mut args = std::env::args();
+    let filter = args.find(|arg| arg.starts_with("linear/") || arg.starts_with("mlp/"));
+    filter.is_none_or(|filter| name.starts_with(&filter))
 }
 
 /// Values in −0.05..0.05.
@@ -222,6 +227,38 @@ fn bench_linear(bench: &mut Bench, pool: &Pool, stack: &Stack, held: Held) -> Ou
             for w in &weights {
                 let out = RowsMut::new(&mut out, w.out_features());
                 linear(pool, Rows::new(&x, w.in_features()), rows(w), w, &Epilogue::default(), out)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// All MLPs of a model, one after the other: a product, a gate and a product.
+fn bench_mlp(bench: &mut Bench, pool: &Pool, stack: &Stack) -> Outcome {
+    let [.., (inputs, both), (width, outputs)] = stack.layer;
+    let name = |m| format!("mlp/{}/bf16/m={m}", stack.name);
+    let mut rows_of_calls = vec![1, 16, 64, 128, 256, 512];
+    rows_of_calls.retain(|&m| is_wanted(&name(m)));
+    if rows_of_calls.is_empty() {
+        return Ok(());
+    }
+    let numbers = values(inputs * both);
+    let pack = |k: usize, n: usize| {
+        PackedLinear::pack(pool, &[Values::F32(&numbers[..k * n])], k, WeightDtype::Bf16)
+    };
+    let layers = (0..stack.num_layers).map(|_| Ok((pack(inputs, both)?, pack(width, outputs)?)));
+    let layers = layers.collect::<Outcome<Vec<_>>>()?;
+    let bytes: usize = layers.iter().map(|(gate_up, down)| gate_up.num_bytes() + down.num_bytes()).sum();
+    for m in rows_of_calls {
+        let (x, mut out) = (values(m * inputs), vec![0.0; m * outputs]);
+        let flops = 2 * m * (inputs * both + width * outputs) * stack.num_layers;
+        let cost = Cost { bytes: bytes as f64, flops: flops as f64 };
+        bench.run(&name(m), cost, Peak::Bf16, || {
+            for (gate_up, down) in &layers {
+                let mlp =
+                    GatedMlp { gate_up: (gate_up, None), activation: Activation::Silu, down: (down, None) };
+                gated_mlp(pool, Rows::new(&x, inputs), m, &mlp, RowsMut::new(&mut out, outputs))?;
             }
             Ok(())
         })?;
@@ -310,89 +347,5 @@ fn bench_rows(bench: &mut Bench, pool: &Pool) -> Outcome {
     let largest = max(&row);
     bench.run("exp_below/152k", Cost { bytes: 8.0 * vocab as f64, flops: vocab as f64 }, Peak::F32, || {
         Ok(exp_below(&row, largest, 1.0, &mut out)?)
-    })
-}
-
-/// Tokens of a training batch: sixteen sequences of 280.
-const TRAIN_ROWS: usize = 16 * 280;
-
-/// The products of a frozen projection of W2 and its adapter in training.
-fn bench_train_products(bench: &mut Bench, pool: &Pool) -> Outcome {
-    let (m, rank) = (TRAIN_ROWS, 16);
-    let (inputs, outputs) = (512, 3072);
-    let (x, weights) = (values(m * outputs), values(outputs * inputs));
-    let mut out = vec![0.0; m * outputs];
-    let flops = (2 * m * inputs * outputs) as f64;
-    for (dtype, precision) in [
-        (WeightDtype::F32, Precision::Single),
-        (WeightDtype::Bf16, Precision::Single),
-        (WeightDtype::Bf16, Precision::Half),
-        (WeightDtype::Int8, Precision::Half),
-        (WeightDtype::Nf4, Precision::Half),
-    ] {
-        let packed = PackedLinear::pack(pool, &[Values::F32(&weights)], inputs, dtype)?;
-        let bytes = packed.num_bytes() as f64 + 4.0 * (m * (inputs + outputs)) as f64;
-        let cost = Cost { bytes, flops };
-        let weight = Factor::packed(&packed, 0, precision);
-        for (name, n, k, b) in
-            [("forward", outputs, inputs, weight.t()), ("backward", inputs, outputs, weight)]
-        {
-            bench.run(&format!("train/product/{dtype:?}/{precision:?}/{name}"), cost, Peak::F32, || {
-                let product = Product { m, n, k, a: View::rows(&x, k), b, alpha: 1.0, accumulate: false };
-                train::gemm(pool, &product, &mut out, n);
-                Ok(())
-            })?;
-        }
-    }
-    let cost = Cost { bytes: 4.0 * (m * outputs) as f64, flops: (2 * m * outputs * rank) as f64 };
-    let (low, mut thin) = (values(m.max(outputs) * rank), vec![0.0; m.max(outputs) * rank]);
-    for (name, dropout) in [("", None), ("/dropout", Some(Dropout { p: 0.05, seed: 1 }))] {
-        let wide = WideRows { data: &x, stride: outputs, width: outputs, dropout };
-        bench.run(&format!("train/adapter/product{name}"), cost, Peak::F32, || {
-            let right = Thin::rows(&low[..outputs * rank], rank);
-            train::thin_product(pool, wide, right, 1.0, &mut thin[..m * rank]);
-            Ok(())
-        })?;
-        bench.run(&format!("train/adapter/outer{name}"), cost, Peak::F32, || {
-            let into = (&mut thin[..outputs * rank], Orientation::Tall);
-            train::thin_outer(pool, (wide, m), Thin::rows(&low[..m * rank], rank), 1.0, into);
-            Ok(())
-        })?;
-    }
-    bench.run("train/adapter/expand/dropout", cost, Peak::F32, || {
-        let dropout = Dropout { p: 0.05, seed: 1 };
-        train::thin_expand(pool, &low[..m * rank], &weights[..rank * outputs], dropout, &mut out, outputs);
-        Ok(())
-    })
-}
-
-/// The attention of a layer of W2 in training.
-fn bench_train_attention(bench: &mut Bench, pool: &Pool) -> Outcome {
-    let (num_heads, num_kv_heads, head_dim, len) = (8, 4, 64, 280);
-    let cu_seqlens: Vec<u32> = (0..=TRAIN_ROWS / len).map(|i| (i * len) as u32).collect();
-    let spec = train::Attention {
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        scale: 0.125,
-        sliding_window: None,
-        cu_seqlens: &cu_seqlens,
-        prefixes: &[],
-    };
-    let width = num_heads * head_dim;
-    let qkv = values(TRAIN_ROWS * (num_heads + 2 * num_kv_heads) * head_dim);
-    let (mut out, mut lse) = (vec![0.0; TRAIN_ROWS * width], vec![0.0; TRAIN_ROWS * num_heads]);
-    // Two products of half of the scores.
-    let flops = (2 * TRAIN_ROWS * len * width) as f64;
-    let bytes = 4.0 * (qkv.len() + out.len()) as f64;
-    bench.run("train/attention/forward", Cost { bytes, flops }, Peak::F32, || {
-        train::attention(pool, &spec, &qkv, &mut out, &mut lse);
-        Ok(())
-    })?;
-    let (upstream, mut grad) = (values(out.len()), vec![0.0; qkv.len()]);
-    let saved = train::AttentionSaved { qkv: &qkv, out: &out, lse: &lse };
-    bench.run("train/attention/backward", Cost { bytes: 2.0 * bytes, flops: 2.5 * flops }, Peak::F32, || {
-        train::attention_backward(pool, &spec, &saved, &upstream, &mut grad);
-        Ok(())
     })
 }
