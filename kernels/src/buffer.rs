@@ -48,16 +48,19 @@ impl<T: Pod> Buffer<T> {
         Self { memory: Memory::Mapped(map), start: 0, len }
     }
 
-    /// Has the system give memory for `values`, which are written later, and clear it now. What they are stays as it is. Without
-    /// help of the system memory is taken when it is first written.
+    /// Has the system give memory for `values`, which are written later, and clear it now. What they are stays as it is. Where the
+    /// system cannot, memory is taken when it is first written.
+    #[cfg(target_os = "linux")]
     pub(crate) fn populate(&self, values: Range<usize>) {
-        #[cfg(target_os = "linux")]
         if let Memory::Mapped(map) = &self.memory {
             let (start, len) = (values.start * size_of::<T>(), values.len() * size_of::<T>());
             // A refusal is harmless.
             let _ = map.advise_range(memmap2::Advice::PopulateWrite, start, len);
         }
     }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn populate(&self, _: Range<usize>) {}
 
     /// Makes room for `len` values, keeping none of the old ones; allocates only to grow.
     pub(crate) fn resize(&mut self, len: usize) {
@@ -172,6 +175,28 @@ mod tests {
             buffer.populate(3..3);
             assert_eq!(buffer.iter().sum::<u32>(), 893 * 5);
         }
+    }
+
+    /// Whether the page of a value has memory.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn is_present(value: &u32) -> std::io::Result<bool> {
+        use std::os::unix::fs::FileExt;
+        let page = std::ptr::from_ref(value).addr() as u64 / 4096;
+        let mut entry = [0; 8];
+        std::fs::File::open("/proc/self/pagemap")?.read_exact_at(&mut entry, 8 * page)?;
+        Ok(entry[7] & 0x80 != 0)
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn memory_that_is_made_ready_is_there_and_no_other() {
+        let words = HUGE_PAGE / 4;
+        let buffer = Buffer::<u32>::streamed(8 * words);
+        buffer.populate(words..3 * words);
+        let present =
+            [0, words, 2 * words, 3 * words - 1, 6 * words].map(|i| is_present(&buffer[i]).unwrap());
+        // Pages before and after share huge ones with those, at most.
+        assert_eq!(present[1..], [true, true, true, false]);
     }
 
     #[test]
