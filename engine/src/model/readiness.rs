@@ -42,12 +42,12 @@ impl Readiness {
         }
     }
 
-    /// What to make ready next: these blocks of this layer. Between batches that is the page that will be entered next; with time
-    /// to spare as much again as was used.
+    /// What to make ready next: these blocks of this layer. Between batches that is the next page, once half of the one before was
+    /// used; with time to spare as much again as was used.
     pub(super) fn next(&mut self, is_idle: bool) -> Option<(usize, Range<usize>)> {
         let wanted = match is_idle {
             true => (2 * self.used).max(self.num_blocks / LEAST_PART),
-            false => self.used + self.unit,
+            false => self.used + self.unit / 2,
         };
         if self.ready >= wanted.min(self.num_blocks) {
             return None;
@@ -91,10 +91,12 @@ mod tests {
     #[test]
     fn between_batches_only_the_page_that_comes_next_is_made_ready() {
         let mut readiness = readiness();
-        readiness.observe([0].into_iter());
+        readiness.observe(0..8);
+        assert_eq!(readiness.next(false), None);
+        readiness.observe([8].into_iter());
         assert_eq!(readiness.next(false), Some((0, 16..32)));
         // What was entered meanwhile is not made ready again.
-        readiness.observe([33].into_iter());
+        readiness.observe([41].into_iter());
         assert_eq!(all(&mut readiness, false), [(0, 48..64), (1, 48..64)]);
     }
 }
