@@ -28,7 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a file that are read at every start, in half a second or so.
 const LARGE: i64 = 256 << 20;
 /// Two processes that open a new store at once: one of them tries again.
-const MIGRATION_ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 5;
 
 /// The database behind a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Store {
                         "was written by a newer version of this program (its schema has step {version}); update it"
                     ));
                 }
-                Err(_) if attempt < MIGRATION_ATTEMPTS => {
+                Err(_) if attempt < ATTEMPTS => {
                     tokio::time::sleep(Duration::from_millis(100) * attempt).await;
                     attempt += 1;
                 }
@@ -140,10 +140,21 @@ impl Store {
 
 /// Prepares a new connection.
 async fn settle(dialect: Dialect, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    if dialect == Dialect::Sqlite {
-        sqlx::raw_sql(SQLITE_SETTINGS).execute(connection).await?;
+    if dialect == Dialect::Postgres {
+        return Ok(());
     }
-    Ok(())
+    let is_locked = |error: &sqlx::Error| plain(error).contains("database is locked");
+    let mut attempt = 1;
+    loop {
+        // Of two that turn a new file to its log at once, one is refused without waiting.
+        match sqlx::raw_sql(SQLITE_SETTINGS).execute(&mut *connection).await {
+            Err(error) if is_locked(&error) && attempt < ATTEMPTS => {
+                tokio::time::sleep(Duration::from_millis(20) * attempt).await;
+                attempt += 1;
+            }
+            outcome => return outcome.map(drop),
+        }
+    }
 }
 
 /// The database of a URL, and the URL for the driver.
