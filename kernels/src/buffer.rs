@@ -9,7 +9,7 @@ use memmap2::MmapMut;
 
 const LINE: usize = 64;
 /// Bytes of a huge page.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// `len` values from a cache line on.
 #[derive(Debug)]
@@ -193,10 +193,9 @@ mod tests {
         let words = HUGE_PAGE / 4;
         let buffer = Buffer::<u32>::streamed(8 * words);
         buffer.populate(words..3 * words);
-        let present =
-            [0, words, 2 * words, 3 * words - 1, 6 * words].map(|i| is_present(&buffer[i]).unwrap());
-        // Pages before and after share huge ones with those, at most.
-        assert_eq!(present[1..], [true, true, true, false]);
+        // Pages just before and after may share huge ones with these.
+        let present = [words, 2 * words, 3 * words - 1, 6 * words].map(|i| is_present(&buffer[i]).unwrap());
+        assert_eq!(present, [true, true, true, false]);
     }
 
     #[test]

@@ -70,8 +70,10 @@ impl CpuExecutor {
         let mut backend =
             CpuBackend::new(Arc::clone(&options.pool), options.dtype, options.weights.clone(), max_model_len);
         let decoder = load_decoder(&mut backend, config, checkpoint)?;
-        backend.set_caches((0..config.num_layers).map(|_| cache(num_blocks)).collect::<Result<_>>()?);
-        let readiness = Readiness::new(num_blocks, config.num_layers, bytes_per_block);
+        let caches: Vec<_> = (0..config.num_layers).map(|_| cache(num_blocks)).collect::<Result<_>>()?;
+        let page = caches.first().map_or(1, KvCache::page_blocks);
+        let readiness = Readiness::new(num_blocks, caches.len(), page);
+        backend.set_caches(caches);
         let spec = ExecutorSpec {
             vocab_size: config.vocab_size,
             max_model_len,

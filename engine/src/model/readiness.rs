@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-/// Bytes that the system clears at once.
-const HUGE_PAGE: usize = 2 << 20;
 /// The part of all blocks that is ready at least, when nothing waits.
 const LEAST_PART: usize = 16;
 
@@ -16,27 +14,25 @@ const LEAST_PART: usize = 16;
 pub(super) struct Readiness {
     num_blocks: usize,
     num_layers: usize,
-    /// Blocks of a layer's keys in a huge page.
-    unit: usize,
+    /// [`KvCache::page_blocks`](rectify_kernels::KvCache::page_blocks).
+    page: usize,
     /// Blocks from here on were never written.
     used: usize,
-    /// Blocks from here on have no memory yet, but for `unit` of them in the first `layers_ready` layers.
+    /// Blocks from here on have no memory yet, but for a page of them in the first `layers_ready` layers.
     ready: usize,
     layers_ready: usize,
 }
 
 impl Readiness {
-    /// Of `num_blocks` blocks, each of `block_bytes` in all layers together.
-    pub(super) fn new(num_blocks: usize, num_layers: usize, block_bytes: usize) -> Self {
-        // Half of a layer's bytes are keys.
-        let unit = (HUGE_PAGE * 2 * num_layers).div_ceil(block_bytes.max(1));
-        Self { num_blocks, num_layers, unit, used: 0, ready: 0, layers_ready: 0 }
+    /// Of `num_blocks` blocks in each layer, `page` of which get memory at once.
+    pub(super) fn new(num_blocks: usize, num_layers: usize, page: usize) -> Self {
+        Self { num_blocks, num_layers, page, used: 0, ready: 0, layers_ready: 0 }
     }
 
     /// That these blocks are written now: then their pages have memory.
     pub(super) fn observe(&mut self, blocks: impl Iterator<Item = usize>) {
         self.used = blocks.map(|block| block + 1).fold(self.used, usize::max);
-        let entered = self.used.next_multiple_of(self.unit);
+        let entered = self.used.next_multiple_of(self.page);
         if entered > self.ready {
             (self.ready, self.layers_ready) = (entered, 0);
         }
@@ -47,12 +43,12 @@ impl Readiness {
     pub(super) fn next(&mut self, is_idle: bool) -> Option<(usize, Range<usize>)> {
         let wanted = match is_idle {
             true => (2 * self.used).max(self.num_blocks / LEAST_PART),
-            false => self.used + self.unit / 2,
+            false => self.used + self.page / 2,
         };
         if self.ready >= wanted.min(self.num_blocks) {
             return None;
         }
-        let next = (self.layers_ready, self.ready..self.num_blocks.min(self.ready + self.unit));
+        let next = (self.layers_ready, self.ready..self.num_blocks.min(self.ready + self.page));
         self.layers_ready += 1;
         if self.layers_ready == self.num_layers {
             (self.ready, self.layers_ready) = (next.1.end, 0);
@@ -67,7 +63,7 @@ mod tests {
 
     /// Pages of sixteen blocks in each of two layers.
     fn readiness() -> Readiness {
-        Readiness::new(150, 2, 2 * 2 * HUGE_PAGE / 16)
+        Readiness::new(150, 2, 16)
     }
 
     fn all(readiness: &mut Readiness, is_idle: bool) -> Vec<(usize, Range<usize>)> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, HUGE_PAGE};
 use crate::error::ensure;
 use crate::{KernelError, Pool};
 
@@ -125,6 +125,12 @@ impl KvCache {
             KvStorage::F32 { keys, values } => populate(pool, [keys, values], self.num_blocks, blocks),
             KvStorage::Bf16 { keys, values } => populate(pool, [keys, values], self.num_blocks, blocks),
         }
+    }
+
+    /// Blocks whose keys, or values, the system gives memory to at once.
+    pub fn page_blocks(&self) -> usize {
+        // Keys and values take as much, but for padding.
+        (2 * HUGE_PAGE * self.num_blocks).div_ceil(self.num_bytes().max(1)).max(1)
     }
 
     /// Memory of a full cache.
