@@ -17,7 +17,7 @@ const UNPACKED: usize = 256;
 
 thread_local! {
     /// Codes of the chunk in hand as bytes.
-    pub(super) static BYTES: RefCell<Buffer<u32>> = RefCell::default();
+    static BYTES: RefCell<Buffer<u32>> = RefCell::default();
 }
 
 impl Part<'_> {

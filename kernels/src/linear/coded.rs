@@ -12,7 +12,7 @@ use crate::simd::{LANES, Simd};
 use crate::transpose::transpose;
 
 /// Most inputs of a block.
-pub(super) const MAX_BLOCK: usize = 64;
+pub(super) const MAX_BLOCK: usize = 128;
 /// The lower four bits of each byte.
 pub(super) const NIBBLES: u32 = 0x0f0f_0f0f;
 /// The lowest bit of each byte.
@@ -37,7 +37,7 @@ pub(super) fn upper_bits(count: usize) -> u32 {
 pub(crate) struct Form {
     /// Bits of a code: 4 to 6, or 8.
     pub(crate) bits: usize,
-    /// Inputs of a block: 16 (of six bits), 32 or 64.
+    /// Inputs of a block: 16 (of six bits), 32, 64 or 128.
     pub(crate) block: usize,
     /// The code of zero, where there is no minimum.
     pub(crate) offset: u8,
@@ -48,9 +48,13 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Codes of eight bits, made here: see [`super::quant`].
-    pub(crate) const INT8: Self =
-        Self { bits: 8, block: MAX_BLOCK, offset: 128, blocks_per_factor: 1, has_minimum: false };
+    /// Codes of eight bits for so many inputs, made here: see [`super::quant`]. Blocks are of 128, or of 64 where the last would
+    /// lack half.
+    pub(crate) fn int8(in_features: usize) -> Self {
+        let is_even = in_features.div_ceil(MAX_BLOCK / 2).is_multiple_of(2);
+        let block = if is_even { MAX_BLOCK } else { MAX_BLOCK / 2 };
+        Self { bits: 8, block, offset: 128, blocks_per_factor: 1, has_minimum: false }
+    }
 
     /// Words of the codes of a block of sixteen outputs.
     pub(super) fn words(self) -> usize {

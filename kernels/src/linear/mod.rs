@@ -7,6 +7,7 @@
 
 mod byte_tile;
 mod bytes;
+mod code_tiles;
 mod coded;
 mod finish;
 mod gate;

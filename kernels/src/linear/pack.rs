@@ -344,8 +344,8 @@ impl Op for FillCoded<'_> {
             Values::Blocks(kind, _) => Some(kind),
             Values::F32(_) | Values::Bf16(_) => None,
         };
-        let per_read = kind.map_or(MAX_BLOCK, BlockKind::num_values);
         let (form, mut codes, mut block) = (out.form(), [[0; SUPER / 4]; LANES], Block::default());
+        let per_read = kind.map_or(form.block, BlockKind::num_values);
         let groups = per_read / form.block;
         for index in 0..tile.width.div_ceil(per_read) {
             for (lane, (row, codes)) in tile.lanes[..tile.count].iter().zip(&mut codes).enumerate() {

@@ -23,10 +23,10 @@ pub enum WeightDtype {
     /// Half precision. Where the machine multiplies it twice as fast as f32, activations are rounded to it too, and 64
     /// products of every other input are summed in it, these sums in f32: see [`super::linear`].
     F16,
-    /// Eight bits: blocks of 64 inputs share a scale, by their largest magnitude. Products round activations to eight
-    /// bits too.
+    /// Eight bits: blocks of 128 inputs share a scale, by their largest magnitude (of 64, where the last of 128 would lack half).
+    /// Products round activations to eight bits too.
     Int8,
-    /// 4-bit NormalFloat: blocks as of [`WeightDtype::Int8`], with the sixteen values of QLoRA (Dettmers et al. 2023,
+    /// 4-bit NormalFloat: blocks of 64, with the sixteen values of QLoRA (Dettmers et al. 2023,
     /// arXiv:2305.14314). Products do not round activations.
     Nf4,
     /// The blocks of a GGUF file as they are, each part in its own kind; products as with [`WeightDtype::Int8`]. Parts
@@ -106,7 +106,9 @@ impl PackedLinear {
             WeightDtype::Bf16 => Storage::Bf16(stored.words(pool, dtype)?),
             WeightDtype::F16 => Storage::F16(stored.words(pool, dtype)?),
             WeightDtype::Nf4 => Storage::Nf4(stored.quantised(pool)?),
-            WeightDtype::Int8 | WeightDtype::Blocks => Storage::Coded(stored.coded(pool, Form::INT8)?, dtype),
+            WeightDtype::Int8 | WeightDtype::Blocks => {
+                Storage::Coded(stored.coded(pool, Form::int8(in_features))?, dtype)
+            }
         };
         Ok(Self::new(stored.num_rows(), in_features, storage))
     }

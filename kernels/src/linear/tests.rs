@@ -66,7 +66,7 @@ fn as_multiplied(row: &[f32], dtype: WeightDtype) -> Vec<f32> {
         // Half precision is rounded to where the machine has it.
         WeightDtype::F32 | WeightDtype::F16 | WeightDtype::Nf4 => row.to_vec(),
         WeightDtype::Bf16 => row.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
-        WeightDtype::Int8 => rounded(row, 64),
+        WeightDtype::Int8 => rounded(row, Form::int8(row.len()).block),
         WeightDtype::Blocks => rounded(row, 32),
     }
 }
@@ -331,13 +331,21 @@ fn blocks_that_cannot_be_kept_are_refused() {
 
 #[test]
 fn a_row_is_the_same_in_any_batch_bit_for_bit() {
-    let (k, n, most) = (531, 150, 70);
-    let x = values(5, most * k);
-    let w = values(6, n * k);
+    let (n, most, widest) = (150, 70, 600);
+    let x = values(5, most * widest);
+    let w = values(6, n * widest);
     for isa in Isa::supported() {
-        for dtype in DTYPES {
-            let pool = Pool::with_isa(1, isa).unwrap();
-            let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, dtype).unwrap();
+        let pool = Pool::with_isa(1, isa).unwrap();
+        // Eight bits in blocks of either size, and those of files.
+        let numbers = DTYPES.map(|dtype| (531, dtype)).into_iter().chain([(widest, WeightDtype::Int8)]);
+        let numbers = numbers
+            .map(|(k, dtype)| PackedLinear::pack(&pool, &[Values::F32(&w[..n * k])], k, dtype).unwrap());
+        let of_files = BlockKind::ALL.into_iter().map(|kind| {
+            let bytes = blocks(kind, 18, n * 512 / kind.num_values());
+            PackedLinear::pack(&pool, &[Values::Blocks(kind, &bytes)], 512, WeightDtype::Blocks).unwrap()
+        });
+        for packed in numbers.chain(of_files) {
+            let (k, dtype) = (packed.in_features(), packed.dtype());
             let run = |pool: &Pool, first: usize, m: usize| {
                 let mut out = vec![0.0; m * n];
                 let rows = Rows::new(&x[first * k..], k);

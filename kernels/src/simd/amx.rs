@@ -7,7 +7,7 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
 use super::LANES;
-use super::tiles::{Gathered, Pairs};
+use super::tiles::{Bytes, Gathered, Pairs};
 
 /// Bytes of a row of a tile.
 const LINE: usize = 64;
@@ -297,27 +297,94 @@ pub(super) unsafe fn multiply_gathered(product: &Gathered<'_>) {
     }
 }
 
-/// See [`super::Simd::dot_tile`]; of as many words as [`configure`] was told.
+/// One product of [`dot`]: what clears its integers, a step of it, and what writes them.
+macro_rules! dots {
+    ($product:expr; zero $($zero:literal)*; step $($step:literal)*; write $($write:literal)*) => {
+        asm!(
+            $($zero,)*
+            "2:",
+            $($step,)*
+            "add {a0}, {depth}",
+            "add {a1}, {depth}",
+            "add {b0}, {tile}",
+            "add {b1}, {tile}",
+            "dec {steps}",
+            "jnz 2b",
+            $($write,)*
+            a0 = inout(reg) $product.rows[0] => _,
+            a1 = inout(reg) $product.rows[1] => _,
+            b0 = inout(reg) $product.columns[0] => _,
+            b1 = inout(reg) $product.columns[1] => _,
+            row = in(reg) 4 * $product.depth * $product.steps,
+            depth = in(reg) 4 * $product.depth,
+            tile = in(reg) LINE * $product.depth,
+            line = in(reg) LINE,
+            steps = inout(reg) $product.steps => _,
+            out = in(reg) $product.dots,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
+/// The product of `shape` tiles of rows and of columns of bytes, as deep as [`configure`] was told for both kinds.
 ///
 /// # Safety
-/// As said there; there must be tiles, see [`has_amx`].
+/// As [`super::Simd::dot_tiles`]; there must be tiles, see [`has_amx`].
 #[inline(always)]
-pub(super) unsafe fn dot(depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
-    // SAFETY: promised by the caller.
+pub(super) unsafe fn dot(shape: (usize, usize), product: &Bytes) {
+    if product.steps == 0 {
+        return;
+    }
+    // SAFETY: what is read and written is promised by the caller.
     unsafe {
-        asm!(
-            "tileloadd tmm4, [{a} + {row}]",
-            "tileloadd tmm6, [{b} + {line}]",
-            "tilezero tmm0",
-            "tdpbsud tmm0, tmm4, tmm6",
-            "tilestored [{out} + {line}], tmm0",
-            a = in(reg) a,
-            b = in(reg) b,
-            row = in(reg) 4 * depth,
-            line = in(reg) LINE,
-            out = in(reg) out,
-            out("tmm0") _, out("tmm4") _, out("tmm6") _,
-            options(nostack),
-        );
+        match shape {
+            (1, 1) => dots!(product;
+                zero "tilezero tmm0";
+                step
+                    "tileloadd tmm4, [{a0} + {row}]"
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tdpbsud tmm0, tmm4, tmm6";
+                write "tilestored [{out} + {line}], tmm0"),
+            (_, 1) => dots!(product;
+                zero "tilezero tmm0" "tilezero tmm1";
+                step
+                    "tileloadd tmm4, [{a0} + {row}]"
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tdpbsud tmm0, tmm4, tmm6"
+                    "tileloadd tmm5, [{a1} + {row}]"
+                    "tdpbsud tmm1, tmm5, tmm6";
+                write
+                    "tilestored [{out} + {line}], tmm0"
+                    "tilestored [{out} + {line} + 1024], tmm1"),
+            (1, _) => dots!(product;
+                zero "tilezero tmm0" "tilezero tmm1";
+                step
+                    "tileloadd tmm4, [{a0} + {row}]"
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tdpbsud tmm0, tmm4, tmm6"
+                    "tileloadd tmm7, [{b1} + {line}]"
+                    "tdpbsud tmm1, tmm4, tmm7";
+                write
+                    "tilestored [{out} + {line}], tmm0"
+                    "tilestored [{out} + {line} + 1024], tmm1"),
+            _ => dots!(product;
+                zero "tilezero tmm0" "tilezero tmm1" "tilezero tmm2" "tilezero tmm3";
+                step
+                    "tileloaddt1 tmm4, [{a0} + {row}]"
+                    "tileloadd tmm6, [{b0} + {line}]"
+                    "tdpbsud tmm0, tmm4, tmm6"
+                    "tileloadd tmm7, [{b1} + {line}]"
+                    "tdpbsud tmm1, tmm4, tmm7"
+                    "tileloaddt1 tmm5, [{a1} + {row}]"
+                    "tdpbsud tmm2, tmm5, tmm6"
+                    "tdpbsud tmm3, tmm5, tmm7";
+                write
+                    "tilestored [{out} + {line}], tmm0"
+                    "tilestored [{out} + {line} + 1024], tmm1"
+                    "tilestored [{out} + {line} + 2048], tmm2"
+                    "tilestored [{out} + {line} + 3072], tmm3"),
+        }
     }
 }

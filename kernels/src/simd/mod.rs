@@ -47,7 +47,7 @@ pub(crate) trait Simd: Copy {
     /// sixteen ([`Simd::dot_pairs`]), and products with smaller codes are summed in sixteen bits as far as sums fit
     /// ([`Simd::add_products`], [`Simd::add_sums`]).
     const HAS_BYTES: bool = true;
-    /// There are instructions for [`Simd::multiply_tiles`], [`Simd::multiply_gathered`] and [`Simd::dot_tile`], far faster than all
+    /// There are instructions for [`Simd::multiply_tiles`], [`Simd::multiply_gathered`] and [`Simd::dot_tiles`], far faster than all
     /// others.
     const HAS_TILES: bool = false;
     /// Most rows of a tile of products.
@@ -199,21 +199,20 @@ pub(crate) trait Simd: Copy {
         // SAFETY: promised by the caller.
         unsafe { product.multiply_plainly() }
     }
-    /// `out = a · b`: `a` are sixteen rows of `depth` words of four signed bytes, `b` as many words of four unsigned bytes
-    /// for each of sixteen columns, side by side.
+    /// Products of bytes.
     ///
     /// # Safety
-    /// As many words must be readable; between [`Simd::begin_tiles`] of `depth` and [`Simd::end_tiles`].
+    /// As [`tiles::Bytes`] says; between [`Simd::begin_tiles`] of its depth and [`Simd::end_tiles`].
     #[inline(always)]
-    unsafe fn dot_tile(self, depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
+    unsafe fn dot_tiles(self, shape: (usize, usize), product: &tiles::Bytes) {
         // SAFETY: promised by the caller.
-        unsafe { tiles::dot_plainly(depth, a, b, out) }
+        unsafe { product.multiply_plainly(shape) }
     }
-    /// Sums of words; what is beyond a word is lost.
+    /// The numbers whose bits are the sums of these words.
     #[inline(always)]
-    fn add_words(self, a: Self::W, b: Self::W) -> Self::W {
+    fn add_bits(self, a: Self::W, b: Self::W) -> Self::V {
         let (a, b) = (self.words(a), self.words(b));
-        self.load_words(&std::array::from_fn(|lane| a[lane].wrapping_add(b[lane])))
+        self.load(&std::array::from_fn(|lane| f32::from_bits(a[lane].wrapping_add(b[lane]))))
     }
     /// The words, one by one.
     fn words(self, words: Self::W) -> [u32; LANES];
@@ -229,6 +228,11 @@ pub(crate) trait Simd: Copy {
     fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]);
     /// Asks for the line at `x`, which need not exist.
     fn prefetch(self, x: *const u8);
+    /// As [`Simd::prefetch`], no nearer than the second-level cache.
+    #[inline(always)]
+    fn prefetch_far(self, x: *const u8) {
+        self.prefetch(x);
+    }
     /// As [`Simd::prefetch`], to be written: other cores give it up now, not at the first store.
     #[inline(always)]
     fn prefetch_to_write(self, x: *const u8) {

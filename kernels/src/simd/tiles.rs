@@ -26,6 +26,17 @@ pub(crate) struct Pairs {
     pub(crate) sums: Sums,
 }
 
+/// `dots = a · b` of bytes, for `(rows, columns)` tiles, up to [`SQUARE`] of both. Each tile of rows holds `[16 rows][steps · depth]`
+/// words of four signed bytes, each of columns `[steps · depth][16 columns]` of unsigned ones; `depth` is sixteen words or fewer.
+/// Products are signed words, `[rows][columns][16 rows][16 columns]`.
+pub(crate) struct Bytes {
+    pub(crate) rows: [*const u32; SQUARE],
+    pub(crate) columns: [*const u32; SQUARE],
+    pub(crate) depth: usize,
+    pub(crate) steps: usize,
+    pub(crate) dots: *mut u32,
+}
+
 /// What is asked for in advance: `lines` lines of each of four streams at each step. The nearest cache waits for few lines at
 /// a time, fewer than memory could bring; the second-level cache reads on by itself, in as many streams as it is shown.
 #[derive(Clone, Copy)]
@@ -108,25 +119,23 @@ impl Pairs {
     }
 }
 
-/// See [`super::Simd::dot_tile`].
-///
-/// # Safety
-/// As said there.
-pub(crate) unsafe fn dot_plainly(
-    depth: usize,
-    a: *const u32,
-    b: *const u32,
-    out: &mut [[u32; LANES]; LANES],
-) {
-    for (i, out) in out.iter_mut().enumerate() {
-        for (j, out) in out.iter_mut().enumerate() {
-            let dot = (0..depth).map(|k| {
-                // SAFETY: promised by the caller.
-                let (a, b) = unsafe { (*a.add(i * depth + k), *b.add(k * LANES + j)) };
-                let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
-                products.map(|(a, b)| i32::from(a.cast_signed()) * i32::from(b)).sum::<i32>()
-            });
-            *out = dot.sum::<i32>().cast_unsigned();
+impl Bytes {
+    /// # Safety
+    /// All words of that extent must be readable, the products writable, and no one else may use these.
+    pub(crate) unsafe fn multiply_plainly(&self, (rows, columns): (usize, usize)) {
+        let depth = self.depth * self.steps;
+        for (i, j) in (0..rows * LANES).flat_map(|i| (0..columns * LANES).map(move |j| (i, j))) {
+            // SAFETY: inside the extents the caller promised.
+            unsafe {
+                let dot = (0..depth).map(|k| {
+                    let a = *self.rows[i / LANES].add(i % LANES * depth + k);
+                    let b = *self.columns[j / LANES].add(k * LANES + j % LANES);
+                    let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
+                    products.map(|(a, b)| i32::from(a.cast_signed()) * i32::from(b)).sum::<i32>()
+                });
+                let tile = self.dots.add((i / LANES * columns + j / LANES) * WORDS);
+                *tile.add(i % LANES * LANES + j % LANES) = dot.sum::<i32>().cast_unsigned();
+            }
         }
     }
 }
@@ -256,9 +265,11 @@ mod tests {
     }
 
     struct Dotted<'a> {
-        depth: usize,
-        operands: &'a (Vec<u32>, Vec<u32>),
-        out: &'a mut [[u32; LANES]; LANES],
+        shape: (usize, usize),
+        depths: (usize, usize),
+        operands: &'a [[Vec<u32>; SQUARE]; 2],
+        dots: &'a mut [u32],
+        plainly: bool,
     }
 
     impl Op for Dotted<'_> {
@@ -266,24 +277,39 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            s.begin_tiles([self.depth; 2]);
-            // SAFETY: operands are whole tiles.
-            unsafe { s.dot_tile(self.depth, self.operands.0.as_ptr(), self.operands.1.as_ptr(), self.out) };
+            let [rows, columns] =
+                self.operands.each_ref().map(|tiles| tiles.each_ref().map(|tile| tile.as_ptr()));
+            let (depth, steps) = self.depths;
+            let product = Bytes { rows, columns, depth, steps, dots: self.dots.as_mut_ptr() };
+            s.begin_tiles([depth; 2]);
+            // SAFETY: operands are as deep as the deepest, and there is room for the products of a square.
+            unsafe {
+                match self.plainly {
+                    true => product.multiply_plainly(self.shape),
+                    false => s.dot_tiles(self.shape, &product),
+                }
+            }
             s.end_tiles();
         }
     }
 
     #[test]
     fn instructions_for_bytes_are_their_plain_definition() {
-        let noise = |seed| words(seed, WORDS).iter().map(|word| word.wrapping_mul(0x9e37_79b9)).collect();
-        let operands: (Vec<u32>, Vec<u32>) = (noise(4), noise(5));
-        for depth in [4, 8, 16] {
-            let [plain, fast] = [Isa::Portable, Isa::detect()].map(|isa| {
-                let mut out = [[0; LANES]; LANES];
-                dispatch(isa, Dotted { depth, operands: &operands, out: &mut out });
-                out
-            });
-            assert_eq!(plain, fast, "{depth}");
+        let noise = |seed| {
+            words(seed, 2 * WORDS).iter().map(|word| word.wrapping_mul(0x9e37_79b9)).collect::<Vec<_>>()
+        };
+        let operands = [[4, 5].map(noise), [6, 7].map(noise)];
+        for shape in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            for depths in [(4, 1), (8, 1), (16, 1), (16, 2)] {
+                let [plain, fast] = [true, false].map(|plainly| {
+                    let mut dots = vec![7; (SQUARE * SQUARE + 1) * WORDS];
+                    let isa = if plainly { Isa::Portable } else { Isa::detect() };
+                    dispatch(isa, Dotted { shape, depths, operands: &operands, dots: &mut dots, plainly });
+                    dots
+                });
+                assert_eq!(plain, fast, "{shape:?} {depths:?}");
+                assert!(plain[shape.0 * shape.1 * WORDS] == 7);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{Avx2, sum256};
-use super::tiles::{Gathered, Pairs};
+use super::tiles::{Bytes, Gathered, Pairs};
 use super::{LANES, Op, Simd, amx};
 use crate::isa::Isa;
 
@@ -164,12 +164,13 @@ macro_rules! avx512_methods {
             fn join(self, low: __m512i, high: __m512i) -> __m512i {
                 _mm512_or_si512(low, _mm512_slli_epi32::<4>(high))
             }
-            fn add_words(self, a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+            fn add_bits(self, a: __m512i, b: __m512i) -> __m512 { _mm512_castsi512_ps(_mm512_add_epi32(a, b)) }
             fn to_f32(self, words: __m512i) -> __m512 { _mm512_cvtepi32_ps(words) }
             fn to_bytes(self, v: __m512, out: &mut [i8; LANES]) {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
             }
             fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+            fn prefetch_far(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T1>(x.cast()) }
             fn prefetch_to_write(self, x: *const u8) {
                 // In assembly: of its intrinsic the compiler makes a plain request. Processors that do not know it go on.
                 std::arch::asm!("prefetchw [{}]", in(reg) x, options(nostack, preserves_flags, readonly))
@@ -283,9 +284,9 @@ impl Simd for Amx {
         unsafe { amx::multiply_gathered(product) }
     }
     #[inline(always)]
-    unsafe fn dot_tile(self, depth: usize, a: *const u32, b: *const u32, out: &mut [[u32; LANES]; LANES]) {
+    unsafe fn dot_tiles(self, shape: (usize, usize), product: &Bytes) {
         // SAFETY: as above.
-        unsafe { amx::dot(depth, a, b, out) }
+        unsafe { amx::dot(shape, product) }
     }
 }
 
