@@ -119,7 +119,7 @@ impl Part<'_> {
                 let sums_of = Sums { start: sums.as_mut_ptr(), row_step: RUN, resume: block > 0 };
                 // SAFETY: rows and columns hold `count` blocks; there is room for the products of as many squares; sums are as long
                 // as sliced; tiles are as deep as a block.
-                let product = unsafe { AddBlocks::new((height, columns), blocks, &mut room.dots, sums_of) };
+                let product = unsafe { AddBlocks::new((height, columns), &blocks, &mut room.dots, sums_of) };
                 dispatch(S::ISA, product);
                 if block + count == w.blocks {
                     for (panel, sums) in (panel..).zip(sums.chunks_exact(LANES * RUN)) {
@@ -180,7 +180,7 @@ impl Blocks<'_> {
 /// sums are the same bits: an operation of its own, so that it has the registers for itself.
 struct AddBlocks<'a> {
     shape: (usize, usize),
-    blocks: Blocks<'a>,
+    blocks: &'a Blocks<'a>,
     dots: &'a mut [u32],
     sums: Sums,
 }
@@ -189,7 +189,7 @@ impl<'a> AddBlocks<'a> {
     /// # Safety
     /// Until the operation has run there must be as many blocks of such rows and columns as of scales, room for their products, and
     /// sums that no one else uses; between [`Simd::begin_tiles`] of a block's words, sixteen at most, and [`Simd::end_tiles`].
-    unsafe fn new(shape: (usize, usize), blocks: Blocks<'a>, dots: &'a mut [u32], sums: Sums) -> Self {
+    unsafe fn new(shape: (usize, usize), blocks: &'a Blocks<'a>, dots: &'a mut [u32], sums: Sums) -> Self {
         Self { shape, blocks, dots, sums }
     }
 
@@ -200,7 +200,7 @@ impl<'a> AddBlocks<'a> {
     #[inline(always)]
     unsafe fn multiply<S: Simd>(&mut self, s: S, asked: Range<usize>) {
         let (shape, dots) = (self.shape, &mut *self.dots);
-        let Blocks { rows, columns, tile, scales, .. } = self.blocks;
+        let Blocks { rows, columns, tile, scales, .. } = *self.blocks;
         let depth = (tile / LANES).min(LANES);
         let dots = dots.chunks_exact_mut(shape.0 * shape.1 * WORDS).take(scales.len());
         for (index, dots) in dots.enumerate() {
@@ -229,7 +229,7 @@ impl<'a> AddBlocks<'a> {
         (of, first): (usize, usize),
         asked: Range<usize>,
     ) {
-        let Blocks { rows, tile, scales, .. } = &self.blocks;
+        let Blocks { rows, tile, scales, .. } = *self.blocks;
         let run = self.sums.row_step;
         let mut totals = [[s.splat(0.0); COLUMNS]; HEIGHT];
         // SAFETY: products, factors and sums as promised by the caller.

@@ -20,8 +20,8 @@ pub(super) const MAX_PANEL_ROWS: usize = LANES;
 const LEAST_BLOCK: usize = 32;
 /// Rows of a block of panels at least: fewer would have weights read too often.
 const LEAST_ROWS: usize = 128;
-/// Rows up to which codes are multiplied vector by vector: tiles would be empty for the most part.
-const FEW_ROWS: usize = 12;
+/// Rows up to which codes are multiplied vector by vector, with the same bits: tiles would be empty for the most part.
+const FEW_ROWS: usize = 8;
 /// Activations below which packing is left to one thread.
 const PARALLEL_VALUES: usize = 1 << 15;
 /// Activations of a panel that are packed before the next, as far as they can be cut: what is written of a row lies in lines
