@@ -51,7 +51,6 @@ impl Part<'_> {
     #[inline(always)]
     pub(super) fn multiply_codes<S: Simd>(&self, s: S, w: &Coded, sums: &mut [f32]) {
         let mut room = ROOM.take();
-        s.begin_tiles([w.form.quads().min(LANES); 2]);
         for (pair, tiles) in self.pairs() {
             self.multiply_codes_of(s, w, pair, tiles, sums, &mut room);
         }
@@ -112,6 +111,7 @@ impl Part<'_> {
                     rows,
                     columns: columns_of,
                     tile,
+                    depth: form.tile_depth(),
                     scales: &room.scales[..count],
                     have_minimum: form.has_minimum,
                     ahead: chunks.ahead(starts, block, index),
@@ -159,6 +159,8 @@ struct Blocks<'a> {
     columns: [*const u32; SQUARE],
     /// Words of a block of a tile.
     tile: usize,
+    /// [`Form::tile_depth`](super::coded::Form::tile_depth).
+    depth: usize,
     scales: &'a [[Scales; SQUARE]],
     have_minimum: bool,
     ahead: Ahead,
@@ -188,7 +190,7 @@ struct AddBlocks<'a> {
 impl<'a> AddBlocks<'a> {
     /// # Safety
     /// Until the operation has run there must be as many blocks of such rows and columns as of scales, room for their products, and
-    /// sums that no one else uses; between [`Simd::begin_tiles`] of a block's words, sixteen at most, and [`Simd::end_tiles`].
+    /// sums that no one else uses; between [`Simd::begin_tiles`] of the blocks' depth and [`Simd::end_tiles`].
     unsafe fn new(shape: (usize, usize), blocks: &'a Blocks<'a>, dots: &'a mut [u32], sums: Sums) -> Self {
         Self { shape, blocks, dots, sums }
     }
@@ -200,8 +202,7 @@ impl<'a> AddBlocks<'a> {
     #[inline(always)]
     unsafe fn multiply<S: Simd>(&mut self, s: S, asked: Range<usize>) {
         let (shape, dots) = (self.shape, &mut *self.dots);
-        let Blocks { rows, columns, tile, scales, .. } = *self.blocks;
-        let depth = (tile / LANES).min(LANES);
+        let Blocks { rows, columns, tile, depth, scales, .. } = *self.blocks;
         let dots = dots.chunks_exact_mut(shape.0 * shape.1 * WORDS).take(scales.len());
         for (index, dots) in dots.enumerate() {
             self.blocks.ask(s, index, asked.clone());

@@ -66,6 +66,11 @@ impl Form {
         self.block / 4
     }
 
+    /// Quads of a block that one tile holds.
+    pub(super) fn tile_depth(self) -> usize {
+        self.quads().min(LANES)
+    }
+
     /// Quads of these codes whose products with activations in eight bits sixteen bits hold the sum of; of 8 bits none.
     pub(super) fn short_quads(self) -> usize {
         let largest = 2 * 127 * ((1 << self.bits) - 1);

@@ -92,7 +92,10 @@ impl Part<'_> {
                     self.multiply_pairs(s, words, pair, tiles, &mut sums);
                 }
             }
-            Storage::Coded(codes, _) => self.multiply_codes(s, codes, &mut sums),
+            Storage::Coded(codes, _) => {
+                s.begin_tiles([codes.form.tile_depth(); 2]);
+                self.multiply_codes(s, codes, &mut sums);
+            }
             _ => {}
         }
         s.end_tiles();
