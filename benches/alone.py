@@ -166,8 +166,8 @@ def long_prompt(args):
                 answered = completion(url, 1900, 1)[0]
                 moments = [stream.result() for stream in streams]
                 gaps = [(then, now - then) for times in moments for then, now in zip(times, times[1:])]
-                # The first half second is that of the streams' own prompts.
-                ordinary = [gap for then, gap in gaps if moments[0][0] + 0.5 < then < sent - 0.1]
+                # Just before it came: steps grow with the texts.
+                ordinary = [gap for then, gap in gaps if sent - 0.5 < then < sent - 0.1]
                 beside = [gap for then, gap in gaps if sent < then < answered]
                 p99 = lambda values: statistics.quantiles(values, n=100)[98]
                 row = {"ordinary_p50": statistics.median(ordinary), "ordinary_p99": p99(ordinary), "first_token_s": answered - sent}

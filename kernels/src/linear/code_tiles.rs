@@ -100,6 +100,7 @@ impl Part<'_> {
                     unsafe { scales[j].read(s, &codes, j, block + index) };
                 }
             }
+            let (ahead, share) = chunks.ahead(starts, block);
             for (index, panel) in self.panels.clone().step_by(SQUARE).enumerate() {
                 let height = SQUARE.min(self.panels.end - panel);
                 let rows = std::array::from_fn(|i| {
@@ -114,7 +115,7 @@ impl Part<'_> {
                     depth: form.tile_depth(),
                     scales: &room.scales[..count],
                     have_minimum: form.has_minimum,
-                    ahead: chunks.ahead(starts, block, index),
+                    ahead: ahead.further(index * share),
                 };
                 let sums_of = Sums { start: sums.as_mut_ptr(), row_step: RUN, resume: block > 0 };
                 // SAFETY: rows and columns hold `count` blocks; there is room for the products of as many squares; sums are as long

@@ -58,23 +58,24 @@ impl Chunks {
         self.len.min(self.count - first)
     }
 
-    /// What product `index` of the chunk that begins with tile `first` of columns that begin at `start` asks for: its share of the
-    /// next chunk of all columns, or of the first of the next, unless these are the last of the task.
-    pub(super) fn ahead(self, start: [*const u32; SQUARE], first: usize, index: usize) -> Ahead {
+    /// What the first product of the chunk that begins with tile `first` of columns that begin at `start` asks for, and how many words
+    /// further on what each of the others does: shares of the next chunk of all columns, or of the first of the next, unless these are
+    /// the last of the task.
+    #[inline(always)]
+    pub(super) fn ahead(self, start: [*const u32; SQUARE], first: usize) -> (Ahead, usize) {
         let len = self.len_at(first);
         let (next, tiles) = match (first + len < self.count, self.pair.next) {
             (true, _) => ((first + len) * self.tile, self.len_at(first + len)),
             (false, Some(next)) => (next * self.count * self.tile, self.len),
-            (false, None) => return Ahead::NOTHING,
+            (false, None) => return (Ahead::NOTHING, 0),
         };
         let per_column = STREAMS / self.pair.columns;
         let lines = (tiles * self.tile).div_ceil(per_column * LINE);
         let share = lines.div_ceil(self.products);
         let streams = std::array::from_fn(|stream| {
-            let word = next + (stream % per_column * lines + index * share) * LINE;
-            start[stream / per_column].wrapping_add(word)
+            start[stream / per_column].wrapping_add(next + stream % per_column * lines * LINE)
         });
-        Ahead { streams, lines: share.div_ceil(len) }
+        (Ahead { streams, lines: share.div_ceil(len) }, share * LINE)
     }
 }
 
@@ -149,6 +150,7 @@ impl Part<'_> {
                 true => (chunks.len_at(k), weights.map(|tile| tile.wrapping_add(k * WORDS))),
                 false => (1, last.each_ref().map(|tile| tile.as_ptr())),
             };
+            let (ahead, share) = if is_whole { chunks.ahead(weights, k) } else { (Ahead::NOTHING, 0) };
             for (index, panel) in self.panels.clone().enumerate() {
                 let start = panels.first_word(panel) + k * height * LANES;
                 let rows = &words[start..start + steps * height * LANES];
@@ -157,7 +159,7 @@ impl Part<'_> {
                     rows: rows.as_ptr(),
                     columns: columns_of,
                     steps,
-                    ahead: if is_whole { chunks.ahead(weights, k, index) } else { Ahead::NOTHING },
+                    ahead: ahead.further(index * share),
                     sums: Sums { start: sums.as_mut_ptr(), row_step: RUN, resume: k > 0 },
                 };
                 // SAFETY: rows, columns and sums are as long as sliced; the part has begun.

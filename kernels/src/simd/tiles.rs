@@ -50,6 +50,16 @@ pub(crate) const STREAMS: usize = 4;
 
 impl Ahead {
     pub(crate) const NOTHING: Self = Self { streams: [std::ptr::null(); STREAMS], lines: 0 };
+
+    /// As many lines, so many words further on.
+    #[inline(always)]
+    pub(crate) fn further(self, words: usize) -> Self {
+        let mut streams = self.streams;
+        for stream in &mut streams {
+            *stream = stream.wrapping_add(words);
+        }
+        Self { streams, ..self }
+    }
 }
 
 /// As [`Pairs`], for one tile of rows and up to [`WIDE`] of columns wherever they lie: word `k` of row `i` is `rows[i · row_step +
