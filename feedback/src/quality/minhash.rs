@@ -193,14 +193,16 @@ mod tests {
 
     #[test]
     fn texts_that_are_alike_only_by_one_among_them_are_a_cluster() {
-        let hub: Vec<u64> = (0..60).collect();
+        let hub: Vec<u64> = (0..100).collect();
         let spoke = |number: u64| {
             let mut spoke = hub.clone();
-            (0..3).for_each(|i| spoke[(7 * number + 20 * i) as usize % 60] = 1000 + 3 * number + i);
+            (0..5).for_each(|i| {
+                spoke[(13 * number + i * (17 + number % 4)) as usize % 100] = 1000 + 5 * number + i
+            });
             spoke.sort_unstable();
             spoke
         };
-        let mut sets: Vec<_> = (0..50).map(spoke).collect();
+        let mut sets: Vec<_> = (0..60).map(spoke).collect();
         sets.insert(5, hub.clone());
         assert!(jaccard(&hub, &sets[0]) >= 0.9 && jaccard(&sets[0], &sets[1]) < 0.9);
         let apart = clusters(&sets, 0.9).into_iter().filter(|first| *first != 0).count();
