@@ -1,7 +1,7 @@
 //! `x Wᵀ` over packed weights. Leaves the layouts to `packed` and `panels` and the innermost loop to `simd::tile`.
 //!
-//! Outputs are cut into stripes of a few column tiles. A task owns some stripes of some rows; it walks the inputs in
-//! chunks whose weights stay in the first-level cache while all its panels of rows pass over them. Sums resume from
+//! Outputs are cut into stripes of a few column tiles. A thread takes some stripes of some rows at a time; it walks the inputs in
+//! chunks whose weights stay in the first-level cache while all panels of these rows pass over them. Sums resume from
 //! chunk to chunk, so that every output is summed in the order of its inputs whatever the number of rows.
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
@@ -39,7 +39,7 @@ use finish::Outputs;
 pub(crate) use packed::Storage;
 use panels::Panels;
 use reading::{Reading, WIDE, wide_inputs};
-use shares::Shares;
+use shares::{Run, Share, Shares};
 pub(crate) use widen::Widen;
 
 /// Bytes of activations a task keeps in the second-level cache.
@@ -62,6 +62,8 @@ thread_local! {
     static WIDENED: RefCell<Buffer<f32>> = RefCell::default();
     /// Packed activations of the call in hand; kept for the next.
     static PANELS: RefCell<Buffer<u32>> = RefCell::default();
+    /// Runs of the call in hand.
+    static RUNS: RefCell<Vec<Run>> = RefCell::default();
 }
 
 /// What happens to a product: `out = (accumulate ? out : 0) + scale · (x Wᵀ) + bias`.
@@ -148,14 +150,17 @@ fn multiply_panels(pool: &Pool, product: &Product<'_>) {
     let num_blocks = panels.num_blocks(ROWS_BYTES);
     let weights = parts * num_tiles * LANES * depth;
     let parallel = panels.num_rows * weights > PARALLEL_WORK || weights * 4 > PARALLEL_BYTES;
-    let shares = Shares::new(pool, num_tiles.div_ceil(panels.stripe), num_blocks);
-    // Consecutive tasks take other rows of the same outputs: their weights are still in a cache.
-    pool.run_if(parallel, shares.count() * num_blocks, |task| {
-        let stripes = shares.share(task / num_blocks);
-        let tiles = stripes.start * panels.stripe..num_tiles.min(stripes.end * panels.stripe);
-        let block = task % num_blocks;
-        dispatch(pool.isa(), Part { product, tiles, panels: panels.block(block, num_blocks) });
+    let num_threads = if parallel { pool.num_threads() } else { 1 };
+    let mut runs = RUNS.take();
+    let shares = Shares::new(&mut runs, num_threads, num_tiles.div_ceil(panels.stripe), num_blocks);
+    pool.run_if(parallel, shares.count(), |own| {
+        while let Some(Share { block, stripes, continues }) = shares.next(own) {
+            let tiles = stripes.start * panels.stripe..num_tiles.min(stripes.end * panels.stripe);
+            let panels = panels.block(block, num_blocks);
+            dispatch(pool.isa(), Part { product, tiles, continues, panels });
+        }
     });
+    RUNS.set(runs);
 }
 
 /// [`linear`] of matrices one below the other.
@@ -189,10 +194,12 @@ struct Product<'a> {
     out: Outputs<'a>,
 }
 
-/// A task: some column tiles, and of gated outputs those that they gate, for some panels of rows.
+/// What a thread takes of a product: some column tiles, and of gated outputs those that they gate, for some panels of rows.
 struct Part<'a> {
     product: &'a Product<'a>,
     tiles: Range<usize>,
+    /// The tiles after these are most likely the thread's next.
+    continues: bool,
     panels: Range<usize>,
 }
 
@@ -201,7 +208,7 @@ struct Part<'a> {
 struct Stripe {
     first: usize,
     columns: usize,
-    /// How many tiles further on the task's next stripe begins, if there is one.
+    /// How many tiles further on the thread's next stripe begins, if it is likely to have one.
     next: Option<isize>,
 }
 
@@ -241,7 +248,7 @@ impl Op for Part<'_> {
                     let next = match end < tiles.end {
                         true => Some(offset + end),
                         false if part + 1 < parts.len() => Some(parts[part + 1] + tiles.start),
-                        false => (end < self.tiles.end).then_some(end),
+                        false => (end < self.tiles.end || self.continues).then_some(end),
                     };
                     let next = next.map(|next| next as isize - (offset + first) as isize);
                     let stripe = Stripe { first: offset + first, columns: end - first, next };

@@ -31,7 +31,7 @@ pub(super) struct Pair {
     /// Tiles from one to the other.
     pub(super) apart: usize,
     pub(super) columns: usize,
-    /// How many tiles further on the next begins, if the task has one.
+    /// How many tiles further on the next begins, if the thread is likely to have one.
     next: Option<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Part<'_> {
         self.tiles.clone().step_by(side).map(move |first| {
             let end = last.min(first + side);
             let columns = if gate.is_some() { SQUARE } else { end - first };
-            (Pair { first, apart, columns, next: (end < last).then_some(side) }, first..end)
+            (Pair { first, apart, columns, next: (end < last || self.continues).then_some(side) }, first..end)
         })
     }
 
