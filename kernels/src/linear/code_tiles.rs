@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::byte_tile::{Codes, LINE};
+use super::byte_tile::Codes;
 use super::coded::Coded;
 use super::rounding::{BASE, EXTRA};
 use super::tiles::{Chunks, Pair, RUN};
@@ -172,8 +172,8 @@ impl Blocks<'_> {
     #[inline(always)]
     fn ask<S: Simd>(&self, s: S, block: usize, lines: Range<usize>) {
         for line in lines {
-            for stream in self.ahead.streams {
-                s.prefetch_far(stream.wrapping_add((block * self.ahead.lines + line) * LINE).cast());
+            for place in self.ahead.after(block * self.ahead.lines + line) {
+                s.prefetch_far(place.cast());
             }
         }
     }

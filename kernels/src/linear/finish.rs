@@ -14,18 +14,38 @@ use crate::simd::{LANES, Simd, padded, paired};
 /// Rows of the output that are asked for in advance when sums are written.
 const ROWS_AHEAD: usize = 16;
 
+/// Outputs of a call from which on they are written past the caches, which would not hold them until they are read, and would read
+/// their lines first: logits.
+pub(super) const PAST: usize = 1 << 20;
+
 /// Where outputs go, which tasks write in parts.
 #[derive(Clone, Copy)]
 pub(super) enum Outputs<'a> {
-    /// Rows.
-    Rows { data: Shared<'a, f32>, stride: usize, column: usize },
+    /// Rows, perhaps past the caches.
+    Rows { data: Shared<'a, f32>, stride: usize, column: usize, past: bool },
     /// Panels of tiles of pairs, for another product.
     Panels { panels: &'a Panels, words: Shared<'a, u32> },
 }
 
 impl<'a> Outputs<'a> {
     pub(super) fn rows(out: RowsMut<'a>) -> Self {
-        Self::Rows { data: Shared::new(out.data), stride: out.stride, column: out.column }
+        let past = out.data.len() > PAST;
+        Self::Rows { data: Shared::new(out.data), stride: out.stride, column: out.column, past }
+    }
+}
+
+impl Product<'_> {
+    /// Whether outputs are written past the caches.
+    fn goes_past(&self) -> bool {
+        matches!(self.out, Outputs::Rows { past: true, .. }) && !self.epilogue.accumulate
+    }
+
+    /// After the last outputs of a part.
+    #[inline(always)]
+    pub(super) fn end<S: Simd>(&self, s: S) {
+        if self.goes_past() {
+            s.end_stores_past();
+        }
     }
 }
 
@@ -67,7 +87,8 @@ impl Part<'_> {
         let (first, rows) = (panels.first_row(panel), panels.num_rows(panel));
         let sums = sums.chunks_exact(run).take(rows).enumerate();
         match *out {
-            Outputs::Rows { data, stride, column } => {
+            Outputs::Rows { data, stride, column, .. } => {
+                let past = self.product.goes_past();
                 let first_row = panels.first_row(self.panels.start);
                 let num_rows = panels.first_row(self.panels.end) - first_row;
                 for (i, sums) in sums {
@@ -80,7 +101,7 @@ impl Part<'_> {
                         (next - num_rows) * stride + outputs.len()
                     };
                     let ahead = first_row * stride + ahead + column + outputs.start;
-                    for line in (0..outputs.len()).step_by(LANES) {
+                    for line in (0..if past { 0 } else { outputs.len() }).step_by(LANES) {
                         s.prefetch_to_write(data.address(ahead + line).cast());
                     }
                     let at = (first + i) * stride + column + outputs.start;
@@ -93,7 +114,11 @@ impl Part<'_> {
                         if epilogue.accumulate {
                             result = s.add(s.load(out), result);
                         }
-                        s.store(result, out);
+                        if past {
+                            s.store_past(result, out);
+                        } else {
+                            s.store(result, out);
+                        }
                     }
                     if !rest.is_empty() {
                         let mut result = F::of(s, &sums, whole.len());

@@ -225,8 +225,18 @@ impl Op for Part<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         if S::HAS_TILES && self.product.panels.are_tiles {
-            return self.multiply_tiles(s);
+            self.multiply_tiles(s);
+        } else {
+            self.multiply_stripes(s);
         }
+        self.product.end(s);
+    }
+}
+
+impl Part<'_> {
+    /// The outputs of the part, some stripes at a time.
+    #[inline(always)]
+    fn multiply_stripes<S: Simd>(&self, s: S) {
         let Product { panels, w, gate, .. } = *self.product;
         let (stripe, num_rows) = (panels.stripe, panels.height(self.panels.clone()));
         // Runs of outputs lie side by side among the sums, and of each the stripes of gates before those of what they gate.
@@ -267,9 +277,7 @@ impl Op for Part<'_> {
         SUMS.set(sums);
         WIDENED.set(widened);
     }
-}
 
-impl Part<'_> {
     /// Sums of a stripe for all rows of the part, which begin `run` apart.
     #[inline(always)]
     fn stripe<S: Simd>(&self, s: S, stripe: Stripe, (sums, run): (&mut [f32], usize), widened: &mut [f32]) {

@@ -380,6 +380,28 @@ fn large_batches_are_cut_into_blocks_of_the_same_rows() {
 }
 
 #[test]
+fn outputs_past_the_caches_are_the_same_wherever_their_rows_begin() {
+    let (m, k, n) = (17, 20, 62_000);
+    let (x, w) = (values(9, m * k), values(10, n * k));
+    for isa in Isa::supported() {
+        let pool = Pool::with_isa(2, isa).unwrap();
+        let packed = PackedLinear::pack(&pool, &[Values::F32(&w)], k, WeightDtype::Bf16).unwrap();
+        for stride in [n, n + 1] {
+            let mut all = vec![0.0; m * stride];
+            assert!(all.len() > finish::PAST);
+            let out = RowsMut::new(&mut all, stride);
+            linear(&pool, Rows::new(&x, k), m, &packed, &Epilogue::default(), out).unwrap();
+            let mut one = vec![0.0; n];
+            for i in 0..m {
+                let row = Rows::new(&x[i * k..], k);
+                linear(&pool, row, 1, &packed, &Epilogue::default(), RowsMut::new(&mut one, n)).unwrap();
+                assert!(one == all[i * stride..][..n], "{isa:?}, row {i} of {stride}");
+            }
+        }
+    }
+}
+
+#[test]
 fn shapes_are_checked_in_sentences() {
     let pool = Pool::new(1).unwrap();
     let error = PackedLinear::pack(&pool, &[Values::F32(&[0.0; 7])], 3, WeightDtype::F32).unwrap_err();

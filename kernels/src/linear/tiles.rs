@@ -8,7 +8,7 @@ use super::byte_tile::LINE;
 use super::packed::Storage;
 use super::{Part, Product, SUMS};
 use crate::simd::tile::Sums;
-use crate::simd::tiles::{Ahead, Pairs, SQUARE, STREAMS, WORDS};
+use crate::simd::tiles::{AT_ONCE, Ahead, Pairs, SQUARE, WORDS};
 use crate::simd::{LANES, Simd};
 
 /// Tiles of a column that all rows meet before any of the next: with those of another column they stay in the first-level
@@ -18,8 +18,10 @@ const SHARED: usize = 8;
 const SHARED_LONG: usize = 14;
 /// So many panels.
 const MANY_PANELS: usize = 8;
-/// The same if one panel of rows meets them: as many as are asked for in advance.
-const ALONE: usize = 32;
+/// Words of a column that are asked for in advance if one panel of rows meets them: memory brings most to who walks on step by step.
+const CLOSE: usize = WORDS;
+/// Words of the next columns that are asked for while the sums of these become outputs.
+const BEGINNING: usize = 2 * WORDS;
 
 /// Outputs of a square.
 pub(super) const RUN: usize = SQUARE * LANES;
@@ -69,13 +71,37 @@ impl Chunks {
             (false, Some(next)) => (next * self.count * self.tile, self.len),
             (false, None) => return (Ahead::NOTHING, 0),
         };
-        let per_column = STREAMS / self.pair.columns;
+        let per_column = AT_ONCE / self.pair.columns;
         let lines = (tiles * self.tile).div_ceil(per_column * LINE);
         let share = lines.div_ceil(self.products);
-        let streams = std::array::from_fn(|stream| {
-            start[stream / per_column].wrapping_add(next + stream % per_column * lines * LINE)
-        });
-        (Ahead { streams, lines: share.div_ceil(len) }, share * LINE)
+        let apart = lines * LINE;
+        let places = self.places(start, 2 * apart).map(|place| place.wrapping_add(next));
+        (Ahead { places, apart, stride: LINE, lines: share.div_ceil(len) }, share * LINE)
+    }
+
+    /// What each step asks for if columns are read once: the lines a little further on.
+    #[inline(always)]
+    fn close(self, start: [*const u32; SQUARE]) -> Ahead {
+        let stride = AT_ONCE / self.pair.columns * LINE;
+        let places = self.places(start, 2 * LINE).map(|place| place.wrapping_add(CLOSE));
+        Ahead { places, apart: LINE, stride, lines: self.tile / stride }
+    }
+
+    /// Asks for the beginning of the next columns, if there are any.
+    #[inline(always)]
+    fn ask_for_next<S: Simd>(self, s: S, start: [*const u32; SQUARE]) {
+        let Some(next) = self.pair.next else { return };
+        for word in (0..BEGINNING).step_by(LINE) {
+            for column in &start[..self.pair.columns] {
+                s.prefetch_far(column.wrapping_add(next * self.count * self.tile + word).cast());
+            }
+        }
+    }
+
+    /// Where two columns begin, or the only one, and so many words further on.
+    #[inline(always)]
+    fn places(self, start: [*const u32; SQUARE], words: usize) -> [*const u32; 2] {
+        [start[0], if self.pair.columns > 1 { start[1] } else { start[0].wrapping_add(words) }]
     }
 }
 
@@ -136,7 +162,7 @@ impl Part<'_> {
             last[..rest * LANES].copy_from_slice(&w[(end - rest) * LANES..end * LANES]);
         }
         let most = match num_panels {
-            1 => ALONE,
+            1 => usize::MAX,
             MANY_PANELS.. => SHARED_LONG,
             _ => SHARED,
         };
@@ -150,7 +176,11 @@ impl Part<'_> {
                 true => (chunks.len_at(k), weights.map(|tile| tile.wrapping_add(k * WORDS))),
                 false => (1, last.each_ref().map(|tile| tile.as_ptr())),
             };
-            let (ahead, share) = if is_whole { chunks.ahead(weights, k) } else { (Ahead::NOTHING, 0) };
+            let (ahead, share) = match is_whole {
+                true if num_panels == 1 => (chunks.close(columns_of), 0),
+                true => chunks.ahead(weights, k),
+                false => (Ahead::NOTHING, 0),
+            };
             for (index, panel) in self.panels.clone().enumerate() {
                 let start = panels.first_word(panel) + k * height * LANES;
                 let rows = &words[start..start + steps * height * LANES];
@@ -165,6 +195,9 @@ impl Part<'_> {
                 // SAFETY: rows, columns and sums are as long as sliced; the part has begun.
                 unsafe { s.multiply_tiles((height / LANES, columns), &product) };
                 if k + steps == count {
+                    if num_panels == 1 {
+                        chunks.ask_for_next(s, weights);
+                    }
                     self.finish(s, tiles.clone(), panel, (sums, LANES, RUN));
                 }
             }

@@ -157,6 +157,16 @@ impl Simd for Avx2 {
         fn to_bf16(self, v: Self::V, out: &mut [u16; LANES]) {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), in_order(round256(v[0]), round256(v[1])));
         }
+        fn store_past(self, v: Self::V, out: &mut [f32; LANES]) {
+            if out.as_ptr().addr().is_multiple_of(32) {
+                _mm256_stream_ps(out.as_mut_ptr(), v[0]);
+                _mm256_stream_ps(out.as_mut_ptr().add(8), v[1]);
+            } else {
+                _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+            }
+        }
+        fn end_stores_past(self) { _mm_sfence() }
         fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
         fn prefetch_to_write(self, x: *const u8) {
             std::arch::asm!("prefetchw [{}]", in(reg) x, options(nostack, preserves_flags, readonly))

@@ -177,12 +177,8 @@ pub(crate) trait Simd: Copy {
     /// As [`tiles::Pairs`] says; between [`Simd::begin_tiles`] of sixteen words and [`Simd::end_tiles`].
     #[inline(always)]
     unsafe fn multiply_tiles(self, shape: (usize, usize), product: &tiles::Pairs) {
-        for line in 0..product.steps * product.ahead.lines {
-            product
-                .ahead
-                .streams
-                .iter()
-                .for_each(|stream| self.prefetch(stream.wrapping_add(line * LANES).cast()));
+        for time in 0..product.steps * product.ahead.lines {
+            product.ahead.after(time).iter().for_each(|line| self.prefetch(line.cast()));
         }
         // SAFETY: promised by the caller.
         unsafe { product.multiply_plainly(shape) }
@@ -233,6 +229,15 @@ pub(crate) trait Simd: Copy {
     fn prefetch_far(self, x: *const u8) {
         self.prefetch(x);
     }
+    /// As [`Simd::store`], past the caches if the processor has a way and a line of theirs begins at `out`; not in order with other
+    /// stores until [`Simd::end_stores_past`].
+    #[inline(always)]
+    fn store_past(self, v: Self::V, out: &mut [f32; LANES]) {
+        self.store(v, out);
+    }
+    /// After [`Simd::store_past`], before another thread is told.
+    #[inline(always)]
+    fn end_stores_past(self) {}
     /// As [`Simd::prefetch`], to be written: other cores give it up now, not at the first store.
     #[inline(always)]
     fn prefetch_to_write(self, x: *const u8) {

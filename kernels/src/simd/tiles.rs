@@ -37,28 +37,34 @@ pub(crate) struct Bytes {
     pub(crate) dots: *mut u32,
 }
 
-/// What is asked for in advance: `lines` lines of each of four streams at each step. The nearest cache waits for few lines at
-/// a time, fewer than memory could bring; the second-level cache reads on by itself, in as many streams as it is shown.
+/// What is asked for in advance: at each step `lines` times a line at each of two places and at those `apart` words further on, every
+/// time `stride` words beyond the last. The nearest cache waits for few lines at a time, fewer than memory could bring; the
+/// second-level cache reads on by itself, in as many streams as it is shown.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
-    pub(crate) streams: [*const u32; STREAMS],
+    pub(crate) places: [*const u32; 2],
+    pub(crate) apart: usize,
+    pub(crate) stride: usize,
     pub(crate) lines: usize,
 }
 
-/// Streams of [`Ahead`].
-pub(crate) const STREAMS: usize = 4;
+/// Lines that are asked for one after the other, see [`Ahead`].
+pub(crate) const AT_ONCE: usize = 4;
 
 impl Ahead {
-    pub(crate) const NOTHING: Self = Self { streams: [std::ptr::null(); STREAMS], lines: 0 };
+    pub(crate) const NOTHING: Self = Self { places: [std::ptr::null(); 2], apart: 0, stride: 0, lines: 0 };
+
+    /// What is asked for after so many times.
+    #[inline(always)]
+    pub(crate) fn after(self, times: usize) -> [*const u32; AT_ONCE] {
+        let [first, second] = self.places.map(|place| place.wrapping_add(times * self.stride));
+        [first, first.wrapping_add(self.apart), second, second.wrapping_add(self.apart)]
+    }
 
     /// As many lines, so many words further on.
     #[inline(always)]
     pub(crate) fn further(self, words: usize) -> Self {
-        let mut streams = self.streams;
-        for stream in &mut streams {
-            *stream = stream.wrapping_add(words);
-        }
-        Self { streams, ..self }
+        Self { places: self.places.map(|place| place.wrapping_add(words)), ..self }
     }
 }
 
@@ -184,7 +190,7 @@ mod tests {
                     rows: rows.as_ptr(),
                     columns: columns.each_ref().map(|column| column.as_ptr()),
                     steps: STEPS,
-                    ahead: Ahead { streams: [rows.as_ptr(); STREAMS], lines: 3 },
+                    ahead: Ahead { places: [rows.as_ptr(); 2], apart: 5, stride: 16, lines: 3 },
                     sums: Sums { start: self.sums.as_mut_ptr(), row_step: ROW_STEP, resume },
                 };
                 s.begin_tiles([LANES; 2]);

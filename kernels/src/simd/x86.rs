@@ -169,6 +169,14 @@ macro_rules! avx512_methods {
             fn to_bytes(self, v: __m512, out: &mut [i8; LANES]) {
                 _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
             }
+            fn store_past(self, v: __m512, out: &mut [f32; LANES]) {
+                if out.as_ptr().addr().is_multiple_of(64) {
+                    _mm512_stream_ps(out.as_mut_ptr(), v);
+                } else {
+                    _mm512_storeu_ps(out.as_mut_ptr(), v);
+                }
+            }
+            fn end_stores_past(self) { _mm_sfence() }
             fn prefetch(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
             fn prefetch_far(self, x: *const u8) { _mm_prefetch::<_MM_HINT_T1>(x.cast()) }
             fn prefetch_to_write(self, x: *const u8) {
