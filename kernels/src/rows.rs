@@ -94,6 +94,10 @@ impl<'a, T> Shared<'a, T> {
         Self { start: data.as_mut_ptr(), len: data.len(), lifetime: PhantomData }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Where value `index` lies or would lie: not to be read.
     pub(crate) fn address(&self, index: usize) -> *const T {
         self.start.wrapping_add(index)

@@ -21,23 +21,22 @@ pub(super) const PAST: usize = 1 << 20;
 /// Where outputs go, which tasks write in parts.
 #[derive(Clone, Copy)]
 pub(super) enum Outputs<'a> {
-    /// Rows, perhaps past the caches.
-    Rows { data: Shared<'a, f32>, stride: usize, column: usize, past: bool },
+    /// Rows.
+    Rows { data: Shared<'a, f32>, stride: usize, column: usize },
     /// Panels of tiles of pairs, for another product.
     Panels { panels: &'a Panels, words: Shared<'a, u32> },
 }
 
 impl<'a> Outputs<'a> {
     pub(super) fn rows(out: RowsMut<'a>) -> Self {
-        let past = out.data.len() > PAST;
-        Self::Rows { data: Shared::new(out.data), stride: out.stride, column: out.column, past }
+        Self::Rows { data: Shared::new(out.data), stride: out.stride, column: out.column }
     }
 }
 
 impl Product<'_> {
     /// Whether outputs are written past the caches.
     fn goes_past(&self) -> bool {
-        matches!(self.out, Outputs::Rows { past: true, .. }) && !self.epilogue.accumulate
+        matches!(&self.out, Outputs::Rows { data, .. } if data.len() > PAST) && !self.epilogue.accumulate
     }
 
     /// After the last outputs of a part.
@@ -87,7 +86,7 @@ impl Part<'_> {
         let (first, rows) = (panels.first_row(panel), panels.num_rows(panel));
         let sums = sums.chunks_exact(run).take(rows).enumerate();
         match *out {
-            Outputs::Rows { data, stride, column, .. } => {
+            Outputs::Rows { data, stride, column } => {
                 let past = self.product.goes_past();
                 let first_row = panels.first_row(self.panels.start);
                 let num_rows = panels.first_row(self.panels.end) - first_row;

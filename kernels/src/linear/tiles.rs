@@ -61,8 +61,8 @@ impl Chunks {
     }
 
     /// What the first product of the chunk that begins with tile `first` of columns that begin at `start` asks for, and how many words
-    /// further on what each of the others does: shares of the next chunk of all columns, or of the first of the next, unless these are
-    /// the last of the task.
+    /// further on what each of the others does: shares of the next chunk of all columns, or of the first of the next, unless no more
+    /// are likely.
     #[inline(always)]
     pub(super) fn ahead(self, start: [*const u32; SQUARE], first: usize) -> (Ahead, usize) {
         let len = self.len_at(first);
