@@ -1,6 +1,6 @@
 //! Which instructions this machine has. Leaves what is done with them to the operations.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 /// Instruction sets the kernels are written for, from the plainest to the fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,12 @@ impl Isa {
 
     /// Whether this machine has it.
     pub fn is_supported(self) -> bool {
+        static SUPPORTED: LazyLock<[bool; Isa::ALL.len()]> = LazyLock::new(|| Isa::ALL.map(Isa::is_there));
+        SUPPORTED[self as usize]
+    }
+
+    /// Asks the machine.
+    fn is_there(self) -> bool {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "aarch64")]
@@ -68,22 +74,20 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                Self::Avx2.is_supported()
+                Self::Avx2.is_there()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512vnni"),
+            Self::Avx512Vnni => Self::Avx512.is_there() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Fp16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512fp16"),
+            Self::Avx512Fp16 => Self::Avx512Vnni.is_there() && is_x86_feature_detected!("avx512fp16"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
+            Self::Avx512Bf16 => Self::Avx512Vnni.is_there() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => {
-                Self::Avx512Fp16.is_supported() && Self::Avx512Bf16.is_supported() && crate::simd::has_amx()
-            }
+            Self::Amx => Self::Avx512Fp16.is_there() && Self::Avx512Bf16.is_there() && crate::simd::has_amx(),
             _ => false,
         }
     }

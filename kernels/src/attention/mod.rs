@@ -6,6 +6,7 @@
 //! order of its block table, in chunks and partitions that depend on positions alone. What a query gets is therefore
 //! the same bit for bit whoever else is in the batch.
 
+mod ahead;
 mod cache;
 mod call;
 mod plan;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::cache::GROUP;
 use super::call::Call;
-use super::segment::{Chunk, Run};
+use super::segment::Run;
 use super::walk::{Scratch, Walk};
 use super::{KvCache, KvDtype};
 use crate::buffer::Buffer;
@@ -38,9 +38,6 @@ pub(super) struct TileScratch {
     /// Where the tiles of a product begin, and what is asked for meanwhile.
     tiles: Vec<*const u32>,
     ahead: Vec<*const u32>,
-    /// Where the keys of the next chunk lie, sixteen tokens at a time, of which the first `asked` were asked for.
-    next: Vec<*const u32>,
-    asked: usize,
     /// The last values of a run, zeros for those that there are not: `[8][padded head_dim]` words.
     last: Buffer<u32>,
     /// Sums of a tile of which only some rows are the run's.
@@ -48,29 +45,6 @@ pub(super) struct TileScratch {
 }
 
 impl Walk<'_> {
-    /// Finds what is to be asked for while the values of a chunk are summed: the keys of the next, or of the next head's first.
-    ///
-    /// A sequence of its own is met by few queries, so that its keys and values take longer to arrive than to multiply, and no
-    /// machine foresees the next block.
-    pub(super) fn look_ahead(&self, chunk: &Chunk, scratch: &mut TileScratch) {
-        let Call { cache, plan, .. } = self.call;
-        let (keys, words, _) = cache.key_words();
-        let chunks = plan.chunks(self.task.unit, self.task.partitions.clone());
-        let next = chunks.partition_point(|other| other.first <= chunk.first);
-        let (next, kv_head) = match chunks.get(next) {
-            Some(next) => (Some(next), self.kv_head),
-            None => (chunks.first().filter(|_| self.kv_head + 1 < self.task.kv_heads.end), self.kv_head + 1),
-        };
-        scratch.next.clear();
-        scratch.asked = 0;
-        for (levels, run) in next.into_iter().flat_map(|next| plan.segments.of(next)) {
-            let table = plan.table(run.member);
-            let tokens = levels.start * cache.block_size()..(levels.end * cache.block_size()).min(run.end);
-            let groups = tokens.step_by(GROUP);
-            scratch.next.extend(groups.map(|at| keys.wrapping_add(cache.place(table, kv_head, at) * words)));
-        }
-    }
-
     /// Scores of a run against the keys of some levels; those of the rows after the run, up to a whole tile, are overwritten,
     /// so that runs must follow each other.
     #[inline(always)]
@@ -134,8 +108,8 @@ impl Walk<'_> {
         let address = |token| values.wrapping_add(cache.place(table, self.kv_head, token) / 2 * width);
         // What lies past the last token in memory may be anything, so that a probability of zero does not make it harmless.
         let partial = tokens.len() % GROUP;
-        let TileScratch { tiles, ahead, next, asked, last, sums: some } = &mut scratch.tiles;
-        let next = next.get(*asked..).unwrap_or_default();
+        let TileScratch { tiles, ahead, last, sums: some } = &mut scratch.tiles;
+        let next = scratch.next_keys.left();
         if partial > 0 {
             last.resize(VALUE_WORDS * width);
             // SAFETY: the block was checked to be in the cache, and holds a multiple of sixteen tokens.
@@ -195,7 +169,7 @@ impl Walk<'_> {
                 }
             }
         }
-        *asked += tokens.len().div_ceil(GROUP);
+        scratch.next_keys.asked += tokens.len().div_ceil(GROUP);
     }
 }
 

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::KvCache;
+use super::ahead::NextKeys;
 use super::call::Call;
 use super::plan::{MAX_CHUNK_BLOCKS, Member, Task, partial_width};
 use super::segment::{Chunk, Run};
@@ -14,6 +15,9 @@ use super::tiles::{TileScratch, are_tiles, padded_rows};
 use crate::buffer::Buffer;
 use crate::simd::tile::{Layout, MAX_COLUMNS, Multiply, Operands, Sums, Words, columns_for};
 use crate::simd::{LANES, Op, Simd, dispatch, narrowed, paired};
+
+/// Blocks of values that few queries meet before keys are asked for.
+const PIECE_BLOCKS: usize = 4;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -42,6 +46,7 @@ pub(super) struct Scratch {
     merged_states: Vec<RowState>,
     /// One pair of values with the odd one cleared.
     last_pair: Buffer<u32>,
+    pub(super) next_keys: NextKeys,
     pub(super) tiles: TileScratch,
 }
 
@@ -75,9 +80,7 @@ impl Op for Walk<'_> {
             scratch.states.clear();
             scratch.states.resize(rows, RowState::default());
             for chunk in plan.chunks(self.task.unit, partition..partition + 1) {
-                if are_tiles::<S>(cache) {
-                    self.look_ahead(chunk, &mut scratch.tiles);
-                }
+                self.look_ahead(chunk, &mut scratch.next_keys);
                 self.chunk(s, chunk, &mut scratch);
             }
             if partition == self.task.partitions.start {
@@ -153,7 +156,7 @@ impl Walk<'_> {
             let tokens = levels.start * block_size..end;
             match are_tiles {
                 true => self.tile_scores(s, tokens, run, first, scratch),
-                false => self.scores::<S>(tokens, run, first, scratch),
+                false => self.scores(s, tokens, run, first, scratch),
             }
         }
         let seen = chunk.levels.start * block_size - first..chunk.levels.end * block_size - first;
@@ -186,14 +189,14 @@ impl Walk<'_> {
             let tokens = levels.start * block_size..(levels.end * block_size).min(run.end);
             match are_tiles {
                 true => self.tile_values(s, tokens, run, first, scratch),
-                false => self.values::<S>(tokens, run, first, scratch),
+                false => self.values(s, tokens, run, first, scratch),
             }
         }
     }
 
     /// Scores of a run against the keys of some tokens.
     #[inline(always)]
-    fn scores<S: Simd>(&self, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
+    fn scores<S: Simd>(&self, s: S, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
         let Call { cache, plan, .. } = self.call;
         let (keys, key_words, bf16) = cache.key_words();
         let table = plan.table(run.member);
@@ -201,6 +204,7 @@ impl Walk<'_> {
         let most = columns_for::<S>(run.rows.len().min(S::MAX_ROWS));
         for token in tokens.clone().step_by(most * LANES) {
             let columns = most.min((tokens.end - token) / LANES);
+            self.ask_for_values(s, table, token..token + columns * LANES);
             let mut tiles = [keys; MAX_COLUMNS];
             for (j, tile) in tiles.iter_mut().enumerate().take(columns) {
                 *tile = keys.wrapping_add(cache.place(table, self.kv_head, token + j * LANES) * key_words);
@@ -234,7 +238,7 @@ impl Walk<'_> {
 
     /// Adds the values of some tokens, weighted by a run's probabilities.
     #[inline(always)]
-    fn values<S: Simd>(&self, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
+    fn values<S: Simd>(&self, s: S, tokens: Range<usize>, run: &Run, first: usize, scratch: &mut Scratch) {
         let Call { cache, plan, .. } = self.call;
         let (table, (values, per_word)) = (plan.table(run.member), cache.value_words());
         let (block_size, width) = (cache.block_size(), cache.padded_head_dim());
@@ -245,7 +249,12 @@ impl Walk<'_> {
         let mut whole = [0; MAX_CHUNK_BLOCKS];
         let num_whole = (end - start) / block_size;
         whole.iter_mut().zip(start / block_size..).take(num_whole).for_each(|(at, level)| *at = block(level));
-        self.add::<S>(run, scratch, values, &whole[..num_whole], block_size / per_word, start - first);
+        // Few queries are met by some blocks at a time, and keys are asked for in between.
+        let piece = if run.rows.len() <= S::MAX_ROWS { PIECE_BLOCKS } else { MAX_CHUNK_BLOCKS };
+        for (blocks, token) in whole[..num_whole].chunks(piece).zip((start..).step_by(piece * block_size)) {
+            self.ask_for_keys(s, blocks.len() * block_size, &mut scratch.next_keys);
+            self.add::<S>(run, scratch, values, blocks, block_size / per_word, token - first);
+        }
         let partial = end % block_size;
         if partial > 0 {
             let (level, at) = (end / block_size, end - partial - first);

@@ -17,8 +17,6 @@ pub(super) struct Codes {
     pub(super) tiles: [*const u32; MAX_COLUMNS],
     /// Of a code in these words: 8, unless one panel of rows alone meets them.
     bits: usize,
-    /// One panel of rows meets them: it waits for memory, which is asked for more at each quad and not at each block.
-    is_alone: bool,
     /// See [`super::coded::Form::short_quads`].
     short_quads: usize,
     /// Of each tile, from its own first block on.
@@ -35,16 +33,14 @@ pub(super) struct Codes {
 pub(super) struct Ahead {
     /// From where on in each tile.
     pub(super) tiles: [*const u32; MAX_COLUMNS],
-    /// Words to go on at each block.
-    pub(super) per_block: usize,
-    /// Words to go on at each quad.
-    pub(super) per_quad: usize,
+    /// Words to go on at each pair of quads.
+    pub(super) per_pair: usize,
     /// Bytes from the scales of a tile to those of the next stripe, and of each block.
     pub(super) scales: (isize, usize),
 }
 
-/// `sums += a · b` over `count` blocks from block `first` on, of `quads` words each, for `(rows, columns)` rows and column
-/// tiles, which must fit the registers. `panel` starts at block `first`. `sums` is where those of the first row are, `[columns ·
+/// `sums (+)= a · b` over `count` blocks from block `first` on, of `quads` words each, for `(rows, columns)` rows and column
+/// tiles, which must fit the registers; from zero if `first` is. `panel` starts at block `first`. `sums` is where those of the first row are, `[columns ·
 /// 16]`, and how far from one row to the next.
 pub(super) struct MultiplyBytes {
     shape: (usize, usize),
@@ -80,13 +76,12 @@ impl Op for MultiplyBytes {
     fn run<S: Simd>(self, s: S) {
         let is_short = !S::HAS_BYTES && self.codes.short_quads > 0;
         match (self.codes.bits, is_short) {
-            (8, false) if self.codes.is_alone => self.run_as::<S, true, 8, false>(s),
-            (8, false) => self.run_as::<S, false, 8, false>(s),
-            (_, false) => self.run_as::<S, true, ANY, false>(s),
-            (4, true) => self.run_as::<S, true, 4, true>(s),
-            (5, true) => self.run_as::<S, true, 5, true>(s),
-            (6, true) => self.run_as::<S, true, 6, true>(s),
-            (_, true) => self.run_as::<S, false, 8, true>(s),
+            (8, false) => self.run_as::<S, 8, false>(s),
+            (_, false) => self.run_as::<S, ANY, false>(s),
+            (4, true) => self.run_as::<S, 4, true>(s),
+            (5, true) => self.run_as::<S, 5, true>(s),
+            (6, true) => self.run_as::<S, 6, true>(s),
+            (_, true) => self.run_as::<S, 8, true>(s),
         }
     }
 }
@@ -95,14 +90,14 @@ impl Op for MultiplyBytes {
 const ANY: usize = 0;
 
 impl MultiplyBytes {
-    /// `ALONE` is [`Codes::is_alone`], `BITS` those of the codes or [`ANY`], `SHORT` whether products are summed in sixteen bits.
+    /// `BITS` are those of the codes or [`ANY`], `SHORT` is whether products are summed in sixteen bits.
     #[inline(always)]
-    fn run_as<S: Simd, const ALONE: bool, const BITS: usize, const SHORT: bool>(self, s: S) {
+    fn run_as<S: Simd, const BITS: usize, const SHORT: bool>(self, s: S) {
         let (rows, columns) = self.shape;
         debug_assert!(rows <= S::MAX_ROWS && columns <= columns_for::<S>(rows), "no such tile");
         // SAFETY: promised to `new`.
         of_shape!(S, (rows, columns), ROWS, COLUMNS => unsafe {
-            self.tile::<S, ALONE, BITS, SHORT, ROWS, COLUMNS>(s)
+            self.tile::<S, BITS, SHORT, ROWS, COLUMNS>(s)
         });
     }
 
@@ -110,14 +105,7 @@ impl MultiplyBytes {
     /// As [`MultiplyBytes::new`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-    unsafe fn tile<
-        S: Simd,
-        const ALONE: bool,
-        const BITS: usize,
-        const SHORT: bool,
-        const ROWS: usize,
-        const COLUMNS: usize,
-    >(
+    unsafe fn tile<S: Simd, const BITS: usize, const SHORT: bool, const ROWS: usize, const COLUMNS: usize>(
         &self,
         s: S,
     ) {
@@ -126,12 +114,13 @@ impl MultiplyBytes {
         let mut panel = self.panel;
         // SAFETY: every address is block, quad, row and column inside the extents the caller promised.
         unsafe {
+            for i in 0..if first == 0 { ROWS } else { 0 } {
+                for j in 0..COLUMNS {
+                    s.store_at(s.splat(0.0), sums.add(i * run + j * LANES));
+                }
+            }
             for index in 0..count {
                 for j in 0..COLUMNS {
-                    for line in 0..if ALONE { 0 } else { ahead.per_block / LINE } {
-                        let word = index * ahead.per_block + line * LINE;
-                        s.prefetch(ahead.tiles[j].wrapping_add(word).cast());
-                    }
                     let (stripe, block) = ahead.scales;
                     let factors = codes.factors[j].cast::<u8>().wrapping_offset(stripe);
                     s.prefetch(factors.wrapping_add((first + index) * block));
@@ -145,9 +134,9 @@ impl MultiplyBytes {
                     }
                 }
                 if SHORT {
-                    self.add_shorts::<S, ALONE, BITS, ROWS, COLUMNS>(s, index, panel, &mut dots);
+                    self.add_shorts::<S, BITS, ROWS, COLUMNS>(s, index, panel, &mut dots);
                 } else {
-                    self.add_dots::<S, ALONE, BITS, ROWS, COLUMNS>(s, index, panel, &mut dots);
+                    self.add_dots::<S, BITS, ROWS, COLUMNS>(s, index, panel, &mut dots);
                 }
                 let mut scale = [s.splat(0.0); COLUMNS];
                 for j in 0..COLUMNS {
@@ -182,13 +171,7 @@ impl MultiplyBytes {
     /// As [`MultiplyBytes::new`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-    unsafe fn add_dots<
-        S: Simd,
-        const ALONE: bool,
-        const BITS: usize,
-        const ROWS: usize,
-        const COLUMNS: usize,
-    >(
+    unsafe fn add_dots<S: Simd, const BITS: usize, const ROWS: usize, const COLUMNS: usize>(
         &self,
         s: S,
         block: usize,
@@ -202,7 +185,7 @@ impl MultiplyBytes {
                 for half in 0..2 {
                     let mut right = [s.splat_word(0); COLUMNS];
                     for j in 0..COLUMNS {
-                        right[j] = self.right::<S, ALONE, BITS>(s, j, (block, pair, half));
+                        right[j] = self.right::<S, BITS>(s, j, (block, pair, half));
                     }
                     for i in 0..ROWS {
                         let a = s.splat_word(*left.add(i));
@@ -227,13 +210,7 @@ impl MultiplyBytes {
     /// As [`MultiplyBytes::new`].
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "sums, tiles and operands are indexed alike")]
-    unsafe fn add_shorts<
-        S: Simd,
-        const ALONE: bool,
-        const BITS: usize,
-        const ROWS: usize,
-        const COLUMNS: usize,
-    >(
+    unsafe fn add_shorts<S: Simd, const BITS: usize, const ROWS: usize, const COLUMNS: usize>(
         &self,
         s: S,
         block: usize,
@@ -254,7 +231,7 @@ impl MultiplyBytes {
                         }
                         // Tile by tile: the sums fill the registers.
                         for j in 0..COLUMNS {
-                            let right = self.right::<S, ALONE, BITS>(s, j, (block, pair, half));
+                            let right = self.right::<S, BITS>(s, j, (block, pair, half));
                             for i in 0..ROWS {
                                 shorts[i][j] = s.add_products(shorts[i][j], right, a[i]);
                             }
@@ -277,17 +254,15 @@ impl MultiplyBytes {
     /// # Safety
     /// As [`Codes::quad`].
     #[inline(always)]
-    unsafe fn right<S: Simd, const ALONE: bool, const BITS: usize>(
+    unsafe fn right<S: Simd, const BITS: usize>(
         &self,
         s: S,
         j: usize,
         (block, pair, half): (usize, usize, usize),
     ) -> S::W {
         let Self { quads, codes, ahead, .. } = self;
-        if ALONE {
-            let word = block * ahead.per_block + (2 * pair + half) * ahead.per_quad;
-            s.prefetch(ahead.tiles[j].wrapping_add(word).cast());
-        }
+        let word = (block * quads / 2 + pair) * ahead.per_pair + half * ahead.per_pair / 2;
+        s.prefetch(ahead.tiles[j].wrapping_add(word).cast());
         // SAFETY: promised by the caller.
         unsafe { codes.quad::<S, BITS>(s, j, *quads, (block, pair, half)) }
     }
@@ -299,7 +274,6 @@ impl Codes {
         let mut codes = Self {
             tiles: [std::ptr::null(); MAX_COLUMNS],
             bits: if is_alone { w.form.bits } else { 8 },
-            is_alone,
             short_quads: w.form.short_quads(),
             factors: [std::ptr::null(); MAX_COLUMNS],
             parts: [std::ptr::null(); MAX_COLUMNS],

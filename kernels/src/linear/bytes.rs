@@ -37,9 +37,6 @@ impl Part<'_> {
         let panel_block = form.row_words::<S>();
         let scale_bytes = w.per_tile().1;
         let first_row = panels.first_row(self.panels.start);
-        for sums in sums.chunks_mut(run) {
-            sums[..columns * LANES].fill(0.0);
-        }
         // One panel takes codes apart as it meets them, several find them as bytes in the first-level cache.
         let is_alone = num_panels == 1;
         let unpacks = form.bits < 8 && !is_alone;
@@ -71,8 +68,7 @@ impl Part<'_> {
             let share = (per_block / LINE).div_ceil(num_panels) * LINE;
             let ahead = Ahead {
                 tiles: [w.codes.as_ptr(); MAX_COLUMNS],
-                per_block: share,
-                per_quad: share / quads,
+                per_pair: 2 * share / quads,
                 scales: (stripe.next() * scale_bytes as isize, scale_bytes / w.blocks),
             };
             for j in 0..columns {
