@@ -45,11 +45,13 @@ pub(super) struct Layout {
 
 impl Layout {
     /// See [`KvCache::padded_head_dim`].
+    #[inline]
     fn padded_head_dim(self) -> usize {
         self.head_dim.next_multiple_of(GROUP)
     }
 
     /// See [`KvCache::first_token`].
+    #[inline]
     fn first_token(self, block: usize, kv_head: usize) -> usize {
         (block * self.num_kv_heads + kv_head) * self.block_size
     }
@@ -174,22 +176,26 @@ impl KvCache {
     }
 
     /// Width of a head of values, padded to whole registers.
+    #[inline]
     pub(crate) fn padded_head_dim(&self) -> usize {
         self.layout.padded_head_dim()
     }
 
     /// First token of a block and head, counted over the whole cache.
+    #[inline]
     pub(crate) fn first_token(&self, block: usize, kv_head: usize) -> usize {
         self.layout.first_token(block, kv_head)
     }
 
     /// Where a token of a sequence with this block table lies for a head, counted over the whole cache.
+    #[inline]
     pub(crate) fn place(&self, table: &[u32], kv_head: usize, token: usize) -> usize {
         let block_size = self.block_size();
         self.first_token(table[token / block_size] as usize, kv_head) + token % block_size
     }
 
     /// The words of keys, the words of a key, and whether a word is a pair of bf16.
+    #[inline]
     pub(crate) fn key_words(&self) -> (*const u32, usize, bool) {
         match &self.storage {
             KvStorage::F32 { keys, .. } => (keys.as_ptr().cast(), self.head_dim(), false),
@@ -198,6 +204,7 @@ impl KvCache {
     }
 
     /// The words of values and the tokens in a word.
+    #[inline]
     pub(crate) fn value_words(&self) -> (*const u32, usize) {
         match &self.storage {
             KvStorage::F32 { values, .. } => (values.as_ptr().cast(), 1),

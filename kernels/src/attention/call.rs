@@ -10,7 +10,7 @@ use super::{AttentionParams, KvCache};
 use crate::Rows;
 use crate::buffer::Buffer;
 use crate::rows::Shared;
-use crate::simd::{Op, Simd};
+use crate::simd::{LANES, Op, Simd};
 
 thread_local! {
     /// Sums of the unit whose partial results are merged; kept for the next.
@@ -34,7 +34,14 @@ impl Call<'_> {
     }
 
     /// Writes `sums / total` of a unit's rows to the output.
-    pub(super) fn write(&self, (unit, kv_head): (usize, usize), sums: &[f32], states: &[RowState]) {
+    #[inline(always)]
+    pub(super) fn write<S: Simd>(
+        &self,
+        s: S,
+        (unit, kv_head): (usize, usize),
+        sums: &[f32],
+        states: &[RowState],
+    ) {
         let (group, head_dim) = (self.group(), self.cache.head_dim());
         for member in &self.plan.members[self.plan.units[unit].members.clone()] {
             for row in 0..member.tokens * group {
@@ -45,7 +52,12 @@ impl Call<'_> {
                 let row = member.row + row;
                 let inverse = 1.0 / states[row].total;
                 let sums = &sums[row * self.cache.padded_head_dim()..];
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
+                let (whole, rest) = out.as_chunks_mut();
+                let (sums, last) = sums.split_at(whole.len() * LANES);
+                for (out, sums) in whole.iter_mut().zip(sums.as_chunks().0) {
+                    s.store(s.mul(s.load(sums), s.splat(inverse)), out);
+                }
+                rest.iter_mut().zip(last).for_each(|(out, sum)| *out = sum * inverse);
             }
         }
     }
@@ -79,7 +91,7 @@ impl Op for Finish<'_> {
                     merge(s, (state, &mut sums[row * width..][..width]), (new, &partial[..width]));
                 }
             }
-            self.call.write((parts[0].unit, parts[0].kv_heads.start), &sums, &states);
+            self.call.write(s, (parts[0].unit, parts[0].kv_heads.start), &sums, &states);
         }
         MERGED.set((sums, states));
     }

@@ -20,7 +20,8 @@ use crate::simd::{LANES, Op, Simd, dispatch, narrowed, paired};
 const PIECE_BLOCKS: usize = 4;
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Boxed: it is taken and put back for each head of a task.
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = RefCell::default();
 }
 
 #[cfg(test)]
@@ -65,7 +66,7 @@ impl Op for Walk<'_> {
         let Call { cache, plan, partials, .. } = self.call;
         let rows = plan.units[self.task.unit].rows;
         let width = cache.padded_head_dim();
-        let mut scratch = SCRATCH.take();
+        let mut scratch = SCRATCH.take().unwrap_or_default();
         self.load_queries(s, &mut scratch.queries);
         let padded = padded_rows(rows);
         scratch.scores.resize(padded * plan.chunk);
@@ -111,9 +112,9 @@ impl Op for Walk<'_> {
                 state.copy_from_slice(&[scratch.merged_states[row].max, scratch.merged_states[row].total]);
             }
         } else {
-            self.call.write((self.task.unit, self.kv_head), &scratch.merged, &scratch.merged_states);
+            self.call.write(s, (self.task.unit, self.kv_head), &scratch.merged, &scratch.merged_states);
         }
-        SCRATCH.set(scratch);
+        SCRATCH.set(Some(scratch));
     }
 }
 

@@ -15,7 +15,9 @@ use crate::transpose::transpose;
 use crate::{Pool, Rows};
 
 /// Most rows of a panel with any instruction set.
-pub(super) const MAX_PANEL_ROWS: usize = LANES;
+pub(super) const MAX_PANEL_ROWS: usize = 8;
+/// Times sixteen values of every row of a panel that are rounded before they are put side by side.
+const LINE: usize = 8;
 /// Inputs of a block from which on tiles of codes are not for the most part empty either.
 const LEAST_BLOCK: usize = 32;
 /// Rows of a block of panels at least: fewer would have weights read too often.
@@ -266,27 +268,44 @@ impl Op for Pack<'_> {
                 *factor = inverse.to_bits();
             }
         }
-        // Sixteen values of every row, then side by side.
-        let is_pairs = are_halves || matches!(self.rounding, Rounding::Pairs);
-        let step = if is_pairs { LANES / 2 } else { LANES };
-        let mut lines = [[0; LANES]; MAX_PANEL_ROWS];
-        for (block, words) in words.chunks_mut(step * self.rows).enumerate() {
+        // Some values of every row, then side by side.
+        let are_pairs = are_halves || matches!(self.rounding, Rounding::Pairs);
+        let group = if are_pairs { LANES / 2 } else { LANES };
+        let mut lines = [[0; LINE * LANES]; MAX_PANEL_ROWS];
+        for (index, words) in words.chunks_mut(LINE * group * self.rows).enumerate() {
             for (i, line) in lines.iter_mut().enumerate().take(self.rows) {
-                let row = self.x.row(self.first_row + i, self.width);
-                let row = rest(row, self.first + block);
-                let values = s.load(&padded(row, 0.0));
-                match self.rounding {
-                    Rounding::None | Rounding::Bytes(_) => s.store(values, bytemuck::cast_mut(line)),
-                    Rounding::Single => *line = narrowed(s, row).map(|x| u32::from(x) << 16),
-                    Rounding::Pairs => line[..LANES / 2].copy_from_slice(&paired(&narrowed(s, row))),
-                    Rounding::Halves { .. } => {
-                        let mut narrow = [0; LANES];
-                        s.to_halves(s.mul(values, s.splat(scales[i])), &mut narrow);
-                        line[..LANES / 2].copy_from_slice(&paired(&narrow));
-                    }
+                let row = rest(self.x.row(self.first_row + i, self.width), self.first + index * LINE);
+                let (whole, part) = row[..row.len().min(LINE * LANES)].as_chunks();
+                let mut line = line.chunks_exact_mut(group);
+                for (values, words) in whole.iter().zip(&mut line) {
+                    round(s, self.rounding, values, scales[i], words);
+                }
+                if let (Some(words), false) = (line.next(), part.is_empty()) {
+                    round(s, self.rounding, &padded(part, 0.0), scales[i], words);
                 }
             }
-            side_by_side(lines.as_flattened(), LANES, self.rows, words);
+            side_by_side(lines.as_flattened(), LINE * LANES, self.rows, words);
+        }
+    }
+}
+
+/// Sixteen values as words of a panel, or as half as many; those in half precision times `scale`.
+#[inline(always)]
+fn round<S: Simd>(s: S, rounding: Rounding, values: &[f32; LANES], scale: f32, words: &mut [u32]) {
+    let mut narrow = [0; LANES];
+    match rounding {
+        Rounding::None | Rounding::Bytes(_) => words.copy_from_slice(bytemuck::cast_slice(values)),
+        Rounding::Single => {
+            s.to_bf16(s.load(values), &mut narrow);
+            words.copy_from_slice(&narrow.map(|x| u32::from(x) << 16));
+        }
+        Rounding::Pairs => {
+            s.to_bf16(s.load(values), &mut narrow);
+            words.copy_from_slice(&paired(&narrow));
+        }
+        Rounding::Halves { .. } => {
+            s.to_halves(s.mul(s.load(values), s.splat(scale)), &mut narrow);
+            words.copy_from_slice(&paired(&narrow));
         }
     }
 }
