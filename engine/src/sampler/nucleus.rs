@@ -9,9 +9,12 @@ use super::top::Ranked;
 /// Draws after which something must be wrong.
 const MOST: usize = 1 << 16;
 
+/// By how much sums of the same weights differ at most, taken together or apart, as part of the row's mass.
+const ROUNDING: f64 = 1e-5;
+
 /// Draws from the most likely tokens of `row` that together reach `wanted` of its `mass`, equal ones by token: from the whole row
-/// until a token is one of them, so that where they end need not be found. One pass over the row tells whether it is, and a token
-/// that is not spares those after it in that order the question. `sums` are the mass of each chunk.
+/// until a token is one of them, so that where they end need not be found. Part of a pass over the row tells whether it is, and a
+/// token that is not spares those after it in that order the question. `sums` are the mass of each chunk.
 pub(super) fn draw(
     row: Row<'_>,
     mass: &Mass,
@@ -26,7 +29,7 @@ pub(super) fn draw(
         if outside.is_some_and(|outside| candidate >= outside) {
             continue;
         }
-        if before(row, mass, candidate) < wanted {
+        if is_inside(row.chunks().zip(sums.iter().copied()), mass, wanted, candidate) {
             return Some(token);
         }
         outside = Some(candidate);
@@ -34,16 +37,28 @@ pub(super) fn draw(
     None
 }
 
-/// The mass of the tokens that are more likely than a candidate, or as likely and come before it.
-fn before(row: Row<'_>, mass: &Mass, candidate: Ranked) -> f64 {
+/// Whether the tokens that are more likely than a candidate, or as likely and come before it, have less than `wanted` of the mass.
+/// Looks at chunks, each with its mass, until what is left of the row could no longer make a difference.
+fn is_inside<'a>(
+    chunks: impl Iterator<Item = (&'a [f32], f64)>,
+    mass: &Mass,
+    wanted: f64,
+    candidate: Ranked,
+) -> bool {
     let Ranked { logit, token } = candidate;
-    let above = |part: &[f32], threshold| kernels::exp_sum_above(part, threshold, mass.max, mass.scale);
-    let of_chunk = |(index, chunk): (usize, &[f32])| {
+    let sum_above = |part: &[f32], threshold| kernels::exp_sum_above(part, threshold, mass.max, mass.scale);
+    let slack = ROUNDING * mass.total;
+    let (mut above, mut left) = (0.0, mass.total);
+    for (index, (chunk, sum)) in chunks.enumerate() {
         let (earlier, later) =
             chunk.split_at((token as usize).saturating_sub(index * MASS_CHUNK).min(chunk.len()));
-        above(earlier, logit.next_down()) + above(later, logit)
-    };
-    row.chunks().enumerate().map(of_chunk).sum()
+        above += sum_above(earlier, logit.next_down()) + sum_above(later, logit);
+        left -= sum;
+        if above + left < wanted - slack || above > wanted + slack {
+            break;
+        }
+    }
+    above < wanted
 }
 
 #[cfg(test)]
@@ -95,5 +110,27 @@ mod tests {
             let token = draw(plain, &mass, wanted, draws.uniforms(), (sums, weights));
             prop_assert_eq!(token, expected);
         }
+    }
+
+    #[test]
+    fn a_flat_rows_first_part_tells_of_most_tokens() {
+        let row: Vec<f32> = (0..100 * MASS_CHUNK).map(|i| (i * 7919 % 10_007) as f32 * 1e-4).collect();
+        let mut scratch = Scratch::default();
+        let (plain, scales) = (Row::new(&row, None), Masses { chosen: Some(1.0), model: None });
+        scratch.read(&row, scales);
+        let mass = scratch.masses(plain, scales).unwrap().chosen.unwrap();
+        // Whether a token of this logit is among the most likely that have nine tenths, and how many chunks it took to know.
+        let look = |logit: f32| {
+            let mut chunks = 0;
+            let of_row = plain.chunks().zip(scratch.sums.iter().copied()).inspect(|_| chunks += 1);
+            (is_inside(of_row, &mass, 0.9 * mass.total, Ranked::new(logit, 0)), chunks)
+        };
+        let looks = [0.99, 0.5, 0.25, 0.1, 0.01].map(look);
+        assert_eq!(looks.map(|(inside, _)| inside), [true, true, true, false, false]);
+        let chunks = looks.map(|(_, chunks)| chunks);
+        assert!(
+            chunks[0] <= 12 && chunks[1] <= 30 && chunks.iter().all(|&chunks| chunks < 100),
+            "{chunks:?}"
+        );
     }
 }

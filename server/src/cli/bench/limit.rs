@@ -30,15 +30,14 @@ pub(super) struct Workload {
     pub(super) max_num_batched_tokens: usize,
 }
 
-/// Bytes of a number; those of few bits share a scale with the others of their block. Of a file's own blocks it is the
-/// mean of all, `whole` bytes.
+/// Bytes of a number. Codes share a scale with others of their block, which differ in length: it is the mean of all, `whole`
+/// bytes.
 fn bytes(dtype: WeightDtype, whole: f64) -> f64 {
     match dtype {
         WeightDtype::F32 => 4.0,
         WeightDtype::Bf16 | WeightDtype::F16 => 2.0,
-        WeightDtype::Int8 => 1.0 + 2.0 / 64.0,
         WeightDtype::Nf4 => 0.5 + 4.0 / 64.0,
-        WeightDtype::Blocks => whole,
+        WeightDtype::Int8 | WeightDtype::Blocks => whole,
     }
 }
 
@@ -157,6 +156,12 @@ mod tests {
         let whole = Workload { prompt_len: 64, gen_len: 1, n: 1, max_num_batched_tokens: 64 };
         let chunked = Workload { max_num_batched_tokens: 1, ..whole };
         assert!(cost().generate(&MACHINE, &chunked) > 10.0 * cost().generate(&MACHINE, &whole));
+    }
+
+    #[test]
+    fn codes_take_the_bytes_that_they_have_on_average() {
+        assert_eq!(bytes(WeightDtype::Int8, 1.02), 1.02);
+        assert_eq!(bytes(WeightDtype::Bf16, 1.02), 2.0);
     }
 
     #[test]
